@@ -1,0 +1,152 @@
+//! Names of backing keys and what is made with them.
+
+use std::fmt;
+
+use crate::{HsmError, HsmResult};
+
+/// Names one backing key for ever: the `CKA_ID` of its object, `KeyMaterialId` (64 hex digits) on the KMS wire.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BackingKeyId([u8; Self::BYTES]);
+
+impl BackingKeyId {
+    /// Length of the identity.
+    pub const BYTES: usize = 32;
+
+    /// A fresh identity from the operating system's generator.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::Random`] when the operating system has no randomness to give.
+    pub fn random() -> HsmResult<Self> {
+        let mut bytes = [0; Self::BYTES];
+        getrandom::fill(&mut bytes).map_err(|source| HsmError::Random(source.into()))?;
+        Ok(Self(bytes))
+    }
+
+    /// The identity with these bytes.
+    pub const fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes of `CKA_ID`.
+    pub const fn as_bytes(&self) -> &[u8; Self::BYTES] {
+        &self.0
+    }
+
+    /// Reads 64 hex digits.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let mut bytes = [0; Self::BYTES];
+        hex::decode_to_slice(text, &mut bytes).ok()?;
+        Some(Self(bytes))
+    }
+}
+
+impl fmt::Display for BackingKeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for BackingKeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BackingKeyId({self})")
+    }
+}
+
+/// A known ciphertext under a backing key, made when the key was: what opens it is that key and no other.
+///
+/// The plaintext is 32 fixed bytes and the AAD is `"strongroom canary v1"` ‖ `CKA_ID`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Canary(pub Wrapped);
+
+impl Canary {
+    /// The plaintext of every canary.
+    pub const PLAINTEXT: &'static [u8; 32] = b"strongroom: this key is the key!";
+
+    /// The AAD of the canary of `id`.
+    pub fn aad(id: &BackingKeyId) -> Vec<u8> {
+        [b"strongroom canary v1".as_slice(), id.as_bytes()].concat()
+    }
+}
+
+impl fmt::Debug for Canary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Canary(..)")
+    }
+}
+
+/// A backing key as its users name it: who it is, and how to tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackingKey {
+    /// Its `CKA_ID`.
+    pub id: BackingKeyId,
+    /// Opened on every newly found handle before that is used.
+    pub canary: Canary,
+}
+
+/// How a token wraps. The number is the first byte of every wrapped value and never changes its meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum WrapScheme {
+    /// `CKM_AES_GCM` through `C_Encrypt`: 12-byte IV ‖ ciphertext ‖ 16-byte tag.
+    AesGcm = 1,
+}
+
+impl WrapScheme {
+    /// The scheme with this number.
+    pub const fn from_u8(byte: u8) -> Option<Self> {
+        match byte {
+            1 => Some(Self::AesGcm),
+            _ => None,
+        }
+    }
+}
+
+/// What a token made of a plaintext: scheme byte ‖ body. Ciphertext; safe to store and to show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Wrapped(Vec<u8>);
+
+impl Wrapped {
+    /// The most bytes a wrapped value has in any scheme.
+    pub const BYTES_MAX: usize = 1024;
+
+    /// Scheme and body, put together.
+    pub fn new(scheme: WrapScheme, body: &[u8]) -> Self {
+        Self([&[scheme as u8], body].concat())
+    }
+
+    /// Reads a stored value.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::Unauthentic`] when it is empty, too long or of an unknown scheme.
+    pub fn from_bytes(bytes: &[u8]) -> HsmResult<Self> {
+        let scheme = bytes.first().copied().and_then(WrapScheme::from_u8);
+        if scheme.is_none() || bytes.len() > Self::BYTES_MAX {
+            return Err(HsmError::Unauthentic);
+        }
+        Ok(Self(bytes.to_vec()))
+    }
+
+    /// The bytes to store.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Its scheme.
+    pub fn scheme(&self) -> Option<WrapScheme> {
+        self.0.first().copied().and_then(WrapScheme::from_u8)
+    }
+
+    /// What follows the scheme byte.
+    pub fn body(&self) -> &[u8] {
+        self.0.get(1..).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Wrapped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Wrapped({} bytes)", self.0.len())
+    }
+}

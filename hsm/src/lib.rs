@@ -1,0 +1,135 @@
+//! The one door to the hardware.
+//!
+//! A [`Token`] is a place where backing keys live: a PKCS#11 token today. A [`Session`] is one thread's
+//! conversation with it. An [`HsmHandle`] is what the rest of Strongroom sees: it owns the threads that call the
+//! module, bounds their queue, gives every call a deadline, and says how the hardware fares.
+//!
+//! # Threat model of the seam
+//!
+//! - Backing key bytes have no Rust type. Nothing here can ask a token for them, and a key whose attributes would
+//!   let anybody else ask is refused ([`HsmError::Unfit`]).
+//! - The module is foreign code in our process. It may hang, lose sessions, answer `CKR_GENERAL_ERROR` for anything,
+//!   and hand out a handle that means another key than yesterday. Therefore handles are never stored: a key is found
+//!   by its `CKA_ID`, and before a newly found handle is used its [`Canary`] is opened with it.
+//! - A wrap is decrypted back before it is acknowledged unless the operator relaxes that.
+//! - What a token wraps is at most [`WRAP_PLAINTEXT_BYTES_MAX`] bytes: data keys, not data.
+//!
+//! # Reading order
+//!
+//! [`BackingKeyId`] and [`BackingKey`], [`DataKey`], [`HsmError`], the traits below, [`HsmHandle`], then a backend.
+
+mod error;
+mod handle;
+mod key;
+pub mod pkcs11;
+mod secret;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+pub use error::{BoxError, HsmError, HsmResult};
+pub use handle::{Health, HsmHandle, HsmSettings, State};
+pub use key::{BackingKey, BackingKeyId, Canary, WrapScheme, Wrapped};
+pub use secret::{DataKey, SecretBytes};
+
+/// The most plaintext bytes one wrap takes: a data key and a digest of its context. Every token can do this much.
+pub const WRAP_PLAINTEXT_BYTES_MAX: usize = 64;
+
+/// The most bytes of additional authenticated data one wrap takes.
+pub const WRAP_AAD_BYTES_MAX: usize = 16 * 1024;
+
+/// What a token says of itself, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenInfo {
+    /// The backend, `pkcs11` for instance.
+    pub backend: &'static str,
+    /// Module library, its version and maker, in one line.
+    pub module: String,
+    /// Token label.
+    pub label: String,
+    /// Token serial number.
+    pub serial: String,
+    /// Maker and model of the token.
+    pub model: String,
+}
+
+/// A place where backing keys live.
+///
+/// An implementation is shared by all worker threads. It may do nothing until the first session is opened: a server
+/// starts with its token absent.
+pub trait Token: std::fmt::Debug + Send + Sync + 'static {
+    /// Opens a session that is logged in. Blocks; called on a worker thread only.
+    ///
+    /// A token that was absent and is back must be noticed here, whatever that takes of the module.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::Unavailable`] when the module, the token or its PIN cannot be had now;
+    /// [`HsmError::PinRejected`] when the token refused the PIN, and from then on, without asking the token again,
+    /// until the content of the PIN's source changes.
+    fn open_session(&self) -> HsmResult<Box<dyn Session>>;
+
+    /// Describes the token. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Token::open_session`].
+    fn info(&self) -> HsmResult<TokenInfo>;
+}
+
+/// One thread's conversation with a token. Dropped after any error whose [`HsmError::spoils_session`] is true.
+///
+/// Keys are named by [`BackingKey`]: identity and canary. A session finds the object, verifies its attributes, opens
+/// the canary with it, and only then uses it; it may remember the handle for its own life.
+pub trait Session: Send {
+    /// Makes an AES-256 key in the token: sensitive, never extractable, not modifiable, encrypt and decrypt only,
+    /// `CKA_ID` = `id`.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::KeyExists`] when the identity is taken. After any other error the key may exist or not: the
+    /// caller looks with [`Session::contains`] before it does anything else.
+    fn generate_key(&mut self, id: &BackingKeyId, label: &str) -> HsmResult<()>;
+
+    /// Makes the canary of a key that has none yet, and opens it. The attributes are verified.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::KeyNotFound`], [`HsmError::Unfit`], or what the device says.
+    fn make_canary(&mut self, id: &BackingKeyId) -> HsmResult<Canary>;
+
+    /// Whether the token holds an object with this identity, fit or not.
+    fn contains(&mut self, id: &BackingKeyId) -> HsmResult<bool>;
+
+    /// Opens the canary of `key` afresh, with the handle that a wrap would use now.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::KeyNotFound`]; [`HsmError::Unfit`] for a key that others could export or that is another key;
+    /// or what the device says.
+    fn probe(&mut self, key: &BackingKey) -> HsmResult<()>;
+
+    /// Encrypts `plaintext` under `key` with `aad` authenticated.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::TooLong`] beyond the limits of this crate; [`HsmError::KeyNotFound`]; [`HsmError::Unfit`]; or
+    /// what the device says.
+    fn wrap(&mut self, key: &BackingKey, aad: &[u8], plaintext: &[u8]) -> HsmResult<Wrapped>;
+
+    /// Decrypts what [`Session::wrap`] made, under the same key and the same `aad`.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::Unauthentic`] for a ciphertext that is not ours, told from an ill token by the canary.
+    fn unwrap(&mut self, key: &BackingKey, aad: &[u8], wrapped: &Wrapped)
+    -> HsmResult<SecretBytes>;
+
+    /// Destroys the key. A key that is not there is destroyed already.
+    fn destroy_key(&mut self, id: &BackingKeyId) -> HsmResult<()>;
+
+    /// Identities of all keys on the token that look like ours: secret AES keys with a 32-byte `CKA_ID`.
+    fn list_keys(&mut self) -> HsmResult<Vec<BackingKeyId>>;
+
+    /// Fills `out` with the token's random bytes.
+    fn random(&mut self, out: &mut [u8]) -> HsmResult<()>;
+}

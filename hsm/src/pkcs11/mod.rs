@@ -1,0 +1,207 @@
+//! A token behind a PKCS#11 v2.40 to v3.1 module.
+//!
+//! # What is relied on
+//!
+//! - `C_Initialize` with `CKF_OS_LOCKING_OK` (PKCS#11 v3.1 §5.4.1), `C_GetSlotList`, `C_GetTokenInfo`, `C_OpenSession`
+//!   (§5.6), `C_Login` as `CKU_USER` (§5.6.8), `C_FindObjects` (§5.7), `C_GenerateKey` with `CKM_AES_KEY_GEN`
+//!   (§5.18.1), `C_Encrypt` and `C_Decrypt` with `CKM_AES_GCM` (§5.8, §5.10, §6.13). Nothing else of the module is used.
+//! - A token is named by label and serial, as in a `pkcs11:` URI ([`Pkcs11Config::from_uri`], RFC 7512); slot numbers
+//!   change and are never kept.
+//!
+//! # Absence and return
+//!
+//! Constructing a [`Pkcs11Token`] touches nothing. Opening a session loads the module, initialises it, finds the
+//! token and logs in. Modules keep their list of tokens from `C_Initialize` on, so when the token cannot be had the
+//! module is finalised and initialised again, but only while none of our calls is inside it: a call that hangs
+//! forbids that until it returns, and sessions are [`HsmError::Unavailable`](crate::HsmError) meanwhile. All sessions
+//! of a module, of every token behind it, are stale after that and are dropped without touching the module.
+//!
+//! `SoftHSM` 2.6.1 with its token directory moved away: using a key answers `CKR_OBJECT_HANDLE_INVALID` at once, but
+//! `C_FindObjects` answers "none" with `CKR_OK` and `C_GenerateRandom` goes on. Therefore no absence of a key is
+//! believed, and no random bytes are given, before `C_GetTokenInfo` (60 µs) has named the token again. It stays broken
+//! after the directory is back until the module is initialised again.
+//!
+//! # The process
+//!
+//! - Never fork after the first session is opened: modules lose or corrupt their state in the child (§5.4.1), and some
+//!   deadlock. Start helper processes before, or by `posix_spawn` with an immediate `exec`.
+//! - Nothing is finalised at exit. Shut the handle down, then leave by `_exit` if a worker is left in the module:
+//!   global destructors of a module under a running call crash (`SoftHSM` #635, #780).
+//! - A module that somebody else in the process has initialised is used as it is, never finalised, and thus cannot
+//!   heal from the loss of its token.
+
+mod aead;
+mod error;
+mod init;
+mod key;
+mod module;
+mod pin;
+mod session;
+mod uri;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cryptoki::context::Pkcs11;
+use cryptoki::session::SessionState;
+use cryptoki::slot::Slot;
+
+pub use self::init::init_token;
+pub use self::uri::{IvOrigin, Pkcs11Config, TokenSelector};
+
+use self::error::{device, unavailable};
+use self::module::Library;
+use self::pin::Pin;
+use self::session::{Opened, Pkcs11Session};
+use crate::{HsmError, HsmResult, Session, Token, TokenInfo};
+
+/// How long opening a session waits for another thread that logs in.
+const LOGIN_WAIT: Duration = Duration::from_secs(1);
+
+/// A token behind a PKCS#11 module.
+#[derive(Debug)]
+pub struct Pkcs11Token {
+    config: Pkcs11Config,
+    pin: Pin,
+}
+
+/// Why a session was not opened, by what may help.
+enum Setback {
+    /// The module may have an old picture of its tokens: initialise it again.
+    Module(HsmError),
+    /// Nothing of the module's.
+    Other(HsmError),
+}
+
+impl Setback {
+    fn into_error(self) -> HsmError {
+        match self {
+            Self::Module(error) | Self::Other(error) => error,
+        }
+    }
+}
+
+impl Pkcs11Token {
+    /// The token that `config` names. Touches neither the module nor the PIN.
+    pub fn new(config: Pkcs11Config) -> Self {
+        let pin = Pin::new(config.pin_source.clone());
+        Self { config, pin }
+    }
+
+    fn open(&self) -> HsmResult<Opened> {
+        let library = Library::at(&self.config.module)?;
+        let generation = library.initialise()?;
+        match self.connect(&library, generation) {
+            Ok(opened) => Ok(opened),
+            Err(Setback::Other(error)) => Err(error),
+            Err(Setback::Module(error)) => {
+                tracing::info!(event = "hsm.reinitialise", error = %error, "initialising the module again");
+                let generation = library.reinitialise(generation)?;
+                self.connect(&library, generation)
+                    .map_err(Setback::into_error)
+            }
+        }
+    }
+
+    fn connect(&self, library: &Arc<Library>, generation: u64) -> Result<Opened, Setback> {
+        let inside = library.enter(generation).map_err(Setback::Other)?;
+        let context = inside.context().map_err(Setback::Other)?;
+        let _looking = library.looking().map_err(Setback::Other)?;
+        let (slot, serial) = self.find_slot(context)?;
+        let opened =
+            Opened::new(library, generation, context, slot, serial).map_err(Setback::Module)?;
+        self.log_in(library, generation, context, &opened)?;
+        Ok(opened)
+    }
+
+    /// The one slot whose token matches, and that token's serial number.
+    fn find_slot(&self, context: &Pkcs11) -> Result<(Slot, String), Setback> {
+        let slots = context.get_slots_with_token();
+        let slots = slots.map_err(|error| Setback::Module(device("C_GetSlotList")(error)))?;
+        let mut found = None;
+        for slot in slots {
+            // A slot that does not describe its token is not ours; if it is, it counts as absent.
+            let Ok(info) = context.get_token_info(slot) else {
+                continue;
+            };
+            if info.token_initialized() && self.config.token.matches(&info) {
+                if found.is_some() {
+                    return Err(Setback::Other(HsmError::Config(format!(
+                        "two tokens match {}: name the serial number, too",
+                        self.config.token
+                    ))));
+                }
+                found = Some((slot, info.serial_number().to_owned()));
+            }
+        }
+        found.ok_or_else(|| {
+            Setback::Module(unavailable(format!(
+                "no token matches {}",
+                self.config.token
+            )))
+        })
+    }
+
+    /// Sees that the application is logged in, and that a session stays open for ever to keep it so: login is per
+    /// token, and closing the last session ends it (PKCS#11 v3.1 §5.6.2).
+    fn log_in(
+        &self,
+        library: &Library,
+        generation: u64,
+        context: &Pkcs11,
+        opened: &Opened,
+    ) -> Result<(), Setback> {
+        let mut anchors = library.anchors(LOGIN_WAIT).map_err(Setback::Other)?;
+        let state = opened.raw().map_err(Setback::Other)?.get_session_info();
+        let state = state.map_err(|error| Setback::Module(device("C_GetSessionInfo")(error)))?;
+        let logged_in = matches!(state.session_state(), SessionState::RwUser);
+        if logged_in && anchors.holds(generation, opened.slot()) {
+            return Ok(());
+        }
+        let anchor = context.open_rw_session_no_drop(opened.slot());
+        let anchor = anchor.map_err(|error| Setback::Module(device("C_OpenSession")(error)))?;
+        if !logged_in && let Err(setback) = self.pin.log_in(context, opened.slot(), &anchor) {
+            if let Err(error) = anchor.close() {
+                tracing::debug!(event = "hsm.close", error = %error, "closing the anchor session");
+            }
+            return Err(setback);
+        }
+        anchors.keep(generation, opened.slot(), anchor);
+        Ok(())
+    }
+}
+
+impl Token for Pkcs11Token {
+    fn open_session(&self) -> HsmResult<Box<dyn Session>> {
+        Ok(Box::new(Pkcs11Session::new(self.open()?, self.config.iv)))
+    }
+
+    fn info(&self) -> HsmResult<TokenInfo> {
+        let opened = self.open()?;
+        let _inside = opened.enter()?;
+        let _looking = opened.library().looking()?;
+        let library = opened
+            .context()
+            .get_library_info()
+            .map_err(device("C_GetInfo"))?;
+        let token = opened
+            .context()
+            .get_token_info(opened.slot())
+            .map_err(device("C_GetTokenInfo"))?;
+        let version = library.library_version();
+        Ok(TokenInfo {
+            backend: "pkcs11",
+            module: format!(
+                "{} {}.{} ({}), {}",
+                library.library_description(),
+                version.major(),
+                version.minor(),
+                library.manufacturer_id(),
+                self.config.module.display(),
+            ),
+            label: token.label().to_owned(),
+            serial: token.serial_number().to_owned(),
+            model: format!("{} {}", token.manufacturer_id(), token.model()),
+        })
+    }
+}

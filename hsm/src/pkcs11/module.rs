@@ -1,0 +1,344 @@
+//! The module library: one per path and process, initialised, and initialised again when nobody is inside.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+    TryLockError,
+};
+use std::time::{Duration, Instant};
+
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::error::{Error, RvError};
+use cryptoki::session::Session;
+use cryptoki::slot::Slot;
+
+use super::aead::Aead;
+use super::error::unavailable;
+use crate::{BoxError, HsmError, HsmResult};
+
+/// How long a call waits for a re-initialisation under way.
+const ENTER_WAIT: Duration = Duration::from_secs(1);
+/// How long a re-initialisation waits for the calls inside the module to return.
+const EXCLUSIVE_WAIT: Duration = Duration::from_millis(500);
+/// How long making an object and looking for one wait for each other.
+const OBJECTS_WAIT: Duration = Duration::from_secs(2);
+/// How often a waiter looks. Waiting is rare: a lock that queues its writers would cost every call instead.
+const LOCK_POLL: Duration = Duration::from_millis(1);
+
+/// A module library. Two tokens behind one library share it, since `C_Initialize` and `C_Finalize` are the process's.
+#[derive(Debug)]
+pub(super) struct Library {
+    path: PathBuf,
+    /// Read-locked during every call into the module, write-locked to initialise it.
+    phase: RwLock<Phase>,
+    anchors: Mutex<Anchors>,
+    /// Read-locked to look for tokens and objects, write-locked to make or destroy an object.
+    objects: RwLock<()>,
+}
+
+#[derive(Debug, Default)]
+struct Phase {
+    loaded: Option<(Pkcs11, Arc<Aead>)>,
+    /// Counts initialisations. Sessions and handles of an earlier one mean nothing, or something else.
+    generation: u64,
+    ready: bool,
+    /// Whether the initialisation in force is ours to end.
+    owned: bool,
+}
+
+/// The logged-in session of each token that is never closed.
+#[derive(Debug, Default)]
+pub(super) struct Anchors {
+    generation: u64,
+    sessions: HashMap<Slot, Session>,
+}
+
+/// Proof that the module is initialised, and will be for as long as this lives.
+pub(super) struct Inside<'a>(RwLockReadGuard<'a, Phase>);
+
+impl Library {
+    /// The library at `path`, links resolved. Nothing is loaded yet.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::Unavailable`] when there is no such file.
+    pub(super) fn at(path: &Path) -> HsmResult<Arc<Self>> {
+        static REGISTRY: OnceLock<Mutex<HashMap<PathBuf, Arc<Library>>>> = OnceLock::new();
+        let path = path
+            .canonicalize()
+            .map_err(|source| HsmError::Unavailable {
+                reason: format!("no PKCS#11 module at {}", path.display()),
+                source: Some(source.into()),
+            })?;
+        let registry = REGISTRY.get_or_init(Mutex::default);
+        let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let library = registry.entry(path.clone()).or_insert_with(|| {
+            Arc::new(Self {
+                path,
+                phase: RwLock::default(),
+                anchors: Mutex::default(),
+                objects: RwLock::default(),
+            })
+        });
+        Ok(Arc::clone(library))
+    }
+
+    /// Loads and initialises the module unless that is done. Returns the generation in force.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::Unavailable`] when it cannot be loaded, does not initialise, or a call inside forbids it.
+    pub(super) fn initialise(&self) -> HsmResult<u64> {
+        // Read first, also while another thread initialises: once that is done, the lock is hardly ever free of readers.
+        let ready = waiting(ENTER_WAIT, || self.phase.try_read())
+            .and_then(|phase| phase.ready.then_some(phase.generation));
+        if let Some(generation) = ready {
+            return Ok(generation);
+        }
+        self.exclusively(|phase| {
+            if !phase.ready {
+                self.bring_up(phase)?;
+            }
+            Ok(phase.generation)
+        })
+    }
+
+    /// Finalises the module and initialises it again, unless somebody has done so since `generation`. Returns the
+    /// generation in force.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::Unavailable`] when a call is inside, when the initialisation is not ours, or when it fails.
+    pub(super) fn reinitialise(&self, generation: u64) -> HsmResult<u64> {
+        self.exclusively(|phase| {
+            if phase.ready && phase.generation == generation {
+                if !phase.owned {
+                    return Err(unavailable(
+                        "another part of the process holds the module initialised",
+                    ));
+                }
+                phase.ready = false;
+                if let Some((context, _)) = &phase.loaded
+                    && let Err(error) = context.clone().finalize()
+                {
+                    tracing::warn!(event = "hsm.finalize", error = %error, "C_Finalize failed");
+                }
+            }
+            if !phase.ready {
+                self.bring_up(phase)?;
+            }
+            Ok(phase.generation)
+        })
+    }
+
+    fn bring_up(&self, phase: &mut Phase) -> HsmResult<()> {
+        let (context, _) = match &mut phase.loaded {
+            Some(loaded) => loaded,
+            none => none.insert(self.load()?),
+        };
+        let arguments = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
+        match context.initialize(arguments) {
+            Ok(()) => phase.owned = true,
+            // Ours still if we brought it up before and `C_Finalize` failed; else another's, and not to be ended.
+            Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
+            Err(error) => return Err(self.unavailable("C_Initialize failed", error.into())),
+        }
+        phase.generation += 1;
+        phase.ready = true;
+        Ok(())
+    }
+
+    fn load(&self) -> HsmResult<(Pkcs11, Arc<Aead>)> {
+        let context = Pkcs11::new(&self.path)
+            .map_err(|error| self.unavailable("the module does not load", error.into()))?;
+        let aead = Aead::load(&self.path)
+            .map_err(|error| self.unavailable("the module has no AES-GCM to call", error))?;
+        Ok((context, Arc::new(aead)))
+    }
+
+    fn unavailable(&self, what: &str, source: BoxError) -> HsmError {
+        HsmError::Unavailable {
+            reason: format!("{what} ({})", self.path.display()),
+            source: Some(source),
+        }
+    }
+
+    /// Enters the module as it was initialised in `generation`.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::Unavailable`] when it has been initialised again since, or is being so for too long.
+    pub(super) fn enter(&self, generation: u64) -> HsmResult<Inside<'_>> {
+        let phase = waiting(ENTER_WAIT, || self.phase.try_read())
+            .ok_or_else(|| unavailable("the module is being initialised"))?;
+        if phase.ready && phase.generation == generation {
+            return Ok(Inside(phase));
+        }
+        Err(unavailable(
+            "the module has been initialised again since this session was opened",
+        ))
+    }
+
+    /// The anchor sessions, held for the length of a login: first logins come one after the other.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::Unavailable`] when another thread's login takes longer than `wait`.
+    pub(super) fn anchors(&self, wait: Duration) -> HsmResult<MutexGuard<'_, Anchors>> {
+        waiting(wait, || self.anchors.try_lock())
+            .ok_or_else(|| unavailable("another login to the token is under way"))
+    }
+
+    /// Leave to look for tokens and objects.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::Unavailable`] when an object has been in the making for too long.
+    pub(super) fn looking(&self) -> HsmResult<RwLockReadGuard<'_, ()>> {
+        waiting(OBJECTS_WAIT, || self.objects.try_read())
+            .ok_or_else(|| unavailable("an object is being made or destroyed"))
+    }
+
+    /// Leave to make or destroy an object while no other thread of ours does, or looks: `SoftHSM` answers
+    /// `CKR_GENERAL_ERROR` to either otherwise (its #573). Other processes are not kept out.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::Unavailable`] when the others take too long.
+    pub(super) fn changing(&self) -> HsmResult<RwLockWriteGuard<'_, ()>> {
+        waiting(OBJECTS_WAIT, || self.objects.try_write())
+            .ok_or_else(|| unavailable("other threads look for objects"))
+    }
+
+    fn exclusively<T>(&self, work: impl FnOnce(&mut Phase) -> HsmResult<T>) -> HsmResult<T> {
+        let mut phase = waiting(EXCLUSIVE_WAIT, || self.phase.try_write())
+            .ok_or_else(|| unavailable("a call inside the module forbids initialising it"))?;
+        work(&mut phase)
+    }
+}
+
+impl Inside<'_> {
+    /// The module's functions.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::Unavailable`] when it is not loaded.
+    pub(super) fn context(&self) -> HsmResult<&Pkcs11> {
+        self.0
+            .loaded
+            .as_ref()
+            .map(|(context, _)| context)
+            .ok_or_else(|| unavailable("no module"))
+    }
+
+    /// Its single-call AES-GCM.
+    ///
+    /// # Errors
+    ///
+    /// As [`Inside::context`].
+    pub(super) fn aead(&self) -> HsmResult<Arc<Aead>> {
+        let loaded = self.0.loaded.as_ref();
+        loaded
+            .map(|(_, aead)| Arc::clone(aead))
+            .ok_or_else(|| unavailable("no module"))
+    }
+}
+
+impl Anchors {
+    pub(super) fn holds(&self, generation: u64, slot: Slot) -> bool {
+        self.generation == generation && self.sessions.contains_key(&slot)
+    }
+
+    /// Keeps `anchor`, which must not close itself when dropped. Anchors of an earlier generation are forgotten: their
+    /// handles may be those of new sessions.
+    pub(super) fn keep(&mut self, generation: u64, slot: Slot, anchor: Session) {
+        if self.generation != generation {
+            self.sessions.clear();
+            self.generation = generation;
+        }
+        if let Some(old) = self.sessions.insert(slot, anchor)
+            && let Err(error) = old.close()
+        {
+            tracing::debug!(event = "hsm.close", error = %error, "closing the old anchor session");
+        }
+    }
+}
+
+/// Tries a lock until it is had or `patience` is over. A poisoned lock is taken: what it guards is valid after any
+/// step.
+fn waiting<G>(
+    patience: Duration,
+    mut lock: impl FnMut() -> Result<G, TryLockError<G>>,
+) -> Option<G> {
+    let give_up = Instant::now() + patience;
+    loop {
+        match lock() {
+            Ok(guard) => return Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) if Instant::now() >= give_up => return None,
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_POLL),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready(generation: u64) -> Library {
+        Library {
+            path: PathBuf::from("/nonexistent/module.so"),
+            phase: RwLock::new(Phase {
+                loaded: None,
+                generation,
+                ready: true,
+                owned: true,
+            }),
+            anchors: Mutex::default(),
+            objects: RwLock::default(),
+        }
+    }
+
+    #[test]
+    fn a_call_inside_forbids_initialising_again() {
+        let library = ready(1);
+        let _hung = library.enter(1).expect("enters");
+        let refused = library.reinitialise(1);
+        assert!(
+            matches!(refused, Err(HsmError::Unavailable { .. })),
+            "{refused:?}"
+        );
+        library.enter(1).expect("the module is as it was");
+    }
+
+    #[test]
+    fn a_session_of_an_earlier_initialisation_does_not_enter() {
+        let library = ready(2);
+        assert!(matches!(
+            library.enter(1).err(),
+            Some(HsmError::Unavailable { .. })
+        ));
+    }
+
+    #[test]
+    fn the_module_is_initialised_again_once_for_all_that_ask() {
+        let library = ready(2);
+        assert_eq!(
+            library.reinitialise(1).expect("somebody else has done it"),
+            2
+        );
+    }
+
+    #[test]
+    fn a_module_that_somebody_else_initialised_is_not_finalised() {
+        let library = ready(1);
+        library.phase.write().expect("not poisoned").owned = false;
+        let refused = library.reinitialise(1);
+        assert!(
+            matches!(refused, Err(HsmError::Unavailable { .. })),
+            "{refused:?}"
+        );
+        library.enter(1).expect("the module is as it was");
+    }
+}

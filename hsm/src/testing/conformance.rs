@@ -1,0 +1,301 @@
+//! The contract of [`Token`] and [`Session`], as functions that every backend's tests run.
+//!
+//! Each leaves the token as it found it, so that they may share one and run side by side.
+#![expect(clippy::missing_panics_doc, reason = "a broken contract panics")]
+
+use std::sync::Arc;
+
+use crate::{
+    BackingKey, BackingKeyId, Canary, HsmError, HsmResult, Session, Token, WRAP_AAD_BYTES_MAX,
+    WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
+};
+
+/// Every contract test, one after the other.
+pub fn run_all(token: &Arc<dyn Token>) {
+    a_wrap_unwraps_to_its_plaintext(token);
+    two_wraps_of_one_plaintext_differ(token);
+    a_wrap_outlives_its_session(token);
+    another_aad_is_unauthentic(token);
+    another_key_is_unauthentic(token);
+    a_changed_byte_is_unauthentic(token);
+    garbage_of_any_length_is_unauthentic(token);
+    an_unauthentic_ciphertext_leaves_the_session_usable(token);
+    plaintext_is_taken_up_to_its_limit(token);
+    aad_is_taken_up_to_its_limit(token);
+    an_identity_is_given_once(token);
+    an_absent_key_is_not_found(token);
+    a_wrong_canary_makes_a_key_unfit(token);
+    a_key_is_listed_until_it_is_destroyed(token);
+    destroying_twice_is_harmless(token);
+    a_destroyed_key_unwraps_nothing(token);
+    random_bytes_differ(token);
+    the_token_describes_itself(token);
+}
+
+/// What was wrapped comes back, for the shortest, the usual and the longest plaintext.
+pub fn a_wrap_unwraps_to_its_plaintext(token: &Arc<dyn Token>) {
+    with_key(token, |session, key| {
+        for plaintext in [&b""[..], &[7; 32], &[9; WRAP_PLAINTEXT_BYTES_MAX]] {
+            for aad in [&b""[..], b"context"] {
+                let wrapped = session.wrap(key, aad, plaintext).expect("wraps");
+                let back = session.unwrap(key, aad, &wrapped).expect("unwraps");
+                assert_eq!(back.expose(), plaintext);
+            }
+        }
+    });
+}
+
+/// No IV is used twice.
+pub fn two_wraps_of_one_plaintext_differ(token: &Arc<dyn Token>) {
+    with_key(token, |session, key| {
+        let first = session.wrap(key, b"", &[1; 32]).expect("wraps");
+        let second = session.wrap(key, b"", &[1; 32]).expect("wraps");
+        assert_ne!(first, second);
+        assert_ne!(
+            first.body().first_chunk::<12>(),
+            second.body().first_chunk::<12>()
+        );
+    });
+}
+
+/// Another session unwraps it, from its stored bytes.
+pub fn a_wrap_outlives_its_session(token: &Arc<dyn Token>) {
+    with_key(token, |session, key| {
+        let stored = session
+            .wrap(key, b"a", &[1; 32])
+            .expect("wraps")
+            .as_bytes()
+            .to_vec();
+        let wrapped = Wrapped::from_bytes(&stored).expect("reads");
+        let back = open(token).unwrap(key, b"a", &wrapped).expect("unwraps");
+        assert_eq!(back.expose(), [1; 32]);
+    });
+}
+
+/// AAD is authenticated.
+pub fn another_aad_is_unauthentic(token: &Arc<dyn Token>) {
+    with_key(token, |session, key| {
+        let wrapped = session.wrap(key, b"mine", &[1; 32]).expect("wraps");
+        for aad in [&b"yours"[..], b"", b"mine "] {
+            assert_unauthentic(&session.unwrap(key, aad, &wrapped));
+        }
+    });
+}
+
+/// A key opens its own wraps only.
+pub fn another_key_is_unauthentic(token: &Arc<dyn Token>) {
+    with_key(token, |session, key| {
+        with_key(token, |other_session, other| {
+            let wrapped = session.wrap(key, b"", &[1; 32]).expect("wraps");
+            assert_unauthentic(&other_session.unwrap(other, b"", &wrapped));
+        });
+    });
+}
+
+/// Any byte of the body counts.
+pub fn a_changed_byte_is_unauthentic(token: &Arc<dyn Token>) {
+    with_key(token, |session, key| {
+        let wrapped = session.wrap(key, b"", &[1; 32]).expect("wraps");
+        for index in 1..wrapped.as_bytes().len() {
+            let mut bytes = wrapped.as_bytes().to_vec();
+            if let Some(byte) = bytes.get_mut(index) {
+                *byte ^= 0x80;
+            }
+            let changed = Wrapped::from_bytes(&bytes).expect("reads");
+            assert_unauthentic(&session.unwrap(key, b"", &changed));
+        }
+    });
+}
+
+/// From the scheme byte alone to the longest wrapped value.
+pub fn garbage_of_any_length_is_unauthentic(token: &Arc<dyn Token>) {
+    with_key(token, |session, key| {
+        for length in [1, 2, 12, 13, 28, 29, 30, 61, 93, 94, Wrapped::BYTES_MAX] {
+            let garbage = Wrapped::new(WrapScheme::AesGcm, &vec![0x5a; length - 1]);
+            let garbage = Wrapped::from_bytes(garbage.as_bytes()).expect("reads");
+            assert_unauthentic(&session.unwrap(key, b"", &garbage));
+        }
+    });
+}
+
+/// A caller's bad ciphertext costs nobody else anything.
+pub fn an_unauthentic_ciphertext_leaves_the_session_usable(token: &Arc<dyn Token>) {
+    with_key(token, |session, key| {
+        let wrapped = session.wrap(key, b"", &[1; 32]).expect("wraps");
+        for _ in 0..3 {
+            assert_unauthentic(&session.unwrap(key, b"other", &wrapped));
+            assert_eq!(
+                session
+                    .unwrap(key, b"", &wrapped)
+                    .expect("unwraps")
+                    .expose(),
+                [1; 32]
+            );
+            session.wrap(key, b"", &[2; 32]).expect("wraps");
+        }
+    });
+}
+
+/// The limit itself, and one byte more.
+pub fn plaintext_is_taken_up_to_its_limit(token: &Arc<dyn Token>) {
+    with_key(token, |session, key| {
+        session
+            .wrap(key, b"", &[0; WRAP_PLAINTEXT_BYTES_MAX])
+            .expect("wraps");
+        let beyond = session.wrap(key, b"", &[0; WRAP_PLAINTEXT_BYTES_MAX + 1]);
+        assert!(
+            matches!(beyond, Err(HsmError::TooLong { bytes: 65, .. })),
+            "{beyond:?}"
+        );
+    });
+}
+
+/// The limit itself, and one byte more, both ways.
+pub fn aad_is_taken_up_to_its_limit(token: &Arc<dyn Token>) {
+    with_key(token, |session, key| {
+        let aad = vec![3; WRAP_AAD_BYTES_MAX + 1];
+        let longest = aad.get(..WRAP_AAD_BYTES_MAX).expect("is shorter");
+        let wrapped = session.wrap(key, longest, &[1; 32]).expect("wraps");
+        session.unwrap(key, longest, &wrapped).expect("unwraps");
+        let beyond = session.wrap(key, &aad, &[1; 32]);
+        assert!(
+            matches!(beyond, Err(HsmError::TooLong { .. })),
+            "{beyond:?}"
+        );
+        let beyond = session.unwrap(key, &aad, &wrapped);
+        assert!(
+            matches!(beyond, Err(HsmError::TooLong { .. })),
+            "{beyond:?}"
+        );
+    });
+}
+
+/// The second key of one identity is refused, and the first one still works.
+pub fn an_identity_is_given_once(token: &Arc<dyn Token>) {
+    with_key(token, |session, key| {
+        let again = session.generate_key(&key.id, "again");
+        assert!(
+            matches!(again, Err(HsmError::KeyExists(id)) if id == key.id),
+            "{again:?}"
+        );
+        open(token).probe(key).expect("still opens");
+    });
+}
+
+/// By whatever call it is named.
+pub fn an_absent_key_is_not_found(token: &Arc<dyn Token>) {
+    with_key(token, |session, key| {
+        let absent = BackingKey {
+            id: fresh_id(),
+            canary: key.canary.clone(),
+        };
+        let wrapped = session.wrap(key, b"", &[1; 32]).expect("wraps");
+        assert!(!session.contains(&absent.id).expect("answers"));
+        assert_not_found(&session.make_canary(&absent.id));
+        assert_not_found(&session.probe(&absent));
+        assert_not_found(&session.wrap(&absent, b"", &[1; 32]));
+        assert_not_found(&session.unwrap(&absent, b"", &wrapped));
+    });
+}
+
+/// Key `b` under the identity of `a`, or `a` with the canary of `b`: neither wraps.
+pub fn a_wrong_canary_makes_a_key_unfit(token: &Arc<dyn Token>) {
+    with_key(token, |session, key| {
+        with_key(token, |_, other| {
+            let mixed = BackingKey {
+                id: key.id,
+                canary: other.canary.clone(),
+            };
+            let wrapped = session.wrap(key, b"", &[1; 32]).expect("wraps");
+            assert_unfit(&session.probe(&mixed));
+            assert_unfit(&open(token).wrap(&mixed, b"", &[1; 32]));
+            assert_unfit(&open(token).unwrap(&mixed, b"", &wrapped));
+            // A session that has the right handle at hand is not fooled, either.
+            session.probe(key).expect("opens");
+            assert_unfit(&session.wrap(&mixed, b"", &[1; 32]));
+        });
+    });
+}
+
+/// Listed and contained exactly while it lives.
+pub fn a_key_is_listed_until_it_is_destroyed(token: &Arc<dyn Token>) {
+    let id = fresh_id();
+    let mut session = open(token);
+    assert!(!session.list_keys().expect("lists").contains(&id));
+    session.generate_key(&id, "conformance").expect("generates");
+    assert!(session.list_keys().expect("lists").contains(&id));
+    assert!(open(token).contains(&id).expect("answers"));
+    session.destroy_key(&id).expect("destroys");
+    assert!(!open(token).list_keys().expect("lists").contains(&id));
+    assert!(!open(token).contains(&id).expect("answers"));
+}
+
+/// What is gone is gone.
+pub fn destroying_twice_is_harmless(token: &Arc<dyn Token>) {
+    let mut session = open(token);
+    let id = fresh_id();
+    session.generate_key(&id, "conformance").expect("generates");
+    session.destroy_key(&id).expect("destroys");
+    session.destroy_key(&id).expect("is destroyed already");
+}
+
+/// Neither in the session that had its handle nor in another.
+pub fn a_destroyed_key_unwraps_nothing(token: &Arc<dyn Token>) {
+    let (id, mut session) = (fresh_id(), open(token));
+    let key = new_key(session.as_mut(), id);
+    let wrapped = session.wrap(&key, b"", &[1; 32]).expect("wraps");
+    session.destroy_key(&id).expect("destroys");
+    assert_not_found(&session.unwrap(&key, b"", &wrapped));
+    assert_not_found(&open(token).unwrap(&key, b"", &wrapped));
+}
+
+/// Two draws of 32 bytes are not the same.
+pub fn random_bytes_differ(token: &Arc<dyn Token>) {
+    let (mut first, mut second) = ([0; 32], [0; 32]);
+    let mut session = open(token);
+    session.random(&mut first).expect("answers");
+    session.random(&mut second).expect("answers");
+    assert_ne!(first, second);
+}
+
+/// With a backend, and without a session of the caller's.
+pub fn the_token_describes_itself(token: &Arc<dyn Token>) {
+    let info = token.info().expect("answers");
+    assert!(!info.backend.is_empty() && !info.label.is_empty() && !info.serial.is_empty());
+}
+
+fn with_key(token: &Arc<dyn Token>, test: impl FnOnce(&mut dyn Session, &BackingKey)) {
+    let mut session = open(token);
+    let key = new_key(session.as_mut(), fresh_id());
+    test(session.as_mut(), &key);
+    open(token).destroy_key(&key.id).expect("destroys");
+}
+
+fn new_key(session: &mut dyn Session, id: BackingKeyId) -> BackingKey {
+    session.generate_key(&id, "conformance").expect("generates");
+    let canary: Canary = session.make_canary(&id).expect("makes a canary");
+    BackingKey { id, canary }
+}
+
+fn open(token: &Arc<dyn Token>) -> Box<dyn Session> {
+    token.open_session().expect("a session opens")
+}
+
+fn fresh_id() -> BackingKeyId {
+    BackingKeyId::random().expect("randomness")
+}
+
+fn assert_unauthentic<T: std::fmt::Debug>(result: &HsmResult<T>) {
+    assert!(matches!(result, Err(HsmError::Unauthentic)), "{result:?}");
+}
+
+fn assert_not_found<T: std::fmt::Debug>(result: &HsmResult<T>) {
+    assert!(
+        matches!(result, Err(HsmError::KeyNotFound(_))),
+        "{result:?}"
+    );
+}
+
+fn assert_unfit<T: std::fmt::Debug>(result: &HsmResult<T>) {
+    assert!(matches!(result, Err(HsmError::Unfit { .. })), "{result:?}");
+}

@@ -1,0 +1,227 @@
+//! A token in memory: the contract of [`Token`] without hardware. Its keys are worth nothing.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+
+use crate::{
+    BackingKey, BackingKeyId, Canary, HsmError, HsmResult, SecretBytes, Session, Token, TokenInfo,
+    WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
+};
+
+/// A token in memory. Clones are the same token, so a test keeps one to unplug what a handle uses.
+#[derive(Clone, Default)]
+pub struct MemoryToken {
+    store: Arc<Mutex<Store>>,
+}
+
+#[derive(Default)]
+struct Store {
+    keys: HashMap<BackingKeyId, LessSafeKey>,
+    absent: bool,
+    /// Counts removals: a session does not outlive one.
+    removals: u64,
+}
+
+impl MemoryToken {
+    /// An empty token, plugged in.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Plugs the token in or out. Its keys stay; its sessions do not survive a removal.
+    pub fn set_present(&self, present: bool) {
+        let mut store = self.store();
+        if !present && !store.absent {
+            store.removals += 1;
+        }
+        store.absent = !present;
+    }
+
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for MemoryToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MemoryToken(..)")
+    }
+}
+
+impl Token for MemoryToken {
+    fn open_session(&self) -> HsmResult<Box<dyn Session>> {
+        let removals = self.store().present()?.removals;
+        Ok(Box::new(MemorySession {
+            token: self.clone(),
+            removals,
+        }))
+    }
+
+    fn info(&self) -> HsmResult<TokenInfo> {
+        self.store().present()?;
+        Ok(TokenInfo {
+            backend: "memory",
+            module: "none".into(),
+            label: "memory".into(),
+            serial: "0".into(),
+            model: "test".into(),
+        })
+    }
+}
+
+impl Store {
+    fn present(&mut self) -> HsmResult<&mut Self> {
+        if self.absent {
+            return Err(unavailable("the token is unplugged"));
+        }
+        Ok(self)
+    }
+
+    fn key(&self, id: &BackingKeyId) -> HsmResult<&LessSafeKey> {
+        self.keys.get(id).ok_or(HsmError::KeyNotFound(*id))
+    }
+
+    fn proven(&self, key: &BackingKey) -> HsmResult<&LessSafeKey> {
+        let found = self.key(&key.id)?;
+        match open(found, &Canary::aad(&key.id), &key.canary.0) {
+            Ok(plaintext) if plaintext.expose() == Canary::PLAINTEXT => Ok(found),
+            _ => Err(HsmError::Unfit {
+                id: key.id,
+                reason: "its canary does not open".into(),
+            }),
+        }
+    }
+}
+
+struct MemorySession {
+    token: MemoryToken,
+    removals: u64,
+}
+
+impl MemorySession {
+    fn with<T>(&self, work: impl FnOnce(&mut Store) -> HsmResult<T>) -> HsmResult<T> {
+        let mut store = self.token.store();
+        let store = store.present()?;
+        if store.removals != self.removals {
+            return Err(unavailable("the session went with the token"));
+        }
+        work(store)
+    }
+}
+
+impl Session for MemorySession {
+    fn generate_key(&mut self, id: &BackingKeyId, _label: &str) -> HsmResult<()> {
+        self.with(|store| {
+            if store.keys.contains_key(id) {
+                return Err(HsmError::KeyExists(*id));
+            }
+            let mut bytes = [0; 32];
+            getrandom::fill(&mut bytes).map_err(|source| HsmError::Random(source.into()))?;
+            let key = UnboundKey::new(&AES_256_GCM, &bytes);
+            let key = key.map_err(|unspecified| failed("generate_key", unspecified))?;
+            store.keys.insert(*id, LessSafeKey::new(key));
+            Ok(())
+        })
+    }
+
+    fn make_canary(&mut self, id: &BackingKeyId) -> HsmResult<Canary> {
+        self.with(|store| seal(store.key(id)?, &Canary::aad(id), Canary::PLAINTEXT).map(Canary))
+    }
+
+    fn contains(&mut self, id: &BackingKeyId) -> HsmResult<bool> {
+        self.with(|store| Ok(store.keys.contains_key(id)))
+    }
+
+    fn probe(&mut self, key: &BackingKey) -> HsmResult<()> {
+        self.with(|store| store.proven(key).map(|_key| ()))
+    }
+
+    fn wrap(&mut self, key: &BackingKey, aad: &[u8], plaintext: &[u8]) -> HsmResult<Wrapped> {
+        within("plaintext", plaintext, WRAP_PLAINTEXT_BYTES_MAX)?;
+        within("AAD", aad, WRAP_AAD_BYTES_MAX)?;
+        self.with(|store| seal(store.proven(key)?, aad, plaintext))
+    }
+
+    fn unwrap(
+        &mut self,
+        key: &BackingKey,
+        aad: &[u8],
+        wrapped: &Wrapped,
+    ) -> HsmResult<SecretBytes> {
+        within("AAD", aad, WRAP_AAD_BYTES_MAX)?;
+        self.with(|store| open(store.proven(key)?, aad, wrapped))
+    }
+
+    fn destroy_key(&mut self, id: &BackingKeyId) -> HsmResult<()> {
+        self.with(|store| {
+            store.keys.remove(id);
+            Ok(())
+        })
+    }
+
+    fn list_keys(&mut self) -> HsmResult<Vec<BackingKeyId>> {
+        self.with(|store| Ok(store.keys.keys().copied().collect()))
+    }
+
+    fn random(&mut self, out: &mut [u8]) -> HsmResult<()> {
+        self.with(|_store| getrandom::fill(out).map_err(|source| HsmError::Random(source.into())))
+    }
+}
+
+fn seal(key: &LessSafeKey, aad: &[u8], plaintext: &[u8]) -> HsmResult<Wrapped> {
+    let mut iv = [0; NONCE_LEN];
+    getrandom::fill(&mut iv).map_err(|source| HsmError::Random(source.into()))?;
+    let mut sealed = plaintext.to_vec();
+    key.seal_in_place_append_tag(
+        Nonce::assume_unique_for_key(iv),
+        Aad::from(aad),
+        &mut sealed,
+    )
+    .map_err(|unspecified| failed("wrap", unspecified))?;
+    Ok(Wrapped::new(
+        WrapScheme::AesGcm,
+        &[&iv, sealed.as_slice()].concat(),
+    ))
+}
+
+fn open(key: &LessSafeKey, aad: &[u8], wrapped: &Wrapped) -> HsmResult<SecretBytes> {
+    let Some((iv, sealed)) = wrapped.body().split_first_chunk() else {
+        return Err(HsmError::Unauthentic);
+    };
+    let mut sealed = sealed.to_vec();
+    let opened = key.open_in_place(
+        Nonce::assume_unique_for_key(*iv),
+        Aad::from(aad),
+        &mut sealed,
+    );
+    match opened {
+        Ok(plaintext) => SecretBytes::new(plaintext.to_vec()),
+        Err(aws_lc_rs::error::Unspecified) => Err(HsmError::Unauthentic),
+    }
+}
+
+fn within(what: &'static str, bytes: &[u8], max: usize) -> HsmResult<()> {
+    if bytes.len() > max {
+        return Err(HsmError::TooLong {
+            what,
+            bytes: bytes.len(),
+        });
+    }
+    Ok(())
+}
+
+fn failed(function: &'static str, source: aws_lc_rs::error::Unspecified) -> HsmError {
+    HsmError::Device {
+        function,
+        source: source.into(),
+    }
+}
+
+fn unavailable(reason: &str) -> HsmError {
+    HsmError::Unavailable {
+        reason: reason.into(),
+        source: None,
+    }
+}

@@ -1,0 +1,327 @@
+//! The handle over a token that misbehaves on command.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use strongroom_hsm::testing::conformance;
+use strongroom_hsm::testing::fault::{Fault, FaultToken, Op};
+use strongroom_hsm::testing::memory::MemoryToken;
+use strongroom_hsm::{
+    BackingKey, BackingKeyId, HsmError, HsmHandle, HsmResult, HsmSettings, SecretBytes, State,
+    Token,
+};
+
+const DEADLINE: Duration = Duration::from_millis(200);
+
+fn settings(workers: usize) -> HsmSettings {
+    HsmSettings {
+        workers,
+        queue: 4,
+        deadline: DEADLINE,
+        verify_wraps: true,
+    }
+}
+
+/// A handle, the faults of its token, and a key.
+async fn start(workers: usize) -> (HsmHandle, FaultToken, BackingKey) {
+    let faults = FaultToken::new(Arc::new(MemoryToken::new()));
+    let hsm = HsmHandle::start(Arc::new(faults.clone()), settings(workers)).expect("starts");
+    let id = BackingKeyId::random().expect("randomness");
+    let key = hsm.generate_key(id, "test").await.expect("generates");
+    (hsm, faults, key)
+}
+
+async fn wrap(hsm: &HsmHandle, key: &BackingKey) -> HsmResult<()> {
+    let secret = SecretBytes::new(vec![7; 32])?;
+    hsm.wrap(key, b"aad".to_vec(), secret)
+        .await
+        .map(|_wrapped| ())
+}
+
+async fn until(hsm: &HsmHandle, state: State) {
+    let give_up = Instant::now() + Duration::from_secs(8);
+    while hsm.health().state != state {
+        assert!(Instant::now() < give_up, "{:?}", hsm.health());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[test]
+fn the_memory_token_keeps_the_contract() {
+    let token: Arc<dyn Token> = Arc::new(MemoryToken::new());
+    conformance::run_all(&token);
+}
+
+#[tokio::test]
+async fn a_session_lost_is_replaced_unnoticed() {
+    let (hsm, faults, key) = start(1).await;
+    faults.once(Op::Wrap, 1, Fault::SessionLost);
+    wrap(&hsm, &key)
+        .await
+        .expect("is repeated in a fresh session");
+    assert_eq!(hsm.health().state, State::Ready);
+}
+
+#[tokio::test]
+async fn a_call_is_repeated_once() {
+    let (hsm, faults, key) = start(1).await;
+    let before = faults.calls(Op::Wrap);
+    faults.always(Op::Wrap, Fault::Fail);
+    let answer = wrap(&hsm, &key).await;
+    assert!(matches!(answer, Err(HsmError::Device { .. })), "{answer:?}");
+    assert_eq!(faults.calls(Op::Wrap), before + 2);
+}
+
+#[tokio::test]
+async fn generating_a_key_is_never_repeated() {
+    let (hsm, faults, _key) = start(1).await;
+    let before = faults.calls(Op::Generate);
+    faults.once(Op::Generate, 1, Fault::FailAfter);
+    let id = BackingKeyId::random().expect("randomness");
+    let answer = hsm.generate_key(id, "torn").await;
+    assert!(matches!(answer, Err(HsmError::Device { .. })), "{answer:?}");
+    assert_eq!(faults.calls(Op::Generate), before + 1);
+    assert!(
+        hsm.contains(id).await.expect("answers"),
+        "the caller looks, and finds it"
+    );
+}
+
+#[tokio::test]
+async fn a_key_is_made_proven_and_proven_again_in_three_sessions() {
+    let (hsm, faults, _key) = start(1).await;
+    let before = faults.calls(Op::Open);
+    let id = BackingKeyId::random().expect("randomness");
+    hsm.generate_key(id, "three").await.expect("generates");
+    assert_eq!(faults.calls(Op::Open), before + 3);
+}
+
+#[tokio::test]
+async fn a_corrupted_wrap_is_not_acknowledged() {
+    let (hsm, faults, key) = start(1).await;
+    faults.once(Op::Wrap, 1, Fault::Corrupt);
+    let answer = wrap(&hsm, &key).await;
+    assert!(
+        matches!(answer, Err(HsmError::WrapNotReadable)),
+        "{answer:?}"
+    );
+    wrap(&hsm, &key).await.expect("the next one is whole");
+}
+
+#[tokio::test]
+async fn a_wrap_under_another_key_is_not_acknowledged() {
+    let (hsm, faults, key) = start(1).await;
+    let id = BackingKeyId::random().expect("randomness");
+    let other = hsm.generate_key(id, "other").await.expect("generates");
+    faults.once(Op::Wrap, 1, Fault::WrongKey(other));
+    let answer = wrap(&hsm, &key).await;
+    assert!(
+        matches!(answer, Err(HsmError::WrapNotReadable)),
+        "{answer:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_hanging_call_times_out_then_the_circuit_opens_then_it_heals() {
+    let (hsm, faults, key) = start(1).await;
+    faults.once(Op::Wrap, 1, Fault::Hang(DEADLINE * 4));
+    let answer = wrap(&hsm, &key).await;
+    assert!(
+        matches!(answer, Err(HsmError::Timeout(DEADLINE))),
+        "{answer:?}"
+    );
+    until(&hsm, State::Hung).await;
+    let asked = Instant::now();
+    let answer = wrap(&hsm, &key).await;
+    assert!(
+        matches!(answer, Err(HsmError::Unavailable { .. })),
+        "{answer:?}"
+    );
+    assert!(asked.elapsed() < DEADLINE / 2, "it did not queue");
+    until(&hsm, State::Ready).await;
+    wrap(&hsm, &key).await.expect("healed");
+}
+
+#[tokio::test]
+async fn one_hanging_worker_leaves_the_others_serving() {
+    let (hsm, faults, key) = start(2).await;
+    faults.once(Op::Probe, 1, Fault::Hang(DEADLINE * 4));
+    let answer = hsm.probe(&key).await;
+    assert!(matches!(answer, Err(HsmError::Timeout(_))), "{answer:?}");
+    tokio::time::sleep(DEADLINE / 10).await;
+    wrap(&hsm, &key).await.expect("wraps");
+    let health = hsm.health();
+    assert_eq!(
+        (health.state, health.hung_workers, health.timeouts),
+        (State::Ready, 1, 1)
+    );
+}
+
+#[tokio::test]
+async fn the_queue_takes_its_limit_and_not_one_more() {
+    let (hsm, faults, key) = start(1).await;
+    faults.once(Op::Probe, 1, Fault::Hang(DEADLINE / 2));
+    let spawn_probe = || {
+        let (hsm, key) = (hsm.clone(), key.clone());
+        tokio::spawn(async move { hsm.probe(&key).await })
+    };
+    let mut calls = vec![spawn_probe()];
+    // The first is with the worker before the queue is filled.
+    while faults.calls(Op::Probe) < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    calls.extend((0..4).map(|_| spawn_probe()));
+    while hsm.health().queued < 4 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let answer = hsm.probe(&key).await;
+    assert!(matches!(answer, Err(HsmError::Busy)), "{answer:?}");
+    for call in calls {
+        call.await.expect("does not panic").expect("answers");
+    }
+    assert_eq!(hsm.health().rejected, 1);
+}
+
+#[tokio::test]
+async fn an_overdue_call_in_the_queue_is_never_made() {
+    let (hsm, faults, key) = start(1).await;
+    let before = faults.calls(Op::Wrap);
+    faults.once(Op::Probe, 1, Fault::Hang(DEADLINE * 2));
+    let (probed, wrapped) = tokio::join!(hsm.probe(&key), wrap(&hsm, &key));
+    assert!(matches!(probed, Err(HsmError::Timeout(_))), "{probed:?}");
+    assert!(matches!(wrapped, Err(HsmError::Timeout(_))), "{wrapped:?}");
+    until(&hsm, State::Ready).await;
+    hsm.probe(&key).await.expect("answers");
+    assert_eq!(faults.calls(Op::Wrap), before);
+}
+
+#[tokio::test]
+async fn a_panic_is_an_error_and_the_worker_lives() {
+    let (hsm, faults, key) = start(1).await;
+    faults.always(Op::Wrap, Fault::Panic);
+    let answer = wrap(&hsm, &key).await;
+    assert!(matches!(answer, Err(HsmError::Device { .. })), "{answer:?}");
+    faults.heal();
+    wrap(&hsm, &key).await.expect("wraps");
+}
+
+#[tokio::test]
+async fn an_absent_token_is_not_asked_again_during_the_back_off() {
+    let memory = MemoryToken::new();
+    let faults = FaultToken::new(Arc::new(memory.clone()));
+    memory.set_present(false);
+    let hsm = HsmHandle::start(Arc::new(faults.clone()), settings(1)).expect("starts");
+    until(&hsm, State::Down).await;
+    let opened = faults.calls(Op::Open);
+    for _ in 0..50 {
+        let answer = hsm.list_keys().await;
+        assert!(
+            matches!(answer, Err(HsmError::Unavailable { .. })),
+            "{answer:?}"
+        );
+    }
+    assert!(faults.calls(Op::Open) <= opened + 1);
+    memory.set_present(true);
+    until(&hsm, State::Ready).await;
+    hsm.list_keys().await.expect("healed without being asked");
+}
+
+#[tokio::test]
+async fn a_worker_that_gets_no_session_leaves_the_work_to_the_others() {
+    let faults = FaultToken::new(Arc::new(MemoryToken::new()));
+    let hsm = HsmHandle::start(Arc::new(faults.clone()), settings(4)).expect("starts");
+    until(&hsm, State::Ready).await;
+    // A token with one session: worker 0 has it.
+    faults.always(Op::Open, Fault::Fail);
+    let mut refused = 0;
+    for _ in 0..100 {
+        refused += usize::from(hsm.list_keys().await.is_err());
+    }
+    // Each of the other three may find out by one call, and once more after its back-off.
+    assert!(refused <= 6, "{refused} calls were refused");
+}
+
+#[tokio::test]
+async fn health_speaks_before_the_first_call() {
+    let hsm = HsmHandle::start(Arc::new(MemoryToken::new()), settings(2)).expect("starts");
+    until(&hsm, State::Ready).await;
+    let health = hsm.health();
+    assert_eq!(
+        (health.calls, health.workers, health.last_error),
+        (0, 2, None)
+    );
+}
+
+#[tokio::test]
+async fn settings_are_taken_up_to_their_limits() {
+    let start = |settings| HsmHandle::start(Arc::new(MemoryToken::new()), settings);
+    let most = HsmSettings {
+        workers: HsmSettings::WORKERS_MAX,
+        queue: HsmSettings::QUEUE_MAX,
+        ..HsmSettings::default()
+    };
+    start(most.clone()).expect("starts").shutdown().await;
+    let beyond = [
+        HsmSettings {
+            workers: HsmSettings::WORKERS_MAX + 1,
+            ..most.clone()
+        },
+        HsmSettings {
+            queue: HsmSettings::QUEUE_MAX + 1,
+            ..most.clone()
+        },
+        HsmSettings {
+            workers: 0,
+            ..most.clone()
+        },
+        HsmSettings {
+            queue: 0,
+            ..most.clone()
+        },
+        HsmSettings {
+            deadline: Duration::ZERO,
+            ..most
+        },
+    ];
+    for settings in beyond {
+        let refused = start(settings);
+        assert!(matches!(refused, Err(HsmError::Config(_))), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn random_bytes_are_given_up_to_their_limit() {
+    let (hsm, _faults, _key) = start(1).await;
+    let most = HsmHandle::RANDOM_BYTES_MAX;
+    assert_eq!(hsm.random(most).await.expect("answers").len(), most);
+    let beyond = hsm.random(most + 1).await;
+    assert!(
+        matches!(beyond, Err(HsmError::TooLong { .. })),
+        "{beyond:?}"
+    );
+}
+
+#[tokio::test]
+async fn shutting_down_finishes_what_is_queued_and_takes_no_more() {
+    let (hsm, faults, key) = start(1).await;
+    faults.once(Op::Probe, 1, Fault::Hang(DEADLINE / 2));
+    let (probed, wrapped, ()) = tokio::join!(hsm.probe(&key), wrap(&hsm, &key), hsm.shutdown());
+    probed.expect("answers");
+    wrapped.expect("answers");
+    let answer = wrap(&hsm, &key).await;
+    assert!(
+        matches!(answer, Err(HsmError::Unavailable { .. })),
+        "{answer:?}"
+    );
+}
+
+#[tokio::test]
+async fn shutting_down_does_not_wait_for_a_hanging_worker() {
+    let (hsm, faults, key) = start(2).await;
+    faults.once(Op::Probe, 1, Fault::Hang(DEADLINE * 10));
+    let answer = hsm.probe(&key).await;
+    assert!(matches!(answer, Err(HsmError::Timeout(_))), "{answer:?}");
+    let asked = Instant::now();
+    hsm.shutdown().await;
+    assert!(asked.elapsed() < DEADLINE * 2);
+}

@@ -1,0 +1,187 @@
+//! `strongroom key`: KMS keys of a running server, through its API.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::CliError;
+use super::client::Client;
+
+/// Manage KMS keys of a running server.
+#[derive(Debug, Args)]
+pub(super) struct Key {
+    /// The server [env: AWS_ENDPOINT_URL] [default: http://127.0.0.1:9000]
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+    #[command(subcommand)]
+    command: KeyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum KeyCommand {
+    /// List keys and their aliases
+    List,
+    /// Make a key
+    Create {
+        /// What it is for
+        #[arg(long, default_value = "")]
+        description: String,
+        /// An alias, `alias/NAME`
+        #[arg(long)]
+        alias: Option<String>,
+    },
+    /// Everything about a key
+    Describe(KeyArg),
+    /// Make new material for a key; what was encrypted before still decrypts
+    Rotate(KeyArg),
+    /// List a key's materials
+    Rotations(KeyArg),
+    /// Let a key be used again
+    Enable(KeyArg),
+    /// Let nobody use a key
+    Disable(KeyArg),
+    /// Destroy a key in the token when a waiting time is over
+    ScheduleDeletion {
+        #[command(flatten)]
+        key: KeyArg,
+        /// Days to wait, 7 to 30
+        #[arg(long, default_value_t = 30)]
+        days: u32,
+    },
+    /// Call a scheduled deletion off; the key stays disabled
+    CancelDeletion(KeyArg),
+}
+
+#[derive(Debug, Args)]
+struct KeyArg {
+    /// Key id, key ARN, alias name or alias ARN
+    key: String,
+}
+
+impl Key {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let client = Client::from_environment(self.endpoint)?;
+            self.command.run(&client).await
+        })
+    }
+}
+
+impl KeyCommand {
+    async fn run(self, client: &Client) -> Result<(), CliError> {
+        match self {
+            Self::List => list(client).await,
+            Self::Create { description, alias } => {
+                let made = client
+                    .kms("CreateKey", &json!({ "Description": description }))
+                    .await?;
+                let id = text(&made, "/KeyMetadata/KeyId");
+                if let Some(alias) = alias {
+                    client
+                        .kms(
+                            "CreateAlias",
+                            &json!({ "AliasName": alias, "TargetKeyId": id }),
+                        )
+                        .await?;
+                }
+                show(&made["KeyMetadata"])
+            }
+            Self::Describe(key) => {
+                let answer = client
+                    .kms("DescribeKey", &json!({ "KeyId": key.key }))
+                    .await?;
+                show(&answer["KeyMetadata"])
+            }
+            Self::Rotate(key) => {
+                let id = key_id(client, &key.key).await?;
+                client
+                    .kms("RotateKeyOnDemand", &json!({ "KeyId": id }))
+                    .await?;
+                rotations(client, &id).await
+            }
+            Self::Rotations(key) => rotations(client, &key_id(client, &key.key).await?).await,
+            Self::Enable(key) => change(client, "EnableKey", &key.key, json!({})).await,
+            Self::Disable(key) => change(client, "DisableKey", &key.key, json!({})).await,
+            Self::ScheduleDeletion { key, days } => {
+                change(
+                    client,
+                    "ScheduleKeyDeletion",
+                    &key.key,
+                    json!({ "PendingWindowInDays": days }),
+                )
+                .await
+            }
+            Self::CancelDeletion(key) => {
+                change(client, "CancelKeyDeletion", &key.key, json!({})).await
+            }
+        }
+    }
+}
+
+async fn list(client: &Client) -> Result<(), CliError> {
+    let aliases = client.pages("ListAliases", "Aliases").await?;
+    for key in client.pages("ListKeys", "Keys").await? {
+        let id = text(&key, "/KeyId");
+        let described = client.kms("DescribeKey", &json!({ "KeyId": id })).await?;
+        let names: Vec<String> = aliases
+            .iter()
+            .filter(|alias| alias["TargetKeyId"] == key["KeyId"])
+            .map(|alias| text(alias, "/AliasName"))
+            .collect();
+        println!(
+            "{id}  {:<16} {}",
+            text(&described, "/KeyMetadata/KeyState"),
+            names.join(" ")
+        );
+    }
+    Ok(())
+}
+
+async fn rotations(client: &Client, id: &str) -> Result<(), CliError> {
+    let query = json!({ "KeyId": id, "IncludeKeyMaterial": "ALL_KEY_MATERIAL" });
+    let answer = client.kms("ListKeyRotations", &query).await?;
+    for rotation in answer["Rotations"].as_array().into_iter().flatten() {
+        println!(
+            "{}  {:<12} {}",
+            text(rotation, "/KeyMaterialId"),
+            text(rotation, "/KeyMaterialState"),
+            text(rotation, "/RotationType")
+        );
+    }
+    Ok(())
+}
+
+async fn change(
+    client: &Client,
+    operation: &str,
+    key: &str,
+    mut body: Value,
+) -> Result<(), CliError> {
+    let id = key_id(client, key).await?;
+    body["KeyId"] = json!(id);
+    client.kms(operation, &body).await?;
+    let answer = client.kms("DescribeKey", &json!({ "KeyId": id })).await?;
+    println!("{id}  {}", text(&answer, "/KeyMetadata/KeyState"));
+    Ok(())
+}
+
+/// Operations that change a key take no alias, so it is resolved here.
+async fn key_id(client: &Client, key: &str) -> Result<String, CliError> {
+    let answer = client.kms("DescribeKey", &json!({ "KeyId": key })).await?;
+    Ok(text(&answer, "/KeyMetadata/KeyId"))
+}
+
+fn show(value: &Value) -> Result<(), CliError> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+fn text(value: &Value, pointer: &str) -> String {
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned()
+}

@@ -1,0 +1,104 @@
+//! The command line: one file a subcommand.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{RawConfig, environment};
+
+mod client;
+mod hsm;
+mod init;
+mod key;
+mod serve;
+
+/// Any error of a command, for people.
+pub type CliError = Box<dyn std::error::Error + Send + Sync>;
+
+/// An S3 server whose master keys never leave the hardware.
+#[derive(Debug, Parser)]
+#[command(name = "strongroom", version, about)]
+struct Cli {
+    /// TOML configuration [env: STRONGROOM_CONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve S3 and KMS
+    Serve(serve::Serve),
+    /// Make a data directory, a token in SoftHSM, access keys and a configuration
+    Init(init::Init),
+    /// Look at the token
+    #[command(subcommand)]
+    Hsm(hsm::Hsm),
+    /// Manage KMS keys of a running server
+    Key(key::Key),
+}
+
+/// Parses the command line and does what it says.
+///
+/// # Errors
+///
+/// What the command says went wrong.
+pub fn run() -> Result<(), CliError> {
+    let cli = Cli::parse();
+    let config = cli
+        .config
+        .or_else(|| environment("STRONGROOM_CONFIG").map(PathBuf::from));
+    match cli.command {
+        Command::Serve(serve) => serve.run(config),
+        Command::Init(init) => init.run(),
+        Command::Hsm(hsm) => hsm.run(config),
+        Command::Key(key) => key.run(),
+    }
+}
+
+/// An error and all that caused it, in one line.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// The file, and over it the environment.
+fn load(config: Option<PathBuf>) -> Result<RawConfig, CliError> {
+    let mut raw = match config {
+        Some(path) => RawConfig::from_file(&path)?,
+        None => RawConfig::default(),
+    };
+    raw.merge_environment();
+    Ok(raw)
+}
+
+/// Starts this program again with the environment that the module needs, unless it is there. Some modules read their
+/// configuration from the environment only, and a running process cannot change its own safely.
+///
+/// # Errors
+///
+/// Why the program could not be started again; on success it does not return.
+fn with_module_environment(
+    env: &std::collections::BTreeMap<String, String>,
+) -> Result<(), CliError> {
+    use std::os::unix::process::CommandExt as _;
+    if env
+        .iter()
+        .all(|(name, value)| environment(name).as_deref() == Some(value))
+    {
+        return Ok(());
+    }
+    let program = std::env::current_exe()?;
+    Err(std::process::Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .envs(env)
+        .exec()
+        .into())
+}

@@ -1,0 +1,188 @@
+//! `strongroom serve`.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use tracing::{info, warn};
+
+use super::init::{self, Laid};
+use super::{CliError, load, with_module_environment};
+use crate::clock::SystemClock;
+use crate::config::{Config, RawConfig, RawLog};
+use crate::server::Server;
+use crate::telemetry;
+
+/// Serve S3 and KMS.
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// Address and port; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    /// Where metadata and blobs are
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Region of keys, and of buckets that name none
+    #[arg(long)]
+    region: Option<String>,
+    /// The token: pkcs11:token=NAME?module-path=/lib.so&pin-source=file:/PIN
+    #[arg(long, value_name = "URI")]
+    hsm_uri: Option<String>,
+    /// Print the effective configuration and stop
+    #[arg(long)]
+    print_config: bool,
+    /// Start on a free port with a fresh SoftHSM token and data directory, print `export NAME=value` lines when ready,
+    /// and delete both at the end
+    #[arg(long, conflicts_with_all = ["hsm_uri", "print_config"])]
+    ephemeral: bool,
+    /// Leave the directories of --ephemeral behind
+    #[arg(long, requires = "ephemeral")]
+    keep: bool,
+}
+
+impl Serve {
+    pub(super) fn run(self, config: Option<PathBuf>) -> Result<(), CliError> {
+        if self.ephemeral {
+            return self.ephemeral();
+        }
+        let mut raw = load(config)?;
+        self.merge_into(&mut raw);
+        if self.print_config {
+            std::io::stdout().write_all(raw.with_defaults().to_toml()?.as_bytes())?;
+            return Ok(());
+        }
+        let log = raw.log.clone();
+        let config = raw.validate()?;
+        with_module_environment(&config.hsm_env)?;
+        serve(config, &log, |_address| Ok(()))
+    }
+
+    fn merge_into(&self, raw: &mut RawConfig) {
+        if self.listen.is_some() {
+            raw.listen.clone_from(&self.listen);
+        }
+        if self.data_dir.is_some() {
+            raw.data_dir.clone_from(&self.data_dir);
+        }
+        if self.region.is_some() {
+            raw.region.clone_from(&self.region);
+        }
+        if self.hsm_uri.is_some() {
+            raw.hsm.uri.clone_from(&self.hsm_uri);
+        }
+    }
+
+    /// Lays everything out, starts this program again with the token's environment, and serves.
+    fn ephemeral(self) -> Result<(), CliError> {
+        let Some(dir) = init::laid_out_dir() else {
+            if let Some(data) = &self.data_dir {
+                init::new_dir(data)?;
+            }
+            let dir = init::temporary_dir()?;
+            return Laid::at(&dir)
+                .start_again()
+                .inspect_err(|_error| self.clean_up(&dir));
+        };
+        let result = self.serve_ephemeral(&Laid::at(&dir));
+        self.clean_up(&dir);
+        result
+    }
+
+    fn serve_ephemeral(&self, laid: &Laid) -> Result<(), CliError> {
+        laid.make_token(self.region.as_deref())?;
+        let mut raw = RawConfig::from_file(&laid.config)?;
+        raw.listen = Some(self.listen.clone().unwrap_or_else(|| "127.0.0.1:0".into()));
+        let data = match &self.data_dir {
+            Some(data) => data.canonicalize()?,
+            None => laid.data.clone(),
+        };
+        raw.data_dir = Some(data.clone());
+        let (log, region) = (raw.log.clone(), raw.region.clone().unwrap_or_default());
+        let (id, secret) = laid.access_key()?;
+        let exports = [
+            ("AWS_ACCESS_KEY_ID", id),
+            ("AWS_SECRET_ACCESS_KEY", secret),
+            ("AWS_REGION", region),
+            ("STRONGROOM_DATA_DIR", path_text(&data)?),
+            ("STRONGROOM_TOKEN_DIR", path_text(&laid.tokens)?),
+            ("STRONGROOM_PID", std::process::id().to_string()),
+        ];
+        serve(raw.validate()?, &log, |address| {
+            let mut out = std::io::stdout().lock();
+            writeln!(out, "export AWS_ENDPOINT_URL=http://{address}")?;
+            for (name, value) in &exports {
+                writeln!(out, "export {name}={}", shell_quoted(value))?;
+            }
+            out.flush()?;
+            Ok(())
+        })
+    }
+
+    fn clean_up(&self, dir: &Path) {
+        let dirs = [Some(dir), self.data_dir.as_deref()];
+        for dir in dirs.into_iter().flatten() {
+            if self.keep {
+                info!(event = "ephemeral.kept", dir = %dir.display());
+            } else if let Err(error) = std::fs::remove_dir_all(dir) {
+                warn!(event = "ephemeral.clean_up", dir = %dir.display(), %error);
+            }
+        }
+    }
+}
+
+/// Serves until SIGTERM or SIGINT; `ready` is told the address.
+fn serve(
+    config: Config,
+    log: &RawLog,
+    ready: impl FnOnce(SocketAddr) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    telemetry::init(log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut terminate =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let server = Server::start(config, Arc::new(SystemClock)).await?;
+        ready(server.address())?;
+        server
+            .run(async move {
+                tokio::select! {
+                    _signal = terminate.recv() => {}
+                    _signal = tokio::signal::ctrl_c() => {}
+                }
+            })
+            .await;
+        Ok(())
+    })
+}
+
+fn path_text(path: &Path) -> Result<String, CliError> {
+    path.to_str()
+        .map(str::to_owned)
+        .ok_or_else(|| format!("{} is not UTF-8", path.display()).into())
+}
+
+/// A value as a shell reads it back.
+fn shell_quoted(value: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._:-+=@%".contains(&b);
+    if !value.is_empty() && value.bytes().all(plain) {
+        return value.to_owned();
+    }
+    format!("'{}'", value.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_come_back_from_a_shell() {
+        assert_eq!(shell_quoted("/tmp/a.b-c"), "/tmp/a.b-c");
+        assert_eq!(shell_quoted("a b"), "'a b'");
+        assert_eq!(shell_quoted("it's"), r"'it'\''s'");
+        assert_eq!(shell_quoted(""), "''");
+    }
+}

@@ -1,0 +1,526 @@
+//! Configuration: raw as typed, then meant, once. The only reader of files and of the environment.
+//!
+//! A value comes from a flag, else from the environment (`STRONGROOM_*`), else from the TOML file, else it is the
+//! default. A key that nobody knows is an error that names it. Secrets are never values: PIN and access keys are read
+//! from files, whose names may be relative to `$CREDENTIALS_DIRECTORY` (systemd) as `credential:NAME`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::SecretBox;
+use serde::{Deserialize, Serialize};
+use strongroom_hsm::HsmSettings;
+use strongroom_hsm::pkcs11::Pkcs11Config;
+
+use crate::auth::AccountId;
+use crate::auth::credentials::Credentials;
+use crate::store::StoreSettings;
+
+/// The region of keys and of buckets that name none.
+const REGION_DEFAULT: &str = "us-west-2";
+/// Also served: what clients sign for that name no region.
+const EXTRA_REGION_DEFAULT: &str = "us-east-1";
+
+/// Configuration as typed: every value optional, nothing checked.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawConfig {
+    /// Address and port to listen on.
+    pub listen: Option<String>,
+    /// Where metadata and blobs are.
+    pub data_dir: Option<PathBuf>,
+    /// Region of keys, and of buckets that name none.
+    pub region: Option<String>,
+    /// Further regions that are served.
+    pub extra_regions: Option<Vec<String>>,
+    /// Twelve digits.
+    pub account: Option<String>,
+    /// Access keys, in the format of `~/.aws/credentials`.
+    pub credentials_file: Option<String>,
+    /// The token.
+    #[serde(default)]
+    pub hsm: RawHsm,
+    /// Limits of the server.
+    #[serde(default)]
+    pub limits: RawLimits,
+    /// The store.
+    #[serde(default)]
+    pub store: RawStore,
+    /// Logs.
+    #[serde(default)]
+    pub log: RawLog,
+}
+
+/// The token, as typed.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawHsm {
+    /// RFC 7512 URI: token, serial, module-path, pin-source.
+    pub uri: Option<String>,
+    /// Sessions, each with a thread of its own.
+    pub sessions: Option<usize>,
+    /// Calls that may wait.
+    pub queue: Option<usize>,
+    /// Longest wait for an answer, in milliseconds.
+    pub deadline_ms: Option<u64>,
+    /// Whether every wrap is decrypted back before it is acknowledged.
+    pub verify_wraps: Option<bool>,
+    /// Environment that the module needs, such as `SOFTHSM2_CONF`.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+}
+
+/// Limits, as typed.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawLimits {
+    /// Connections at a time.
+    pub connections: Option<usize>,
+    /// Longest wait for the head of a request, in milliseconds.
+    pub header_timeout_ms: Option<u64>,
+    /// Longest wait for the next bytes of a body, in milliseconds.
+    pub body_timeout_ms: Option<u64>,
+    /// Longest wait for requests under way when the server stops, in milliseconds.
+    pub shutdown_ms: Option<u64>,
+}
+
+/// The store, as typed.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawStore {
+    /// How long replaced and deleted bytes are kept for readers under way, in seconds.
+    pub garbage_grace_s: Option<u64>,
+    /// Pause between two rounds of garbage collection and of due key deletions, in seconds.
+    pub maintenance_s: Option<u64>,
+}
+
+/// Logs, as typed.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawLog {
+    /// `text` or `json`.
+    pub format: Option<String>,
+    /// A filter of the crate `tracing-subscriber`, such as `info`.
+    pub level: Option<String>,
+}
+
+/// What is meant.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Address and port to listen on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where metadata and blobs are.
+    pub data_dir: PathBuf,
+    /// Served regions, the first of which is the default. Never empty.
+    pub regions: Vec<String>,
+    /// The account.
+    pub account: AccountId,
+    /// File with the access keys.
+    pub credentials_file: PathBuf,
+    /// The token.
+    pub pkcs11: Pkcs11Config,
+    /// Environment that the module needs.
+    pub hsm_env: BTreeMap<String, String>,
+    /// Workers.
+    pub hsm: HsmSettings,
+    /// Limits of the server.
+    pub limits: Limits,
+    /// The store.
+    pub store: StoreSettings,
+    /// Pause between two rounds of maintenance.
+    pub maintenance: Duration,
+}
+
+/// Limits of the server.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections at a time.
+    pub connections: usize,
+    /// Longest wait for the head of a request.
+    pub header_timeout: Duration,
+    /// Longest wait for the next bytes of a body.
+    pub body_timeout: Duration,
+    /// Longest wait for requests under way when the server stops.
+    pub shutdown: Duration,
+}
+
+/// Operator: the configuration cannot be meant.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The TOML file does not read.
+    #[error("{path}: {message}")]
+    Toml {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong, with line and key.
+        message: String,
+    },
+    /// An environment variable that nobody knows, or whose value does not read.
+    #[error("environment variable {name}: {message}")]
+    Environment {
+        /// Which.
+        name: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// A value is missing or out of its bounds.
+    #[error("{key}: {message}")]
+    Value {
+        /// Which key.
+        key: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+fn value(key: &'static str, message: impl Into<String>) -> ConfigError {
+    ConfigError::Value {
+        key,
+        message: message.into(),
+    }
+}
+
+impl RawConfig {
+    /// Reads the TOML file.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Read`], [`ConfigError::Toml`].
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|error| ConfigError::Toml {
+            path: path.to_owned(),
+            message: error.to_string(),
+        })
+    }
+
+    /// Takes over what the environment says: `STRONGROOM_LISTEN`, `STRONGROOM_DATA_DIR`, `STRONGROOM_REGION`,
+    /// `STRONGROOM_CREDENTIALS_FILE`, `STRONGROOM_HSM_URI`, `STRONGROOM_LOG_FORMAT`, `STRONGROOM_LOG_LEVEL`.
+    pub fn merge_environment(&mut self) {
+        let take = |name: &str, into: &mut Option<String>| {
+            if let Some(value) = environment(name) {
+                *into = Some(value);
+            }
+        };
+        take("STRONGROOM_LISTEN", &mut self.listen);
+        take("STRONGROOM_REGION", &mut self.region);
+        take("STRONGROOM_CREDENTIALS_FILE", &mut self.credentials_file);
+        take("STRONGROOM_HSM_URI", &mut self.hsm.uri);
+        take("STRONGROOM_LOG_FORMAT", &mut self.log.format);
+        take("STRONGROOM_LOG_LEVEL", &mut self.log.level);
+        if let Some(dir) = environment("STRONGROOM_DATA_DIR") {
+            self.data_dir = Some(dir.into());
+        }
+    }
+
+    /// Checks every value and fills in the defaults.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Value`], naming the key.
+    pub fn validate(self) -> Result<Config, ConfigError> {
+        let listen = self.listen.as_deref().unwrap_or("127.0.0.1:9000");
+        let listen = listen
+            .parse()
+            .map_err(|_error| value("listen", format!("{listen:?} is not ADDRESS:PORT")))?;
+        let data_dir = self
+            .data_dir
+            .ok_or_else(|| value("data_dir", "is not set"))?;
+        let mut regions = vec![self.region.unwrap_or_else(|| REGION_DEFAULT.into())];
+        for region in self
+            .extra_regions
+            .unwrap_or_else(|| vec![EXTRA_REGION_DEFAULT.into()])
+        {
+            if !regions.contains(&region) {
+                regions.push(region);
+            }
+        }
+        if let Some(bad) = regions.iter().find(|region| !is_region(region)) {
+            return Err(value(
+                "region",
+                format!("{bad:?} is not the name of a region"),
+            ));
+        }
+        let account = self.account.as_deref().unwrap_or("000000000000");
+        let account =
+            AccountId::parse(account).ok_or_else(|| value("account", "is not twelve digits"))?;
+        let credentials_file = match self.credentials_file {
+            Some(name) => secret_file("credentials_file", &name)?,
+            None => data_dir.join("credentials"),
+        };
+        let uri = self.hsm.uri.ok_or_else(|| value("hsm.uri", "is not set"))?;
+        let pkcs11 = Pkcs11Config::from_uri(&resolve_pin_source(&uri)?)
+            .map_err(|error| value("hsm.uri", error.to_string()))?;
+        let hsm = HsmSettings {
+            workers: bounded("hsm.sessions", self.hsm.sessions, 4, 1..=256)?,
+            queue: bounded("hsm.queue", self.hsm.queue, 1024, 1..=65_536)?,
+            deadline: milliseconds("hsm.deadline_ms", self.hsm.deadline_ms, 5_000)?,
+            verify_wraps: self.hsm.verify_wraps.unwrap_or(true),
+        };
+        let limits = Limits {
+            connections: bounded(
+                "limits.connections",
+                self.limits.connections,
+                1024,
+                1..=65_536,
+            )?,
+            header_timeout: milliseconds(
+                "limits.header_timeout_ms",
+                self.limits.header_timeout_ms,
+                30_000,
+            )?,
+            body_timeout: milliseconds(
+                "limits.body_timeout_ms",
+                self.limits.body_timeout_ms,
+                60_000,
+            )?,
+            shutdown: milliseconds("limits.shutdown_ms", self.limits.shutdown_ms, 30_000)?,
+        };
+        let mut store = StoreSettings::default();
+        if let Some(seconds) = self.store.garbage_grace_s {
+            store.garbage_grace = Duration::from_secs(seconds);
+        }
+        let maintenance = bounded(
+            "store.maintenance_s",
+            self.store.maintenance_s,
+            60,
+            1..=86_400,
+        )?;
+        Ok(Config {
+            listen,
+            data_dir,
+            regions,
+            account,
+            credentials_file,
+            pkcs11,
+            hsm_env: self.hsm.env,
+            hsm,
+            limits,
+            store,
+            maintenance: Duration::from_secs(maintenance),
+        })
+    }
+
+    /// The effective configuration as TOML. There are no secrets in it, by design: only names of files.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Value`], never for a configuration that was read.
+    pub fn to_toml(&self) -> Result<String, ConfigError> {
+        toml::to_string_pretty(self).map_err(|error| value("config", error.to_string()))
+    }
+
+    /// Fills in the defaults, to be shown.
+    pub fn with_defaults(mut self) -> Self {
+        self.listen.get_or_insert_with(|| "127.0.0.1:9000".into());
+        self.region.get_or_insert_with(|| REGION_DEFAULT.into());
+        self.extra_regions
+            .get_or_insert_with(|| vec![EXTRA_REGION_DEFAULT.into()]);
+        self.account.get_or_insert_with(|| "000000000000".into());
+        self.hsm.sessions.get_or_insert(4);
+        self.hsm.queue.get_or_insert(1024);
+        self.hsm.deadline_ms.get_or_insert(5_000);
+        self.hsm.verify_wraps.get_or_insert(true);
+        self.limits.connections.get_or_insert(1024);
+        self.limits.header_timeout_ms.get_or_insert(30_000);
+        self.limits.body_timeout_ms.get_or_insert(60_000);
+        self.limits.shutdown_ms.get_or_insert(30_000);
+        self.store.garbage_grace_s.get_or_insert(900);
+        self.store.maintenance_s.get_or_insert(60);
+        self.log.format.get_or_insert_with(|| "text".into());
+        self.log.level.get_or_insert_with(|| "info".into());
+        self
+    }
+}
+
+/// An environment variable, if it is set and UTF-8.
+pub fn environment(name: &str) -> Option<String> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the environment"
+    )]
+    std::env::var(name).ok()
+}
+
+fn is_region(name: &str) -> bool {
+    (3..=32).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+fn bounded<T: PartialOrd + std::fmt::Display>(
+    key: &'static str,
+    given: Option<T>,
+    default: T,
+    bounds: std::ops::RangeInclusive<T>,
+) -> Result<T, ConfigError> {
+    let given = given.unwrap_or(default);
+    if bounds.contains(&given) {
+        return Ok(given);
+    }
+    Err(value(
+        key,
+        format!(
+            "{given} is not within {} and {}",
+            bounds.start(),
+            bounds.end()
+        ),
+    ))
+}
+
+fn milliseconds(
+    key: &'static str,
+    given: Option<u64>,
+    default: u64,
+) -> Result<Duration, ConfigError> {
+    bounded(key, given, default, 1..=3_600_000).map(Duration::from_millis)
+}
+
+/// A file with a secret: a path, or `credential:NAME` in systemd's `$CREDENTIALS_DIRECTORY`.
+fn secret_file(key: &'static str, name: &str) -> Result<PathBuf, ConfigError> {
+    let Some(credential) = name.strip_prefix("credential:") else {
+        return Ok(PathBuf::from(name));
+    };
+    if credential.is_empty() || credential.contains('/') {
+        return Err(value(key, "a credential is named without a path"));
+    }
+    let directory = environment("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+        value(
+            key,
+            "$CREDENTIALS_DIRECTORY is not set: LoadCredential= is missing in the unit",
+        )
+    })?;
+    Ok(Path::new(&directory).join(credential))
+}
+
+/// Replaces `pin-source=credential:NAME` by the file that systemd made.
+fn resolve_pin_source(uri: &str) -> Result<String, ConfigError> {
+    let Some((before, rest)) = uri.split_once("pin-source=credential:") else {
+        return Ok(uri.to_owned());
+    };
+    let (name, after) = rest.split_at(rest.find('&').unwrap_or(rest.len()));
+    let path = secret_file("hsm.uri", &format!("credential:{name}"))?;
+    Ok(format!("{before}pin-source=file:{}{after}", path.display()))
+}
+
+/// Reads access keys in the format of `~/.aws/credentials`: any number of profiles with `aws_access_key_id` and
+/// `aws_secret_access_key`.
+///
+/// # Errors
+///
+/// [`ConfigError::Read`]; [`ConfigError::Value`] when there is none, or one is incomplete.
+pub fn read_credentials(path: &Path) -> Result<Credentials, ConfigError> {
+    let bad = |message: String| value("credentials_file", message);
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let text = zeroize::Zeroizing::new(text);
+    let mut keys: Vec<(String, SecretBox<str>)> = Vec::new();
+    let mut id: Option<String> = None;
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with(['#', ';', '[']) {
+            continue;
+        }
+        let (name, text) = line
+            .split_once('=')
+            .ok_or_else(|| bad(format!("line {} is not NAME = VALUE", number + 1)))?;
+        match name.trim() {
+            "aws_access_key_id" => id = Some(text.trim().to_owned()),
+            "aws_secret_access_key" => {
+                let id = id
+                    .take()
+                    .ok_or_else(|| bad(format!("line {}: a secret without its id", number + 1)))?;
+                keys.push((id, SecretBox::new(text.trim().into())));
+            }
+            other => return Err(bad(format!("line {}: unknown key {other:?}", number + 1))),
+        }
+    }
+    if let Some(id) = id {
+        return Err(bad(format!("access key {id} has no secret")));
+    }
+    if keys.is_empty() {
+        return Err(bad("no access key".into()));
+    }
+    Credentials::new(keys).map_err(|error| bad(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_it() {
+        let error = toml::from_str::<RawConfig>("lissten = \"x\"").expect_err("unknown");
+        assert!(error.to_string().contains("lissten"));
+        let error =
+            toml::from_str::<RawConfig>("[hsm]\npin = \"1\"").expect_err("a PIN is never a value");
+        assert!(error.to_string().contains("pin"));
+    }
+
+    #[test]
+    fn a_value_out_of_bounds_is_an_error_that_names_it() {
+        let raw = RawConfig {
+            data_dir: Some("/nowhere".into()),
+            hsm: RawHsm {
+                uri: Some("pkcs11:token=t?module-path=/m.so&pin-source=file:/p".into()),
+                sessions: Some(257),
+                ..RawHsm::default()
+            },
+            ..RawConfig::default()
+        };
+        let mut good = raw.clone();
+        good.hsm.sessions = Some(256);
+        assert!(good.validate().is_ok());
+        assert!(
+            raw.validate()
+                .expect_err("too many")
+                .to_string()
+                .starts_with("hsm.sessions")
+        );
+    }
+
+    #[test]
+    fn a_pin_in_the_uri_is_refused() {
+        let raw = RawConfig {
+            data_dir: Some("/nowhere".into()),
+            hsm: RawHsm {
+                uri: Some("pkcs11:token=t?module-path=/m.so&pin-value=1234".into()),
+                ..RawHsm::default()
+            },
+            ..RawConfig::default()
+        };
+        let error = raw.validate().expect_err("a PIN").to_string();
+        assert!(
+            error.contains("pin-value") && !error.contains("1234"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn credentials_read_as_the_aws_cli_reads_them() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("credentials");
+        std::fs::write(&path, "[default]\naws_access_key_id = AKIDEXAMPLE\naws_secret_access_key = c2VjcmV0c2VjcmV0\n")
+            .expect("written");
+        let credentials = read_credentials(&path).expect("read");
+        assert!(credentials.secret("AKIDEXAMPLE").is_some());
+        std::fs::write(&path, "[default]\naws_access_key_id = AKIDEXAMPLE\n").expect("written");
+        assert!(read_credentials(&path).is_err());
+    }
+}

@@ -1,0 +1,131 @@
+//! From [`KmsError`] to the wire.
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use crate::kms::KmsError;
+
+const INTERNAL: &str = "An internal error occurred. Please try again.";
+
+/// An error as the wire has it.
+#[derive(Debug)]
+pub(super) struct WireError {
+    pub(super) code: &'static str,
+    pub(super) status: StatusCode,
+    pub(super) message: String,
+}
+
+impl WireError {
+    /// The one place where an error gets its code. What is not the caller's business goes to the log here.
+    pub(super) fn new(error: KmsError, request_id: &str, operation: &str) -> Self {
+        use KmsError as E;
+        if error.is_ours() {
+            tracing::error!(
+                event = "kms.request.failed",
+                request_id,
+                operation,
+                error = chain(&error)
+            );
+        }
+        let message = error.to_string();
+        let (code, status, message) = match error {
+            E::NotFound(_) => ("NotFoundException", BAD, message),
+            E::Disabled(_) => ("DisabledException", BAD, message),
+            E::InvalidState { .. } => ("KMSInvalidStateException", BAD, message),
+            E::InvalidKeyUsage(_) => ("InvalidKeyUsageException", BAD, message),
+            E::InvalidCiphertext => ("InvalidCiphertextException", BAD, String::new()),
+            E::ForeignCiphertext | E::Managed { .. } => ("AccessDeniedException", BAD, message),
+            E::IncorrectKey => ("IncorrectKeyException", BAD, message),
+            E::AccessDenied(denied) => (
+                "AccessDeniedException",
+                BAD,
+                format!("User: {} is not authorized to perform: {}", denied.principal, denied.action),
+            ),
+            E::ReservedAlias => ("NotAuthorizedException", BAD, message),
+            E::Validation(_) => ("ValidationException", BAD, message),
+            E::LimitExceeded(_) => ("LimitExceededException", BAD, message),
+            E::AlreadyExists(_) => ("AlreadyExistsException", BAD, message),
+            E::InvalidMarker => ("InvalidMarkerException", BAD, message),
+            E::Tag(_) => ("TagException", BAD, message),
+            E::MalformedPolicy(_) => ("MalformedPolicyDocumentException", BAD, message),
+            E::Unsupported(_) => ("UnsupportedOperationException", BAD, message),
+            E::InvalidGrantToken => ("InvalidGrantTokenException", BAD, message),
+            E::DryRun => ("DryRunOperationException", BAD, message),
+            E::Busy => (
+                "ThrottlingException",
+                BAD,
+                "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls."
+                    .to_owned(),
+            ),
+            E::Timeout(_) => (
+                "DependencyTimeoutException",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The hardware security module did not answer in time. Please try again.".to_owned(),
+            ),
+            E::Unavailable(_) => (
+                "KeyUnavailableException",
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "The hardware security module that holds the key is unavailable. Please try again.".to_owned(),
+            ),
+            E::Damaged(_) | E::Storage(_) | E::Internal { .. } => {
+                ("KMSInternalException", StatusCode::INTERNAL_SERVER_ERROR, INTERNAL.to_owned())
+            }
+        };
+        Self {
+            code,
+            status,
+            message,
+        }
+    }
+
+    pub(super) fn unknown_operation() -> Self {
+        Self {
+            code: "UnknownOperationException",
+            status: BAD,
+            message: String::new(),
+        }
+    }
+
+    pub(super) fn too_large() -> Self {
+        let message = "Request must be smaller than the service's limit".to_owned();
+        Self {
+            code: "RequestEntityTooLargeException",
+            status: StatusCode::PAYLOAD_TOO_LARGE,
+            message,
+        }
+    }
+
+    /// Where the syntax broke, and nothing of what was there: it may be plaintext.
+    pub(super) fn serialization(syntax: &serde_json::Error) -> Self {
+        let message = format!(
+            "The request does not read at line {}, column {}",
+            syntax.line(),
+            syntax.column()
+        );
+        Self {
+            code: "SerializationException",
+            status: BAD,
+            message,
+        }
+    }
+
+    pub(super) fn body(&self) -> Bytes {
+        serde_json::json!({ "__type": self.code, "message": self.message })
+            .to_string()
+            .into()
+    }
+}
+
+const BAD: StatusCode = StatusCode::BAD_REQUEST;
+
+/// An error and all that caused it, in one line.
+fn chain(error: &KmsError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

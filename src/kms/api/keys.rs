@@ -1,0 +1,376 @@
+//! `CreateKey`, `DescribeKey`, `ListKeys`, `EnableKey`, `DisableKey`, `UpdateKeyDescription`, `ScheduleKeyDeletion`,
+//! `CancelKeyDeletion`.
+
+use serde::{Deserialize, Serialize};
+
+use super::call::Call;
+use super::members::{Constraints, Paging, SYMMETRIC_DEFAULT, Unhonoured, marker, seconds, there};
+use super::policy::check_document;
+use super::tags::{Tag, pairs};
+use crate::kms::{
+    DELETION_WINDOW_DAYS_DEFAULT, DELETION_WINDOW_DAYS_MAX, DELETION_WINDOW_DAYS_MIN,
+    DESCRIPTION_CHARS_MAX, KeyId, KeyManager, KeyMetadata, KeyState, KmsError, NewKey,
+};
+
+const ENCRYPT_DECRYPT: &str = "ENCRYPT_DECRYPT";
+const AWS_KMS: &str = "AWS_KMS";
+const KEY_USAGES: [&str; 4] = [
+    "SIGN_VERIFY",
+    ENCRYPT_DECRYPT,
+    "GENERATE_VERIFY_MAC",
+    "KEY_AGREEMENT",
+];
+const ORIGINS: [&str; 4] = [AWS_KMS, "EXTERNAL", "AWS_CLOUDHSM", "EXTERNAL_KEY_STORE"];
+const KEY_SPECS: [&str; 17] = [
+    "RSA_2048",
+    "RSA_3072",
+    "RSA_4096",
+    "ECC_NIST_P256",
+    "ECC_NIST_P384",
+    "ECC_NIST_P521",
+    "ECC_SECG_P256K1",
+    SYMMETRIC_DEFAULT,
+    "HMAC_224",
+    "HMAC_256",
+    "HMAC_384",
+    "HMAC_512",
+    "SM2",
+    "ML_DSA_44",
+    "ML_DSA_65",
+    "ML_DSA_87",
+    "ECC_NIST_EDWARDS25519",
+];
+const KEYS_PER_PAGE_DEFAULT: usize = 100;
+const KEYS_PER_PAGE_MAX: usize = 1000;
+const LIST: &str = "keys";
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct CreateKeyRequest {
+    policy: Option<String>,
+    description: Option<String>,
+    key_usage: Option<String>,
+    customer_master_key_spec: Option<String>,
+    key_spec: Option<String>,
+    origin: Option<String>,
+    bypass_policy_lockout_safety_check: Option<bool>,
+    tags: Option<Vec<Tag>>,
+    multi_region: Option<bool>,
+    #[serde(flatten)]
+    unhonoured: Unhonoured,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct DescribedKey {
+    key_metadata: Metadata,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Metadata {
+    #[serde(rename = "AWSAccountId")]
+    aws_account_id: String,
+    key_id: String,
+    arn: String,
+    creation_date: f64,
+    enabled: bool,
+    description: String,
+    key_usage: &'static str,
+    key_state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deletion_date: Option<f64>,
+    origin: &'static str,
+    key_manager: &'static str,
+    customer_master_key_spec: &'static str,
+    key_spec: &'static str,
+    encryption_algorithms: [&'static str; 1],
+    multi_region: bool,
+    current_key_material_id: String,
+}
+
+pub(super) async fn create_key(
+    call: &Call<'_>,
+    input: CreateKeyRequest,
+) -> Result<DescribedKey, KmsError> {
+    let mut constraints = Constraints::default();
+    constraints.long_chars(
+        "description",
+        input.description.as_deref(),
+        0,
+        DESCRIPTION_CHARS_MAX,
+    );
+    constraints.one_of("keyUsage", input.key_usage.as_deref(), &KEY_USAGES);
+    constraints.one_of(
+        "customerMasterKeySpec",
+        input.customer_master_key_spec.as_deref(),
+        &KEY_SPECS,
+    );
+    constraints.one_of("keySpec", input.key_spec.as_deref(), &KEY_SPECS);
+    constraints.one_of("origin", input.origin.as_deref(), &ORIGINS);
+    check_document(&mut constraints, input.policy.as_deref());
+    constraints.finish()?;
+    if input.key_spec.is_some() && input.customer_master_key_spec.is_some() {
+        return Err(KmsError::Validation(
+            "You cannot specify KeySpec and CustomerMasterKeySpec in the same request. CustomerMasterKeySpec is \
+             deprecated."
+                .to_owned(),
+        ));
+    }
+    input.unhonoured.refuse()?;
+    for (member, value, only) in [
+        (
+            "KeySpec",
+            input.key_spec.or(input.customer_master_key_spec),
+            SYMMETRIC_DEFAULT,
+        ),
+        ("KeyUsage", input.key_usage, ENCRYPT_DECRYPT),
+        ("Origin", input.origin, AWS_KMS),
+    ] {
+        if let Some(value) = value.filter(|value| value != only) {
+            return Err(KmsError::Unsupported(format!(
+                "{member} {value} is not supported"
+            )));
+        }
+    }
+    if input.multi_region == Some(true) {
+        return Err(KmsError::Unsupported(
+            "MultiRegion keys are not supported".to_owned(),
+        ));
+    }
+    let new = NewKey {
+        description: input.description.unwrap_or_default(),
+        tags: pairs(input.tags.unwrap_or_default())?,
+        policy: input.policy,
+        bypass_lockout_check: input.bypass_policy_lockout_safety_check.unwrap_or(false),
+    };
+    let proof = call.may_service("kms:CreateKey")?;
+    let metadata = call.kms.create_key(&proof, new).await?;
+    Ok(described(call, metadata))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct DescribeKeyRequest {
+    key_id: Option<String>,
+    #[serde(flatten)]
+    unhonoured: Unhonoured,
+}
+
+pub(super) async fn describe_key(
+    call: &Call<'_>,
+    input: DescribeKeyRequest,
+) -> Result<DescribedKey, KmsError> {
+    let mut constraints = Constraints::default();
+    constraints.key_id("keyId", input.key_id.as_ref());
+    constraints.finish()?;
+    input.unhonoured.refuse()?;
+    let (proof, key) = call
+        .authorised_key("kms:DescribeKey", &there(input.key_id)?)
+        .await?;
+    Ok(described(call, call.kms.describe_key(&proof, &key).await?))
+}
+
+fn described(call: &Call<'_>, key: KeyMetadata) -> DescribedKey {
+    DescribedKey {
+        key_metadata: Metadata {
+            aws_account_id: call.kms.account().to_string(),
+            key_id: key.arn.key_id().to_string(),
+            arn: key.arn.to_string(),
+            creation_date: seconds(key.created),
+            enabled: key.state == KeyState::Enabled,
+            description: key.description,
+            key_usage: ENCRYPT_DECRYPT,
+            key_state: state(key.state),
+            deletion_date: match key.state {
+                KeyState::PendingDeletion(date) | KeyState::Destroying(date) => Some(seconds(date)),
+                KeyState::Enabled | KeyState::Disabled => None,
+            },
+            origin: AWS_KMS,
+            key_manager: match key.manager {
+                KeyManager::Customer => "CUSTOMER",
+                KeyManager::Aws | KeyManager::Internal => "AWS",
+            },
+            customer_master_key_spec: SYMMETRIC_DEFAULT,
+            key_spec: SYMMETRIC_DEFAULT,
+            encryption_algorithms: [SYMMETRIC_DEFAULT],
+            multi_region: false,
+            current_key_material_id: key.current_material.to_string(),
+        },
+    }
+}
+
+fn state(state: KeyState) -> &'static str {
+    match state {
+        KeyState::Enabled => "Enabled",
+        KeyState::Disabled => "Disabled",
+        KeyState::PendingDeletion(_) | KeyState::Destroying(_) => "PendingDeletion",
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct ListedKeys {
+    keys: Vec<ListedKey>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_marker: Option<String>,
+    truncated: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ListedKey {
+    key_id: String,
+    key_arn: String,
+}
+
+pub(super) async fn list_keys(call: &Call<'_>, paging: Paging) -> Result<ListedKeys, KmsError> {
+    let mut constraints = Constraints::default();
+    constraints.paging(&paging);
+    constraints.finish()?;
+    let after = paging.after(LIST, KeyId::parse)?;
+    let proof = call.may_service("kms:ListKeys")?;
+    let limit = paging.limit(KEYS_PER_PAGE_DEFAULT, KEYS_PER_PAGE_MAX);
+    let page = call.kms.list_keys(&proof, limit, after).await?;
+    let keys = page.items.iter();
+    Ok(ListedKeys {
+        keys: keys
+            .map(|arn| ListedKey {
+                key_id: arn.key_id().to_string(),
+                key_arn: arn.to_string(),
+            })
+            .collect(),
+        truncated: page.next.is_some(),
+        next_marker: page.next.map(|cursor| marker(LIST, &cursor)),
+    })
+}
+
+/// A request that names a key and nothing else.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct KeyOnly {
+    key_id: Option<String>,
+}
+
+impl KeyOnly {
+    /// The reference to the key.
+    pub(super) fn checked(self) -> Result<String, KmsError> {
+        let mut constraints = Constraints::default();
+        constraints.key_id("keyId", self.key_id.as_ref());
+        constraints.finish()?;
+        there(self.key_id)
+    }
+}
+
+pub(super) async fn enable_key(call: &Call<'_>, input: KeyOnly) -> Result<(), KmsError> {
+    let (proof, key) = call
+        .authorised_key_but_no_alias("kms:EnableKey", &input.checked()?)
+        .await?;
+    call.kms.enable_key(&proof, &key).await
+}
+
+pub(super) async fn disable_key(call: &Call<'_>, input: KeyOnly) -> Result<(), KmsError> {
+    let (proof, key) = call
+        .authorised_key_but_no_alias("kms:DisableKey", &input.checked()?)
+        .await?;
+    call.kms.disable_key(&proof, &key).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct UpdateKeyDescriptionRequest {
+    key_id: Option<String>,
+    description: Option<String>,
+}
+
+pub(super) async fn update_key_description(
+    call: &Call<'_>,
+    input: UpdateKeyDescriptionRequest,
+) -> Result<(), KmsError> {
+    let mut constraints = Constraints::default();
+    constraints.key_id("keyId", input.key_id.as_ref());
+    constraints.required("description", input.description.as_ref());
+    constraints.long_chars(
+        "description",
+        input.description.as_deref(),
+        0,
+        DESCRIPTION_CHARS_MAX,
+    );
+    constraints.finish()?;
+    let key = there(input.key_id)?;
+    let (proof, key) = call
+        .authorised_key_but_no_alias("kms:UpdateKeyDescription", &key)
+        .await?;
+    call.kms
+        .update_key_description(&proof, &key, &there(input.description)?)
+        .await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct ScheduleKeyDeletionRequest {
+    key_id: Option<String>,
+    pending_window_in_days: Option<i64>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct ScheduledKeyDeletion {
+    key_id: String,
+    deletion_date: f64,
+    key_state: &'static str,
+    pending_window_in_days: u32,
+}
+
+pub(super) async fn schedule_key_deletion(
+    call: &Call<'_>,
+    input: ScheduleKeyDeletionRequest,
+) -> Result<ScheduledKeyDeletion, KmsError> {
+    let (min, max) = (
+        DELETION_WINDOW_DAYS_MIN.into(),
+        DELETION_WINDOW_DAYS_MAX.into(),
+    );
+    let mut constraints = Constraints::default();
+    constraints.key_id("keyId", input.key_id.as_ref());
+    constraints.number(
+        "pendingWindowInDays",
+        input.pending_window_in_days,
+        min,
+        max,
+    );
+    constraints.finish()?;
+    let window = input
+        .pending_window_in_days
+        .and_then(|days| u32::try_from(days).ok());
+    let window = window.unwrap_or(DELETION_WINDOW_DAYS_DEFAULT);
+    let key = there(input.key_id)?;
+    let (proof, key) = call
+        .authorised_key_but_no_alias("kms:ScheduleKeyDeletion", &key)
+        .await?;
+    let deletion = call.kms.schedule_key_deletion(&proof, &key, window).await?;
+    Ok(ScheduledKeyDeletion {
+        key_id: key.to_string(),
+        deletion_date: seconds(deletion.date),
+        key_state: state(KeyState::PendingDeletion(deletion.date)),
+        pending_window_in_days: deletion.window_days,
+    })
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct CancelledKeyDeletion {
+    key_id: String,
+}
+
+pub(super) async fn cancel_key_deletion(
+    call: &Call<'_>,
+    input: KeyOnly,
+) -> Result<CancelledKeyDeletion, KmsError> {
+    let (proof, key) = call
+        .authorised_key_but_no_alias("kms:CancelKeyDeletion", &input.checked()?)
+        .await?;
+    call.kms.cancel_key_deletion(&proof, &key).await?;
+    Ok(CancelledKeyDeletion {
+        key_id: key.to_string(),
+    })
+}

@@ -1,0 +1,181 @@
+//! The KMS API on the wire: AWS JSON 1.1, header `X-Amz-Target: TrentService.OPERATION`.
+//!
+//! This front end turns JSON into calls of [`Kms`] and answers into JSON. It checks the constraints of the wire,
+//! resolves the key that is meant, authorises, and only then lets `kms` look at the key's state. A member that it
+//! does not know is ignored, as AWS ignores it; one that it knows and cannot honour is refused.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Kms, KmsError};
+use crate::auth::RequestContext;
+
+mod aliases;
+mod call;
+mod data;
+mod error;
+mod keys;
+mod members;
+mod policy;
+mod rotation;
+mod tags;
+
+use call::Call;
+use error::WireError;
+
+/// The largest request. A policy of its full length, each character escaped, and the rest.
+pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
+
+const TARGET_PREFIX: &str = "TrentService.";
+
+/// Operations of the API that are not here.
+const UNSUPPORTED: [&str; 27] = [
+    "ConnectCustomKeyStore",
+    "CreateCustomKeyStore",
+    "CreateGrant",
+    "Decapsulate",
+    "DeleteCustomKeyStore",
+    "DeleteImportedKeyMaterial",
+    "DeriveSharedSecret",
+    "DescribeCustomKeyStores",
+    "DisconnectCustomKeyStore",
+    "Encapsulate",
+    "GenerateDataKeyPair",
+    "GenerateDataKeyPairWithoutPlaintext",
+    "GenerateMac",
+    "GetKeyLastUsage",
+    "GetParametersForImport",
+    "GetPublicKey",
+    "ImportKeyMaterial",
+    "ListGrants",
+    "ListRetirableGrants",
+    "ReplicateKey",
+    "RetireGrant",
+    "RevokeGrant",
+    "Sign",
+    "UpdateCustomKeyStore",
+    "UpdatePrimaryRegion",
+    "Verify",
+    "VerifyMac",
+];
+
+/// Answers one request that is authenticated. `target` is the `X-Amz-Target` header.
+pub async fn handle(
+    kms: &Kms,
+    context: &RequestContext,
+    target: &str,
+    body: &[u8],
+) -> Response<Bytes> {
+    let request_id = &context.request_id;
+    let call = Call { kms, context };
+    let (status, body) = match dispatch(&call, target, body).await {
+        Ok(body) => (StatusCode::OK, body),
+        Err(error) => (error.status, error.body()),
+    };
+    tracing::info!(
+        event = "kms.request",
+        request_id,
+        target,
+        status = status.as_u16()
+    );
+    respond(status, body, request_id)
+}
+
+/// An answer for what the server refuses before it gets here: authentication, size, shape.
+pub fn error_response(
+    code: &'static str,
+    status: StatusCode,
+    message: &str,
+    request_id: &str,
+) -> Response<Bytes> {
+    let error = WireError {
+        code,
+        status,
+        message: message.to_owned(),
+    };
+    respond(status, error.body(), request_id)
+}
+
+fn respond(status: StatusCode, body: Bytes, request_id: &str) -> Response<Bytes> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/x-amz-json-1.1"),
+    );
+    if let Ok(request_id) = HeaderValue::from_str(request_id) {
+        headers.insert("x-amzn-requestid", request_id);
+    }
+    response
+}
+
+async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, WireError> {
+    if body.len() > REQUEST_BYTES_MAX {
+        return Err(WireError::too_large());
+    }
+    let operation = target
+        .strip_prefix(TARGET_PREFIX)
+        .ok_or_else(WireError::unknown_operation)?;
+    let done = match operation {
+        "CancelKeyDeletion" => answer(keys::cancel_key_deletion(call, read(body)?).await),
+        "CreateAlias" => nothing(aliases::create_alias(call, read(body)?).await),
+        "CreateKey" => answer(keys::create_key(call, read(body)?).await),
+        "Decrypt" => answer(data::decrypt(call, read(body)?).await),
+        "DeleteAlias" => nothing(aliases::delete_alias(call, read(body)?).await),
+        "DescribeKey" => answer(keys::describe_key(call, read(body)?).await),
+        "DisableKey" => nothing(keys::disable_key(call, read(body)?).await),
+        "DisableKeyRotation" => nothing(rotation::disable_key_rotation(call, read(body)?).await),
+        "EnableKey" => nothing(keys::enable_key(call, read(body)?).await),
+        "EnableKeyRotation" => nothing(rotation::enable_key_rotation(call, read(body)?).await),
+        "Encrypt" => answer(data::encrypt(call, read(body)?).await),
+        "GenerateDataKey" => answer(data::generate_data_key(call, read(body)?).await),
+        "GenerateDataKeyWithoutPlaintext" => {
+            answer(data::generate_data_key_without_plaintext(call, read(body)?).await)
+        }
+        "GenerateRandom" => answer(data::generate_random(call, &read(body)?)),
+        "GetKeyPolicy" => answer(policy::get_key_policy(call, read(body)?).await),
+        "GetKeyRotationStatus" => {
+            answer(rotation::get_key_rotation_status(call, read(body)?).await)
+        }
+        "ListAliases" => answer(aliases::list_aliases(call, read(body)?).await),
+        "ListKeyPolicies" => answer(policy::list_key_policies(call, read(body)?).await),
+        "ListKeyRotations" => answer(rotation::list_key_rotations(call, read(body)?).await),
+        "ListKeys" => answer(keys::list_keys(call, read(body)?).await),
+        "ListResourceTags" => answer(tags::list_resource_tags(call, read(body)?).await),
+        "PutKeyPolicy" => nothing(policy::put_key_policy(call, read(body)?).await),
+        "ReEncrypt" => answer(data::re_encrypt(call, read(body)?).await),
+        "RotateKeyOnDemand" => answer(rotation::rotate_key_on_demand(call, read(body)?).await),
+        "ScheduleKeyDeletion" => answer(keys::schedule_key_deletion(call, read(body)?).await),
+        "TagResource" => nothing(tags::tag_resource(call, read(body)?).await),
+        "UntagResource" => nothing(tags::untag_resource(call, read(body)?).await),
+        "UpdateAlias" => nothing(aliases::update_alias(call, read(body)?).await),
+        "UpdateKeyDescription" => nothing(keys::update_key_description(call, read(body)?).await),
+        other if UNSUPPORTED.contains(&other) => {
+            Err(KmsError::Unsupported(format!("{other} is not supported")))
+        }
+        _ => return Err(WireError::unknown_operation()),
+    };
+    done.map_err(|error| WireError::new(error, &call.context.request_id, operation))
+}
+
+/// The request in a body; none is the empty one.
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, WireError> {
+    let body = if body.is_empty() { b"{}" } else { body };
+    serde_json::from_slice(body).map_err(|syntax| WireError::serialization(&syntax))
+}
+
+fn answer<T: Serialize>(answer: Result<T, KmsError>) -> Result<Bytes, KmsError> {
+    let bytes = serde_json::to_vec(&answer?).map_err(|source| KmsError::Internal {
+        what: "writing an answer",
+        source: Some(Box::new(source)),
+    })?;
+    Ok(bytes.into())
+}
+
+fn nothing(answer: Result<(), KmsError>) -> Result<Bytes, KmsError> {
+    answer.map(|()| Bytes::new())
+}

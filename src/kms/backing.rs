@@ -1,0 +1,196 @@
+//! Making a backing key: two stores, one commit point.
+//!
+//! An intent row names the identity first. Then the HSM makes the object, finds it again and makes its canary. Then
+//! one batch records the backing key for its owner and deletes the intent: the commit point. The batch requires that
+//! the intent is still there, so that a server which was taken for dead cannot commit any more.
+//!
+//! After a crash an intent is left. If the token holds no such object, the intent is deleted. If it does, the object
+//! is reported and kept, for whoever operates the token to destroy: nothing here destroys what it cannot prove to be
+//! unused. Only a key that this very process has just made and could not record, because another server was first, is
+//! destroyed at once.
+
+use minicbor::{Decode, Encode};
+use strongroom_hsm::{BackingKey, BackingKeyId};
+
+use super::Kms;
+use super::error::KmsError;
+use super::key::{BackingRecord, Cause, Owner, Timestamp};
+use super::table::{self, Rows};
+use crate::meta::{Batch, KeyRange, codec, table as tables};
+
+/// After so long an intent of this process cannot end well any more.
+const INTENT_STALE_AFTER_MILLIS: i64 = 15 * 60 * 1000;
+/// Intents looked at in one go.
+const INTENTS_MAX: usize = 1000;
+
+/// What a backing key is made for.
+pub(super) enum Target<'a> {
+    /// A version of a key.
+    Version(&'a Owner, u32),
+    /// The key of the records' MAC.
+    MetadataMac,
+}
+
+/// That a backing key is about to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+struct Intent {
+    /// What for, in words.
+    #[n(0)]
+    label: String,
+    #[n(1)]
+    created: Timestamp,
+    /// Which process.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    process: [u8; 16],
+    /// Whether it was reported as an orphan already.
+    #[n(3)]
+    reported: bool,
+}
+
+/// A backing key that the token holds and no record names yet.
+#[must_use = "a key without a record is an orphan"]
+pub(super) struct MadeBacking {
+    key: BackingKey,
+    record: BackingRecord,
+    intent: Vec<u8>,
+}
+
+impl MadeBacking {
+    pub(super) fn key(&self) -> &BackingKey {
+        &self.key
+    }
+
+    pub(super) fn record(&self) -> &BackingRecord {
+        &self.record
+    }
+
+    /// Records it as a version of `owner`.
+    pub(super) fn insert(&self, rows: &Rows, owner: &Owner, version: u32) -> Batch {
+        rows.insert(table::backing_row(owner, version), &self.record)
+    }
+
+    /// Ends the intent, which must still be there.
+    pub(super) fn fulfil(&self) -> Batch {
+        let row = table::intent_row(&self.key.id);
+        Batch::new()
+            .unchanged(row.as_slice(), Some(&self.intent))
+            .delete(row)
+    }
+}
+
+impl Kms {
+    /// Makes a backing key in the HSM. Nobody knows of it until [`Kms::commit_made`].
+    pub(super) async fn make_backing(
+        &self,
+        target: &Target<'_>,
+        cause: Cause,
+    ) -> Result<MadeBacking, KmsError> {
+        // Asked before anything is written, so that an absent token leaves no intents.
+        let info = self.hsm.info().await.map_err(KmsError::hsm)?;
+        let id = BackingKeyId::random().map_err(KmsError::hsm)?;
+        let label = match target {
+            Target::Version(owner, version) => owner.label(*version),
+            Target::MetadataMac => "strongroom internal metadata-mac".to_owned(),
+        };
+        let created = self.now();
+        let intent = Intent {
+            label: label.clone(),
+            created,
+            process: self.process,
+            reported: false,
+        };
+        let intent = codec::encode(&intent);
+        let row = table::intent_row(&id);
+        if !self
+            .commit(
+                Batch::new()
+                    .absent(row.as_slice())
+                    .put(row, intent.as_slice()),
+            )
+            .await?
+        {
+            return Err(KmsError::internal("a random identity is taken"));
+        }
+        // After an error the object may exist or not, or come into being later: the intent stays.
+        let key = self
+            .hsm
+            .generate_key(id, &label)
+            .await
+            .map_err(KmsError::hsm)?;
+        let token = format!("{} {}", info.label, info.serial);
+        let record = BackingRecord::new(&key, created, cause, token);
+        Ok(MadeBacking {
+            key,
+            record,
+            intent,
+        })
+    }
+
+    /// Commits `batch` and the end of the intent. `false`: a precondition did not hold, and the backing key, which
+    /// nobody has used, is gone again.
+    pub(super) async fn commit_made(
+        &self,
+        made: MadeBacking,
+        batch: Batch,
+    ) -> Result<bool, KmsError> {
+        let committed = self.commit(batch.and(made.fulfil())).await?;
+        if !committed {
+            self.abandon(made).await;
+        }
+        Ok(committed)
+    }
+
+    /// Destroys a key that was certainly not recorded. If that fails, its intent stays and reports it.
+    pub(super) async fn abandon(&self, made: MadeBacking) {
+        let id = made.key.id;
+        let ended = match self.hsm.destroy_key(id).await.map_err(KmsError::hsm) {
+            Ok(()) => self.commit(made.fulfil()).await.map(|_intent_was_there| ()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ended {
+            tracing::warn!(event = "kms.backing_key.not_abandoned", backing_key = %id, %error);
+        }
+    }
+
+    /// Ends intents without an object and reports those with one; `again`, also those that were reported before.
+    pub(super) async fn reconcile_intents(&self, again: bool) -> Result<(), KmsError> {
+        let snapshot = self.meta.snapshot().await.map_err(KmsError::meta)?;
+        let range = KeyRange::prefix(&[tables::KMS_INTENT]);
+        let rows = snapshot
+            .scan(&range, INTENTS_MAX)
+            .await
+            .map_err(KmsError::meta)?;
+        drop(snapshot);
+        for (row, stored) in rows {
+            let intent: Intent = codec::decode("intent", &stored).map_err(KmsError::meta)?;
+            let id = row
+                .get(1..)
+                .and_then(|id| id.try_into().ok())
+                .map(BackingKeyId::from_bytes);
+            let id = id.ok_or(KmsError::Damaged("row key of an intent"))?;
+            let age = self.now().millis().saturating_sub(intent.created.millis());
+            if intent.process == self.process && age < INTENT_STALE_AFTER_MILLIS {
+                continue;
+            }
+            let found = Batch::new().unchanged(row.as_slice(), Some(&stored));
+            if !self.hsm.contains(id).await.map_err(KmsError::hsm)? {
+                self.commit(found.delete(row)).await?;
+                tracing::info!(event = "kms.intent.ended", backing_key = %id, label = intent.label);
+            } else if again || !intent.reported {
+                tracing::warn!(
+                    event = "kms.backing_key.orphan",
+                    backing_key = %id,
+                    label = intent.label,
+                    "the token holds a backing key that was never recorded; it is kept"
+                );
+                let reported = Intent {
+                    reported: true,
+                    ..intent
+                };
+                self.commit(found.put(row, codec::encode(&reported)))
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,228 @@
+//! The end of a key: scheduled, perhaps cancelled, carried out.
+//!
+//! When the window is over the head is marked as being destroyed, from which there is no way back. Then every backing
+//! key is destroyed in the token. Then one batch deletes the head, the backing keys' rows, the aliases and the policy:
+//! the commit point. Each step can be repeated, so that a crash between any two is made good by the next run.
+
+use super::error::{KmsError, WrongState};
+use super::key::{KeyArn, KeyId, KeyRecord, KeyState, Owner, Timestamp};
+use super::policy::{POLICY_NAME, PolicyRecord};
+use super::table::{self, Loaded};
+use super::{COMMIT_ATTEMPTS_MAX, Kms, aliases, check_proof};
+use crate::auth::Authorised;
+use crate::meta::table as tables;
+
+/// The shortest window before a key is destroyed.
+pub const DELETION_WINDOW_DAYS_MIN: u32 = 7;
+/// The longest window before a key is destroyed.
+pub const DELETION_WINDOW_DAYS_MAX: u32 = 30;
+/// The window when none is given.
+pub const DELETION_WINDOW_DAYS_DEFAULT: u32 = 30;
+
+/// Heads read in one go when all keys are looked at.
+pub(super) const LIST_STEP: usize = 500;
+
+/// A deletion that is scheduled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deletion {
+    /// After this the key is destroyed.
+    pub date: Timestamp,
+    /// The window, in days.
+    pub window_days: u32,
+}
+
+/// Some heads, and after which key id there may be more.
+pub(super) struct Heads {
+    pub(super) heads: Vec<(KeyArn, KeyRecord)>,
+    pub(super) last: Option<KeyId>,
+}
+
+impl Kms {
+    /// Schedules the deletion of a key. It is of no use from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::Validation`] outside of the bounds; [`KmsError::InvalidState`] when it is scheduled already;
+    /// [`KmsError::Managed`].
+    pub async fn schedule_key_deletion(
+        &self,
+        proof: &Authorised,
+        key: &KeyArn,
+        window_days: u32,
+    ) -> Result<Deletion, KmsError> {
+        const ACTION: &str = "kms:ScheduleKeyDeletion";
+        check_proof(proof, &[ACTION], key)?;
+        if !(DELETION_WINDOW_DAYS_MIN..=DELETION_WINDOW_DAYS_MAX).contains(&window_days) {
+            return Err(KmsError::Validation(
+                "the deletion window is out of its bounds".to_owned(),
+            ));
+        }
+        let date = self.now().plus_days(window_days);
+        self.update_key(key, |record| {
+            record.customer_managed(key, ACTION)?;
+            record.not_dying(key)?;
+            record.state = KeyState::PendingDeletion(date);
+            Ok(())
+        })
+        .await?;
+        tracing::info!(event = "kms.key.deletion_scheduled", %key, window_days);
+        Ok(Deletion { date, window_days })
+    }
+
+    /// Cancels a scheduled deletion. The key is Disabled then.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::InvalidState`] when none is scheduled or it is too late.
+    pub async fn cancel_key_deletion(
+        &self,
+        proof: &Authorised,
+        key: &KeyArn,
+    ) -> Result<(), KmsError> {
+        const ACTION: &str = "kms:CancelKeyDeletion";
+        check_proof(proof, &[ACTION], key)?;
+        self.update_key(key, |record| {
+            record.customer_managed(key, ACTION)?;
+            let wrong = |state| {
+                Err(KmsError::InvalidState {
+                    arn: key.clone(),
+                    state,
+                })
+            };
+            match record.state {
+                KeyState::PendingDeletion(_) => {
+                    record.state = KeyState::Disabled;
+                    Ok(())
+                }
+                KeyState::Destroying(_) => wrong(WrongState::PendingDeletion),
+                KeyState::Enabled | KeyState::Disabled => wrong(WrongState::NotPendingDeletion),
+            }
+        })
+        .await
+    }
+
+    /// Destroys the keys whose window is over, and ends what earlier processes left; called on a timer. Answers how
+    /// many keys are gone.
+    ///
+    /// # Errors
+    ///
+    /// When the HSM or the records cannot be had. A single key that cannot be destroyed is logged and does not keep
+    /// the others.
+    pub async fn destroy_due_keys(&self) -> Result<usize, KmsError> {
+        self.reconcile_intents(false).await?;
+        let mut destroyed = 0;
+        let mut after = None;
+        loop {
+            let step = self.scan_heads(after, LIST_STEP).await?;
+            for (arn, record) in step.heads {
+                let due = match record.state {
+                    KeyState::PendingDeletion(date) => date <= self.now(),
+                    KeyState::Destroying(_) => true,
+                    KeyState::Enabled | KeyState::Disabled => false,
+                };
+                if !due {
+                    continue;
+                }
+                match self.destroy(&arn).await {
+                    Ok(by_us) => destroyed += usize::from(by_us),
+                    Err(error) if error.is_outage() => return Err(error),
+                    Err(error) => {
+                        tracing::error!(event = "kms.key.not_destroyed", key = %arn, %error)
+                    }
+                }
+            }
+            match step.last {
+                Some(last) => after = Some(last),
+                None => return Ok(destroyed),
+            }
+        }
+    }
+
+    /// Heads of KMS keys after a key id. One that does not verify is logged and left out.
+    pub(super) async fn scan_heads(
+        &self,
+        after: Option<KeyId>,
+        limit: usize,
+    ) -> Result<Heads, KmsError> {
+        let rows = self.rows().await?;
+        let range = table::rows_after(
+            tables::KMS_KEY,
+            after.as_ref().map(|id| id.as_bytes().as_slice()),
+        );
+        let found = rows.scan(&range, limit).await?;
+        let full = found.len() == limit;
+        let mut heads = Vec::with_capacity(found.len());
+        let mut last = None;
+        for row in found {
+            let key_id = table::key_id_of_row(&row.0)?;
+            last = Some(key_id);
+            match rows.open::<KeyRecord>("head of a key", row) {
+                Ok(head) => heads.push((self.key_arn(key_id), head.record)),
+                Err(error) => tracing::error!(event = "kms.key.damaged", %key_id, %error),
+            }
+        }
+        Ok(Heads {
+            heads,
+            last: last.filter(|_| full),
+        })
+    }
+
+    /// Destroys one key whose time has come. `false`: it was cancelled, or somebody else was faster.
+    async fn destroy(&self, key: &KeyArn) -> Result<bool, KmsError> {
+        let owner = Owner::Key(key.clone());
+        let now = self.now();
+        let begun = self.update_key(key, |record| {
+            if let KeyState::PendingDeletion(date) = record.state
+                && date <= now
+            {
+                record.state = KeyState::Destroying(date);
+            }
+            Ok(matches!(record.state, KeyState::Destroying(_)))
+        });
+        match begun.await {
+            Ok(true) => {}
+            Ok(false) | Err(KmsError::NotFound(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        // Nothing makes backing keys for a key in this state, and no wrap or unwrap begins.
+        let rows = self.rows().await?;
+        let versions = rows.head(&owner).await?.record.current;
+        for version in 1..=versions {
+            let id = rows.backing(&owner, version).await?.record.id();
+            self.hsm.destroy_key(id).await.map_err(KmsError::hsm)?;
+            self.wraps.forget(id);
+            tracing::info!(event = "kms.backing_key.destroyed", %key, version, backing_key = %id);
+        }
+        drop(rows);
+        self.delete_records(key, &owner).await
+    }
+
+    async fn delete_records(&self, key: &KeyArn, owner: &Owner) -> Result<bool, KmsError> {
+        for _ in 0..COMMIT_ATTEMPTS_MAX {
+            let rows = self.rows().await?;
+            let head: Loaded<KeyRecord> = match rows.head(owner).await {
+                Ok(head) => head,
+                Err(KmsError::NotFound(_)) => return Ok(false),
+                Err(error) => return Err(error),
+            };
+            let mut batch = head.delete();
+            for version in 1..=head.record.current {
+                batch = batch.and(rows.backing(owner, version).await?.delete());
+            }
+            for name in &head.record.aliases {
+                if let Some(alias) = aliases::load(&rows, name).await? {
+                    batch = batch.and(alias.delete());
+                }
+            }
+            let policy = table::policy_row(key.key_id(), POLICY_NAME);
+            if let Some(policy) = rows.load::<PolicyRecord>("key policy", policy).await? {
+                batch = batch.and(policy.delete());
+            }
+            if self.commit(batch).await? {
+                tracing::info!(event = "kms.key.destroyed", %key);
+                return Ok(true);
+            }
+        }
+        Err(KmsError::Busy)
+    }
+}

@@ -1,0 +1,185 @@
+//! What can go wrong with keys, classed by who must act.
+//!
+//! Where an answer of the real service is recorded, `Display` is that wording; the two front ends show it. What is
+//! the operator's business is shown to nobody: it goes to the log.
+
+use std::time::Duration;
+
+use strongroom_hsm::{BoxError, HsmError};
+
+use super::key::KeyArn;
+use crate::auth::Denied;
+use crate::meta::MetaError;
+
+/// What can go wrong with keys.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KmsError {
+    /// Caller: no such key, alias or policy, or a reference that can never name one. The message says which.
+    #[error("{0}")]
+    NotFound(String),
+    /// Caller: the key is disabled.
+    #[error("{0} is disabled.")]
+    Disabled(KeyArn),
+    /// Caller: the key's state does not allow this.
+    #[error("{arn} is {state}.")]
+    InvalidState {
+        /// The key.
+        arn: KeyArn,
+        /// What it is.
+        state: WrongState,
+    },
+    /// Caller: the key is not for this use, or not with this algorithm.
+    #[error("{0}")]
+    InvalidKeyUsage(String),
+    /// Caller: ciphertext, key or encryption context is not what was encrypted. The wire says nothing more.
+    #[error("ciphertext does not authenticate under its key and encryption context")]
+    InvalidCiphertext,
+    /// Caller: the ciphertext names a key that is not here.
+    #[error(
+        "The ciphertext refers to a customer master key that does not exist, does not exist in this region, or you \
+         are not allowed to access."
+    )]
+    ForeignCiphertext,
+    /// Caller: the ciphertext was made under another key than the one named.
+    #[error("The key ID in the request does not identify a CMK that can perform this operation.")]
+    IncorrectKey,
+    /// Caller: may not.
+    #[error("{0}")]
+    AccessDenied(Denied),
+    /// Caller: nobody may do this to a key that the service manages.
+    #[error("{arn} is managed by the service: {action} is not for callers")]
+    Managed {
+        /// The key.
+        arn: KeyArn,
+        /// What was asked, as IAM names it.
+        action: &'static str,
+    },
+    /// Caller: aliases that begin with `alias/aws/` belong to the service.
+    #[error("aliases beginning with alias/aws/ are reserved")]
+    ReservedAlias,
+    /// Caller: a value is out of its bounds. The message is AWS's.
+    #[error("{0}")]
+    Validation(String),
+    /// Caller: a quota is used up.
+    #[error("{0}")]
+    LimitExceeded(String),
+    /// Caller: the name is taken.
+    #[error("{0}")]
+    AlreadyExists(String),
+    /// Caller: the paging marker is not one of ours, or not of this list.
+    #[error("Could not deserialize marker")]
+    InvalidMarker,
+    /// Caller: tags.
+    #[error("{0}")]
+    Tag(&'static str),
+    /// Caller: the policy does not read, or locks everybody out.
+    #[error("{0}")]
+    MalformedPolicy(&'static str),
+    /// Caller: a parameter or an operation that is not here.
+    #[error("{0}")]
+    Unsupported(String),
+    /// Caller: grant tokens; there are no grants yet, so that none is valid.
+    #[error("grant token is not valid")]
+    InvalidGrantToken,
+    /// Caller: all was well, and nothing was to be done.
+    #[error("The request would have succeeded, but the DryRun option is set.")]
+    DryRun,
+    /// Retry: too many calls wait for the HSM or the records.
+    #[error("too many requests wait")]
+    Busy,
+    /// Retry: the HSM did not answer in time.
+    #[error("no answer from the HSM within {0:?}")]
+    Timeout(Duration),
+    /// Retry: the HSM cannot be had now, or not the backing key in it.
+    #[error("the key's hardware is unavailable")]
+    Unavailable(#[source] HsmError),
+    /// Operator: a record does not authenticate or does not read. It is not used.
+    #[error("damaged record: {0}")]
+    Damaged(&'static str),
+    /// Operator: the metadata store failed.
+    #[error("the metadata store failed")]
+    Storage(#[source] MetaError),
+    /// Operator: what should not happen, and a proof of authorisation that does not fit what is asked.
+    #[error("internal: {what}")]
+    Internal {
+        /// What.
+        what: &'static str,
+        /// Its cause, if it has one.
+        source: Option<BoxError>,
+    },
+}
+
+/// Why a state does not allow an operation, as the recorded answers put it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WrongState {
+    /// Its deletion is scheduled or under way.
+    PendingDeletion,
+    /// There is no deletion to cancel.
+    NotPendingDeletion,
+}
+
+impl std::fmt::Display for WrongState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::PendingDeletion => "pending deletion",
+            Self::NotPendingDeletion => "not pending deletion",
+        })
+    }
+}
+
+impl KmsError {
+    /// Our bug.
+    pub(super) fn internal(what: &'static str) -> Self {
+        Self::Internal { what, source: None }
+    }
+
+    /// What the HSM said, seen from here.
+    pub(super) fn hsm(error: HsmError) -> Self {
+        match error {
+            HsmError::Unauthentic => Self::InvalidCiphertext,
+            HsmError::Busy => Self::Busy,
+            HsmError::Timeout(deadline) => Self::Timeout(deadline),
+            // A token without the key is another token, or the key is lost: either way the records are right and
+            // the hardware is not there. It heals when the right token is back.
+            HsmError::KeyNotFound(_)
+            | HsmError::Unavailable { .. }
+            | HsmError::PinRejected(_)
+            | HsmError::Unfit { .. }
+            | HsmError::Config(_)
+            | HsmError::WrapNotReadable
+            | HsmError::Device { .. } => Self::Unavailable(error),
+            other => Self::Internal {
+                what: "HSM call",
+                source: Some(Box::new(other)),
+            },
+        }
+    }
+
+    /// What the metadata store said, seen from here. A conflict is the use case's to retry and must not get here.
+    pub(super) fn meta(error: MetaError) -> Self {
+        match error {
+            // A use case that lost its race too often is a use case under too much load.
+            MetaError::Busy | MetaError::Conflict => Self::Busy,
+            MetaError::Damaged(what) => Self::Damaged(what),
+            MetaError::Limit { .. } | MetaError::Storage { .. } => Self::Storage(error),
+        }
+    }
+
+    /// Whether the hardware is what is missing: try again later.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Timeout(_) | Self::Unavailable(_))
+    }
+
+    /// Whether somebody else than the caller must act; such an error belongs in the log, with its sources.
+    pub fn is_ours(&self) -> bool {
+        matches!(
+            self,
+            Self::Timeout(_)
+                | Self::Unavailable(_)
+                | Self::Damaged(_)
+                | Self::Storage(_)
+                | Self::Internal { .. }
+        )
+    }
+}

@@ -1,0 +1,289 @@
+//! Keys as such: create, describe, list, enable, disable, and the key that the service makes for S3.
+
+use std::collections::BTreeMap;
+
+use super::aliases::{self, AliasRecord};
+use super::backing::Target;
+use super::error::KmsError;
+use super::key::{
+    Cause, KeyArn, KeyId, KeyManager, KeyMaterialId, KeyRecord, KeyState, Owner, Timestamp,
+};
+use super::policy::{self, POLICY_NAME, PolicyRecord};
+use super::{COMMIT_ATTEMPTS_MAX, Kms, Page, check_proof, check_proof_of, rotation, table, tags};
+use crate::auth::{Authorised, Resource};
+use crate::meta::table as tables;
+
+/// The longest description, in characters.
+pub const DESCRIPTION_CHARS_MAX: usize = 8192;
+
+const S3_ALIAS: &str = "alias/aws/s3";
+const S3_DESCRIPTION: &str = "Default key that protects my S3 objects when no other key is defined";
+
+/// What a caller says of a key to make.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct NewKey {
+    /// At most [`DESCRIPTION_CHARS_MAX`].
+    pub description: String,
+    /// Its tags, in the order given.
+    pub tags: Vec<(String, String)>,
+    /// Its policy; the default one without.
+    pub policy: Option<String>,
+    /// Whether a policy that locks the caller out is taken all the same.
+    pub bypass_lockout_check: bool,
+}
+
+/// What is told of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyMetadata {
+    /// Its ARN.
+    pub arn: KeyArn,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Its description.
+    pub description: String,
+    /// Its state.
+    pub state: KeyState,
+    /// Who manages it.
+    pub manager: KeyManager,
+    /// The backing key that encrypts.
+    pub current_material: KeyMaterialId,
+}
+
+impl Kms {
+    /// Makes a key.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::Tag`], [`KmsError::MalformedPolicy`], [`KmsError::Validation`]; by the HSM and the records.
+    pub async fn create_key(
+        &self,
+        proof: &Authorised,
+        new: NewKey,
+    ) -> Result<KeyMetadata, KmsError> {
+        check_proof_of(proof, &["kms:CreateKey"], &Resource::Service)?;
+        check_description(&new.description)?;
+        let document = match new.policy {
+            Some(document) => {
+                policy::check(&document, self.account(), new.bypass_lockout_check)?;
+                document
+            }
+            None => policy::default_document(self.account()),
+        };
+        let mut record = KeyRecord::new(self.now(), KeyManager::Customer);
+        record.description = new.description;
+        record.tags = tags::merge(&BTreeMap::new(), &new.tags)?;
+        for _ in 0..COMMIT_ATTEMPTS_MAX {
+            if let Some(metadata) = self.make_key(record.clone(), &document, None).await? {
+                return Ok(metadata);
+            }
+        }
+        Err(KmsError::Busy)
+    }
+
+    /// The key of `alias/aws/s3`, which the service manages and makes on its first use.
+    ///
+    /// # Errors
+    ///
+    /// By the HSM and the records.
+    pub async fn resolve_default_s3_key(&self) -> Result<KeyArn, KmsError> {
+        if let Some(target) = self.alias_target(S3_ALIAS).await? {
+            return Ok(target);
+        }
+        let _making = self.lock_making(&self.making).await?;
+        for _ in 0..COMMIT_ATTEMPTS_MAX {
+            if let Some(target) = self.alias_target(S3_ALIAS).await? {
+                return Ok(target);
+            }
+            let mut record = KeyRecord::new(self.now(), KeyManager::Aws);
+            S3_DESCRIPTION.clone_into(&mut record.description);
+            let document = policy::default_document(self.account());
+            if let Some(metadata) = self.make_key(record, &document, Some(S3_ALIAS)).await? {
+                return Ok(metadata.arn);
+            }
+        }
+        Err(KmsError::Busy)
+    }
+
+    /// Makes a key, its policy and perhaps an alias. `None`: the alias is taken, and nothing was made.
+    async fn make_key(
+        &self,
+        mut record: KeyRecord,
+        policy: &str,
+        alias: Option<&str>,
+    ) -> Result<Option<KeyMetadata>, KmsError> {
+        // Before anything else, for the records' MAC may need the HSM first.
+        self.mac().await?;
+        let arn = self.key_arn(KeyId::random());
+        let owner = Owner::Key(arn.clone());
+        let made = self
+            .make_backing(&Target::Version(&owner, record.current), Cause::Creation)
+            .await?;
+        let material = made.record().material();
+        record.rotation = rotation::initial_schedule(record.manager, record.created);
+        record.aliases.extend(alias.map(str::to_owned));
+        let rows = self.rows().await?;
+        let mut batch = rows
+            .insert(table::head_row(&owner), &record)
+            .and(made.insert(&rows, &owner, record.current))
+            .and(rows.insert(
+                table::policy_row(arn.key_id(), POLICY_NAME),
+                &PolicyRecord {
+                    document: policy.to_owned(),
+                },
+            ));
+        if let Some(alias) = alias {
+            let target = AliasRecord::new(arn.key_id(), record.created);
+            batch = batch.and(rows.insert(table::alias_row(alias), &target));
+        }
+        if !self.commit_made(made, batch).await? {
+            return Ok(None);
+        }
+        tracing::info!(event = "kms.key.created", key = %arn, %material, manager = ?record.manager);
+        Ok(Some(metadata(arn, &record, material)))
+    }
+
+    /// Describes a key.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::NotFound`].
+    pub async fn describe_key(
+        &self,
+        proof: &Authorised,
+        key: &KeyArn,
+    ) -> Result<KeyMetadata, KmsError> {
+        check_proof(proof, &["kms:DescribeKey"], key)?;
+        let owner = Owner::Key(key.clone());
+        let rows = self.rows().await?;
+        let record = rows.head(&owner).await?.record;
+        let material = rows
+            .backing(&owner, record.current)
+            .await?
+            .record
+            .material();
+        Ok(metadata(key.clone(), &record, material))
+    }
+
+    /// Lists all keys, by id.
+    ///
+    /// # Errors
+    ///
+    /// By the records.
+    pub async fn list_keys(
+        &self,
+        proof: &Authorised,
+        limit: usize,
+        after: Option<KeyId>,
+    ) -> Result<Page<KeyArn, KeyId>, KmsError> {
+        check_proof_of(proof, &["kms:ListKeys"], &Resource::Service)?;
+        let rows = self.rows().await?;
+        let range = table::rows_after(
+            tables::KMS_KEY,
+            after.as_ref().map(|id| id.as_bytes().as_slice()),
+        );
+        let mut keys = Vec::new();
+        for row in rows.scan(&range, limit.saturating_add(1)).await? {
+            let key_id = table::key_id_of_row(&row.0)?;
+            let _verified = rows.open::<KeyRecord>("head of a key", row)?;
+            keys.push(self.key_arn(key_id));
+        }
+        Ok(Page::cut(keys, limit, KeyArn::key_id))
+    }
+
+    /// Enables a key.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::InvalidState`] when it is pending deletion; [`KmsError::Managed`].
+    pub async fn enable_key(&self, proof: &Authorised, key: &KeyArn) -> Result<(), KmsError> {
+        self.set_state(proof, key, "kms:EnableKey", KeyState::Enabled)
+            .await
+    }
+
+    /// Disables a key: it neither encrypts nor decrypts.
+    ///
+    /// # Errors
+    ///
+    /// As [`Kms::enable_key`].
+    pub async fn disable_key(&self, proof: &Authorised, key: &KeyArn) -> Result<(), KmsError> {
+        self.set_state(proof, key, "kms:DisableKey", KeyState::Disabled)
+            .await
+    }
+
+    async fn set_state(
+        &self,
+        proof: &Authorised,
+        key: &KeyArn,
+        action: &'static str,
+        state: KeyState,
+    ) -> Result<(), KmsError> {
+        check_proof(proof, &[action], key)?;
+        self.update_key(key, |record| {
+            record.customer_managed(key, action)?;
+            record.not_dying(key)?;
+            record.state = state;
+            Ok(())
+        })
+        .await?;
+        tracing::info!(event = "kms.key.state", %key, ?state);
+        Ok(())
+    }
+
+    /// Changes a key's description.
+    ///
+    /// # Errors
+    ///
+    /// As [`Kms::enable_key`]; [`KmsError::Validation`] when it is too long.
+    pub async fn update_key_description(
+        &self,
+        proof: &Authorised,
+        key: &KeyArn,
+        description: &str,
+    ) -> Result<(), KmsError> {
+        const ACTION: &str = "kms:UpdateKeyDescription";
+        check_proof(proof, &[ACTION], key)?;
+        check_description(description)?;
+        self.update_key(key, |record| {
+            record.customer_managed(key, ACTION)?;
+            record.not_dying(key)?;
+            description.clone_into(&mut record.description);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn alias_target(&self, name: &str) -> Result<Option<KeyArn>, KmsError> {
+        let alias = aliases::load(&self.rows().await?, name).await?;
+        Ok(alias.map(|alias| self.key_arn(alias.record.target())))
+    }
+
+    pub(super) async fn resolve_alias(&self, name: &str) -> Result<KeyArn, KmsError> {
+        let unknown =
+            || KmsError::NotFound(format!("Alias {} is not found.", self.alias_arn(name)));
+        // Longer than a name may be is not a row's key either.
+        if name.len() > aliases::ALIAS_NAME_CHARS_MAX {
+            return Err(unknown());
+        }
+        self.alias_target(name).await?.ok_or_else(unknown)
+    }
+}
+
+fn metadata(arn: KeyArn, record: &KeyRecord, current_material: KeyMaterialId) -> KeyMetadata {
+    KeyMetadata {
+        arn,
+        created: record.created,
+        description: record.description.clone(),
+        state: record.state,
+        manager: record.manager,
+        current_material,
+    }
+}
+
+fn check_description(description: &str) -> Result<(), KmsError> {
+    if description.chars().count() > DESCRIPTION_CHARS_MAX {
+        return Err(KmsError::Validation(
+            "the description is too long".to_owned(),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,318 @@
+//! Keys: what AWS KMS calls KMS keys, with their backing keys in the HSM.
+//!
+//! [`Kms`] is the control plane. It owns the records of keys, aliases, policies and backing key versions, asks the
+//! HSM to wrap and unwrap, and decides by key state. It decides nothing about callers: a front end authorises and
+//! hands the [`Authorised`](crate::auth::Authorised) proof in; each method checks that the proof is of its own action
+//! and key. It knows nothing of objects.
+//!
+//! # What holds
+//!
+//! - Key state is read from the records on every request. Nothing is cached but the MAC key of the records ([`mac`])
+//!   and the counts of reserved wraps ([`wraps`]).
+//! - Token and records are two stores. A backing key is made between an intent row and a commit ([`backing`]), and
+//!   destroyed between a mark and a commit ([`deletion`]). What the token holds without a record is reported and kept.
+//! - Every change is a batch that requires what was read to be unchanged, and is decided again when it is not.
+//! - Without the HSM everything here answers [`KmsError::Unavailable`] or [`KmsError::Timeout`], and works again as
+//!   soon as the HSM does.
+//!
+//! # Reading order
+//!
+//! [`key`], [`context`], [`ciphertext`], [`table`], [`mac`], [`backing`], [`wraps`], [`data`], then the use cases:
+//! [`keys`], [`aliases`], [`tags`], [`policy`], [`rotation`], [`deletion`], [`internal`]; the front end is [`api`].
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use strongroom_hsm::HsmHandle;
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::auth::{AccountId, Authorised, Resource};
+use crate::clock::Clock;
+use crate::meta::{Batch, Meta, MetaError};
+
+mod aliases;
+pub mod api;
+mod backing;
+mod ciphertext;
+mod context;
+mod data;
+mod deletion;
+mod error;
+mod internal;
+mod key;
+mod keys;
+mod mac;
+mod policy;
+mod rotation;
+mod table;
+mod tags;
+#[cfg(test)]
+mod tests;
+mod wraps;
+
+pub use aliases::{ALIASES_PER_KEY_MAX, AliasEntry, AliasName};
+pub use ciphertext::{CIPHERTEXT_BYTES_MAX, EncryptedDataKey, PLAINTEXT_BYTES_MAX};
+pub use context::{CONTEXT_BYTES_MAX, EncryptionContext};
+pub use data::{Decrypted, Encrypted, GENERATED_BYTES_MAX, Generated, ReEncrypted};
+pub use deletion::{
+    DELETION_WINDOW_DAYS_DEFAULT, DELETION_WINDOW_DAYS_MAX, DELETION_WINDOW_DAYS_MIN, Deletion,
+};
+pub use error::{KmsError, WrongState};
+pub use internal::InternalKey;
+pub use key::{
+    KeyArn, KeyId, KeyManager, KeyMaterialId, KeyRef, KeyState, RotationSchedule, Timestamp,
+};
+pub use keys::{DESCRIPTION_CHARS_MAX, KeyMetadata, NewKey};
+pub use policy::{POLICY_CHARS_MAX, POLICY_NAME};
+pub use rotation::{
+    ON_DEMAND_ROTATIONS_MAX, ROTATION_PERIOD_DAYS_DEFAULT, ROTATION_PERIOD_DAYS_MAX,
+    ROTATION_PERIOD_DAYS_MIN, RotatedBy, RotationEntry, RotationStatus,
+};
+pub use tags::{TAG_NAME_CHARS_MAX, TAG_VALUE_CHARS_MAX, TAGS_PER_KEY_MAX};
+
+use key::{KeyRecord, Owner};
+use mac::MetadataMac;
+use table::Rows;
+use wraps::WrapCounts;
+
+/// Wraps that one backing key may make with random IVs: far below the 2^32 of SP 800-38D §8.3.
+pub const WRAPS_PER_BACKING_KEY_MAX_DEFAULT: u64 = 1 << 30;
+/// Wraps that a server reserves with one durable write.
+pub const WRAP_COUNT_BLOCK_DEFAULT: u64 = 65_536;
+
+/// How often a change is decided again because its records changed meanwhile.
+const COMMIT_ATTEMPTS_MAX: usize = 32;
+/// How long a request waits for another one that makes a backing key.
+const MAKING_WAIT_MAX: Duration = Duration::from_secs(15);
+
+/// What a [`Kms`] must be told.
+#[derive(Debug, Clone)]
+pub struct KmsSettings {
+    /// The account in every ARN.
+    pub account: AccountId,
+    /// The region in every ARN.
+    pub region: String,
+    /// After so many wraps a backing key is rotated. [`WRAPS_PER_BACKING_KEY_MAX_DEFAULT`].
+    pub wraps_per_backing_key_max: u64,
+    /// So many wraps are reserved at a time; a restart forgets what is left of them.
+    /// [`WRAP_COUNT_BLOCK_DEFAULT`].
+    pub wrap_count_block: u64,
+}
+
+/// The control plane. Used as `Arc<Kms>`.
+pub struct Kms {
+    meta: Arc<dyn Meta>,
+    hsm: HsmHandle,
+    clock: Arc<dyn Clock>,
+    settings: KmsSettings,
+    /// `arn:aws:kms:REGION:ACCOUNT:`
+    arn_stem: String,
+    mac: OnceLock<Arc<MetadataMac>>,
+    making_mac: Mutex<()>,
+    making: Mutex<()>,
+    wraps: WrapCounts,
+    /// Names this process in the intents it writes.
+    process: [u8; 16],
+}
+
+impl fmt::Debug for Kms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kms")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Some of a list, and where to go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page<T, C> {
+    /// The items, in the list's order.
+    pub items: Vec<T>,
+    /// The list goes on after this one.
+    pub next: Option<C>,
+}
+
+impl<T, C> Page<T, C> {
+    /// The first `limit` of `items`, of which there may be one too many.
+    fn cut(mut items: Vec<T>, limit: usize, cursor: impl Fn(&T) -> C) -> Self {
+        let next = if items.len() > limit {
+            items.truncate(limit);
+            items.last().map(cursor)
+        } else {
+            None
+        };
+        Self { items, next }
+    }
+}
+
+impl Kms {
+    /// A control plane over these records and this HSM. Touches neither.
+    pub fn new(
+        meta: Arc<dyn Meta>,
+        hsm: HsmHandle,
+        clock: Arc<dyn Clock>,
+        settings: KmsSettings,
+    ) -> Self {
+        let arn_stem = format!("arn:aws:kms:{}:{}:", settings.region, settings.account);
+        Self {
+            meta,
+            hsm,
+            clock,
+            settings,
+            arn_stem,
+            mac: OnceLock::new(),
+            making_mac: Mutex::new(()),
+            making: Mutex::new(()),
+            wraps: WrapCounts::default(),
+            process: *uuid::Uuid::new_v4().as_bytes(),
+        }
+    }
+
+    /// The account in every ARN.
+    pub fn account(&self) -> &AccountId {
+        &self.settings.account
+    }
+
+    /// The ARN of the key that an encrypted data key was made under, whether that key still exists or not: what to
+    /// authorise before [`Kms::unwrap_data_key`].
+    pub fn arn_of(&self, encrypted: &EncryptedDataKey) -> KeyArn {
+        self.key_arn(encrypted.key_id())
+    }
+
+    /// Finds the key that a caller means. Its state is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::NotFound`] in the recorded words of the service; [`KmsError::Unavailable`] before the records can
+    /// be verified.
+    pub async fn resolve(&self, key: &KeyRef) -> Result<KeyArn, KmsError> {
+        let arn = match key {
+            KeyRef::KeyId(key_id) => self.key_arn(*key_id),
+            KeyRef::KeyArn {
+                region,
+                account,
+                key_id,
+            } => {
+                self.check_home(region, account, || {
+                    format!("Key 'arn:aws:kms:{region}:{account}:key/{key_id}'")
+                })?;
+                self.key_arn(*key_id)
+            }
+            KeyRef::AliasName(name) => return self.resolve_alias(name).await,
+            KeyRef::AliasArn {
+                region,
+                account,
+                name,
+            } => {
+                self.check_home(region, account, || {
+                    format!("Key 'arn:aws:kms:{region}:{account}:{name}'")
+                })?;
+                return self.resolve_alias(name).await;
+            }
+        };
+        self.rows().await?.head(&Owner::Key(arn.clone())).await?;
+        Ok(arn)
+    }
+
+    /// Start-up: finishes or reports what an earlier process began and did not end, as far as the HSM is there. What
+    /// cannot be done now is done by [`Kms::destroy_due_keys`] later.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::Storage`] when the metadata store does not work. An absent HSM is no error.
+    pub async fn recover(&self) -> Result<(), KmsError> {
+        match self.reconcile_intents(true).await {
+            Ok(()) => Ok(()),
+            Err(error @ (KmsError::Storage(_) | KmsError::Damaged(_))) => Err(error),
+            Err(error) => {
+                tracing::warn!(event = "kms.recover.postponed", %error, "the HSM is away; intents are looked at later");
+                Ok(())
+            }
+        }
+    }
+
+    fn check_home(
+        &self,
+        region: &str,
+        account: &str,
+        what: impl Fn() -> String,
+    ) -> Result<(), KmsError> {
+        if region != self.settings.region {
+            return Err(KmsError::NotFound(format!("Invalid arn {region}")));
+        }
+        if account != self.settings.account.as_str() {
+            return Err(KmsError::NotFound(format!("{} does not exist", what())));
+        }
+        Ok(())
+    }
+
+    fn key_arn(&self, key_id: KeyId) -> KeyArn {
+        KeyArn::new(&self.arn_stem, key_id)
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::of(self.clock.now())
+    }
+
+    /// The records as they are now, each verified as it is read.
+    async fn rows(&self) -> Result<Rows, KmsError> {
+        let mac = self.mac().await?;
+        let snapshot = self.meta.snapshot().await.map_err(KmsError::meta)?;
+        Ok(Rows::new(mac, snapshot))
+    }
+
+    /// Commits. `false`: something had changed meanwhile, and nothing was done.
+    async fn commit(&self, batch: Batch) -> Result<bool, KmsError> {
+        match self.meta.commit(batch).await {
+            Ok(()) => Ok(true),
+            Err(MetaError::Conflict) => Ok(false),
+            Err(error) => Err(KmsError::meta(error)),
+        }
+    }
+
+    /// Reads the record of `key`, lets `change` decide, and commits; again while others change it meanwhile.
+    async fn update_key<T>(
+        &self,
+        key: &KeyArn,
+        change: impl Fn(&mut KeyRecord) -> Result<T, KmsError>,
+    ) -> Result<T, KmsError> {
+        let owner = Owner::Key(key.clone());
+        for _ in 0..COMMIT_ATTEMPTS_MAX {
+            let rows = self.rows().await?;
+            let head = rows.head(&owner).await?;
+            let mut record = head.record.clone();
+            let answer = change(&mut record)?;
+            if record == head.record || self.commit(rows.replace(&head, &record)).await? {
+                return Ok(answer);
+            }
+        }
+        Err(KmsError::Busy)
+    }
+
+    /// One at a time makes a backing key for something that others may want too.
+    async fn lock_making<'a>(&self, making: &'a Mutex<()>) -> Result<MutexGuard<'a, ()>, KmsError> {
+        tokio::time::timeout(MAKING_WAIT_MAX, making.lock())
+            .await
+            .map_err(|_elapsed| KmsError::Busy)
+    }
+}
+
+/// Checks that `proof` is of one of `actions` on `key`. It always is, unless a front end has a bug.
+fn check_proof(proof: &Authorised, actions: &[&str], key: &KeyArn) -> Result<(), KmsError> {
+    check_proof_of(proof, actions, &Resource::KmsKey(key.as_str().to_owned()))
+}
+
+fn check_proof_of(
+    proof: &Authorised,
+    actions: &[&str],
+    resource: &Resource,
+) -> Result<(), KmsError> {
+    if actions.contains(&proof.action().0) && proof.resource() == resource {
+        Ok(())
+    } else {
+        Err(KmsError::internal(
+            "the proof of authorisation is of something else",
+        ))
+    }
+}

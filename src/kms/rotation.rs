@@ -1,0 +1,347 @@
+//! Rotation: a new backing key encrypts from now on; all earlier ones go on decrypting. Nothing is re-wrapped.
+//!
+//! Three causes: a caller asks, the schedule says so, or the backing key has wrapped as often as it may
+//! ([`wraps`](super::wraps)). Only the first counts towards the limit of AWS.
+
+use super::backing::{MadeBacking, Target};
+use super::deletion::LIST_STEP;
+use super::error::KmsError;
+use super::key::{
+    Cause, KeyArn, KeyManager, KeyMaterialId, KeyRecord, KeyState, Owner, RotationSchedule,
+    Timestamp,
+};
+use super::{COMMIT_ATTEMPTS_MAX, Kms, Page, check_proof};
+use crate::auth::Authorised;
+use crate::meta::Batch;
+
+/// Rotations that callers may ask for, per key.
+pub const ON_DEMAND_ROTATIONS_MAX: u32 = 25;
+/// The shortest period of automatic rotation.
+pub const ROTATION_PERIOD_DAYS_MIN: u32 = 90;
+/// The longest period of automatic rotation.
+pub const ROTATION_PERIOD_DAYS_MAX: u32 = 2560;
+/// The period when none is given, and that of keys the service manages.
+pub const ROTATION_PERIOD_DAYS_DEFAULT: u32 = 365;
+
+/// Whether and when a key is rotated by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RotationStatus {
+    /// Nothing: it is not, or not in this state.
+    pub schedule: Option<RotationSchedule>,
+}
+
+/// Who rotated, as the wire has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RotatedBy {
+    /// A caller.
+    OnDemand,
+    /// The schedule, or the limit of wraps.
+    Automatic,
+}
+
+/// One backing key of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RotationEntry {
+    /// Its version: 1 came with the key.
+    pub version: u32,
+    /// Its identity.
+    pub material: KeyMaterialId,
+    /// Whether it is the one that encrypts.
+    pub is_current: bool,
+    /// When it was rotated in, and by whom; nothing for the first.
+    pub rotated: Option<(Timestamp, RotatedBy)>,
+}
+
+impl Kms {
+    /// Rotates now (kms:RotateKeyOnDemand). Done when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::LimitExceeded`] beyond [`ON_DEMAND_ROTATIONS_MAX`]; by the key's state; by the HSM.
+    pub async fn rotate_key_on_demand(
+        &self,
+        proof: &Authorised,
+        key: &KeyArn,
+    ) -> Result<(), KmsError> {
+        const ACTION: &str = "kms:RotateKeyOnDemand";
+        check_proof(proof, &[ACTION], key)?;
+        let owner = Owner::Key(key.clone());
+        for _ in 0..COMMIT_ATTEMPTS_MAX {
+            let head = self.rows().await?.head(&owner).await?.record;
+            head.customer_managed(key, ACTION)?;
+            if self.rotate(&owner, head.current, Cause::OnDemand).await? {
+                return Ok(());
+            }
+        }
+        Err(KmsError::Busy)
+    }
+
+    /// Turns automatic rotation on, the first in a period from now, or changes its period.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::Validation`] outside of the bounds; by the key's state.
+    pub async fn enable_key_rotation(
+        &self,
+        proof: &Authorised,
+        key: &KeyArn,
+        period_days: u32,
+    ) -> Result<(), KmsError> {
+        const ACTION: &str = "kms:EnableKeyRotation";
+        check_proof(proof, &[ACTION], key)?;
+        if !(ROTATION_PERIOD_DAYS_MIN..=ROTATION_PERIOD_DAYS_MAX).contains(&period_days) {
+            return Err(KmsError::Validation(
+                "the rotation period is out of its bounds".to_owned(),
+            ));
+        }
+        let next = self.now().plus_days(period_days);
+        self.set_schedule(key, ACTION, Some(RotationSchedule { period_days, next }))
+            .await
+    }
+
+    /// Turns automatic rotation off.
+    ///
+    /// # Errors
+    ///
+    /// By the key's state.
+    pub async fn disable_key_rotation(
+        &self,
+        proof: &Authorised,
+        key: &KeyArn,
+    ) -> Result<(), KmsError> {
+        const ACTION: &str = "kms:DisableKeyRotation";
+        check_proof(proof, &[ACTION], key)?;
+        self.set_schedule(key, ACTION, None).await
+    }
+
+    async fn set_schedule(
+        &self,
+        key: &KeyArn,
+        action: &'static str,
+        schedule: Option<RotationSchedule>,
+    ) -> Result<(), KmsError> {
+        let owner = Owner::Key(key.clone());
+        self.update_key(key, |record| {
+            record.customer_managed(key, action)?;
+            let _enabled = record.enabled(&owner)?;
+            record.rotation = schedule;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Whether and when the key is rotated by itself. A key that is pending deletion is not.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::NotFound`].
+    pub async fn key_rotation_status(
+        &self,
+        proof: &Authorised,
+        key: &KeyArn,
+    ) -> Result<RotationStatus, KmsError> {
+        check_proof(proof, &["kms:GetKeyRotationStatus"], key)?;
+        let record = self
+            .rows()
+            .await?
+            .head(&Owner::Key(key.clone()))
+            .await?
+            .record;
+        let schedule = match record.state {
+            KeyState::Enabled | KeyState::Disabled => record.rotation,
+            KeyState::PendingDeletion(_) | KeyState::Destroying(_) => None,
+        };
+        Ok(RotationStatus { schedule })
+    }
+
+    /// The backing keys of a key, oldest first; with `first`, also the one that came with the key.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::NotFound`].
+    pub async fn list_key_rotations(
+        &self,
+        proof: &Authorised,
+        key: &KeyArn,
+        first: bool,
+        limit: usize,
+        after: Option<u32>,
+    ) -> Result<Page<RotationEntry, u32>, KmsError> {
+        check_proof(proof, &["kms:ListKeyRotations"], key)?;
+        let owner = Owner::Key(key.clone());
+        let rows = self.rows().await?;
+        let current = rows.head(&owner).await?.record.current;
+        let start = after.map_or(if first { 1 } else { 2 }, |version| {
+            version.saturating_add(1)
+        });
+        let mut entries = Vec::new();
+        for version in (start..=current).take(limit.saturating_add(1)) {
+            let backing = rows.backing(&owner, version).await?.record;
+            let by = match backing.cause {
+                Cause::Creation => None,
+                Cause::OnDemand => Some(RotatedBy::OnDemand),
+                Cause::Schedule | Cause::WrapLimit => Some(RotatedBy::Automatic),
+            };
+            entries.push(RotationEntry {
+                version,
+                material: backing.material(),
+                is_current: version == current,
+                rotated: by.map(|by| (backing.created, by)),
+            });
+        }
+        Ok(Page::cut(entries, limit, |entry| entry.version))
+    }
+
+    /// Rotates the keys whose time has come; called on a timer. Answers how many.
+    ///
+    /// # Errors
+    ///
+    /// When the HSM or the records cannot be had. A single key that cannot be rotated is logged and does not keep
+    /// the others.
+    pub async fn rotate_due_keys(&self) -> Result<usize, KmsError> {
+        let mut rotated = 0;
+        let mut after = None;
+        loop {
+            let step = self.scan_heads(after, LIST_STEP).await?;
+            for (arn, record) in step.heads {
+                let due = record
+                    .rotation
+                    .is_some_and(|schedule| schedule.next <= self.now());
+                if !due || record.state != KeyState::Enabled {
+                    continue;
+                }
+                match self
+                    .rotate(&Owner::Key(arn.clone()), record.current, Cause::Schedule)
+                    .await
+                {
+                    Ok(by_us) => rotated += usize::from(by_us),
+                    Err(error) if error.is_outage() => return Err(error),
+                    Err(error) => {
+                        tracing::error!(event = "kms.rotation.failed", key = %arn, %error)
+                    }
+                }
+            }
+            match step.last {
+                Some(last) => after = Some(last),
+                None => return Ok(rotated),
+            }
+        }
+    }
+
+    /// Gives `owner` a backing key after version `from`. `false`: it has one already, made by somebody else.
+    pub(super) async fn rotate(
+        &self,
+        owner: &Owner,
+        from: u32,
+        cause: Cause,
+    ) -> Result<bool, KmsError> {
+        let _making = self.lock_making(&self.making).await?;
+        let head = self.rows().await?.head(owner).await?.record;
+        let now = self.now();
+        if rotated(&head, owner, from, cause, now)?.is_none() {
+            return Ok(false);
+        }
+        let version = from
+            .checked_add(1)
+            .ok_or(KmsError::internal("backing key versions are used up"))?;
+        let made = self
+            .make_backing(&Target::Version(owner, version), cause)
+            .await?;
+        let material = made.record().material();
+        for _ in 0..COMMIT_ATTEMPTS_MAX {
+            match self.rotation(&made, owner, from, cause, now).await {
+                Ok(Some(batch)) => {
+                    // After an error of the store the batch may have been applied: the key is not touched then.
+                    if self.commit(batch).await? {
+                        tracing::info!(event = "kms.key.rotated", label = owner.label(version), %material, ?cause);
+                        return Ok(true);
+                    }
+                }
+                Ok(None) => {
+                    self.abandon(made).await;
+                    return Ok(false);
+                }
+                Err(error) => {
+                    self.abandon(made).await;
+                    return Err(error);
+                }
+            }
+        }
+        self.abandon(made).await;
+        Err(KmsError::Busy)
+    }
+
+    /// The batch that puts `made` in after version `from`, if that is still wanted.
+    async fn rotation(
+        &self,
+        made: &MadeBacking,
+        owner: &Owner,
+        from: u32,
+        cause: Cause,
+        now: Timestamp,
+    ) -> Result<Option<Batch>, KmsError> {
+        let rows = self.rows().await?;
+        let head = rows.head(owner).await?;
+        let Some(record) = rotated(&head.record, owner, from, cause, now)? else {
+            return Ok(None);
+        };
+        let batch = rows
+            .replace(&head, &record)
+            .and(made.insert(&rows, owner, record.current));
+        Ok(Some(batch.and(made.fulfil())))
+    }
+}
+
+/// `head` after a rotation from version `from`; `None` when it has left that version already.
+fn rotated(
+    head: &KeyRecord,
+    owner: &Owner,
+    from: u32,
+    cause: Cause,
+    now: Timestamp,
+) -> Result<Option<KeyRecord>, KmsError> {
+    let _enabled = head.enabled(owner)?;
+    if head.current != from {
+        return Ok(None);
+    }
+    let mut record = head.clone();
+    record.current += 1;
+    match cause {
+        Cause::OnDemand if head.on_demand_rotations >= ON_DEMAND_ROTATIONS_MAX => {
+            let key_id = match owner {
+                Owner::Key(arn) => arn.key_id().to_string(),
+                Owner::Internal(_) => String::new(),
+            };
+            return Err(KmsError::LimitExceeded(format!(
+                "The on-demand rotations limit has been reached for the given keyId. No more on-demand rotations can \
+                 be performed for this key: {key_id}"
+            )));
+        }
+        Cause::OnDemand => record.on_demand_rotations += 1,
+        Cause::Schedule => {
+            // The schedule keeps its days, however late this one is; what was missed is not made up for.
+            if let Some(schedule) = &mut record.rotation {
+                while schedule.next <= now && schedule.period_days > 0 {
+                    schedule.next = schedule.next.plus_days(schedule.period_days);
+                }
+            }
+        }
+        Cause::WrapLimit | Cause::Creation => {}
+    }
+    Ok(Some(record))
+}
+
+/// The schedule of a new key.
+pub(super) fn initial_schedule(
+    manager: KeyManager,
+    created: Timestamp,
+) -> Option<RotationSchedule> {
+    let period_days = ROTATION_PERIOD_DAYS_DEFAULT;
+    match manager {
+        KeyManager::Aws => Some(RotationSchedule {
+            period_days,
+            next: created.plus_days(period_days),
+        }),
+        KeyManager::Customer | KeyManager::Internal => None,
+    }
+}

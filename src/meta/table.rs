@@ -1,0 +1,33 @@
+//! Prefixes of all rows, in one place, so that no two owners meet. A prefix is one ASCII byte; keys after it are the
+//! owner's.
+
+/// Bucket by name. Owner: `store`.
+pub const BUCKET: u8 = b'b';
+/// Current object by bucket UUID, key, version id: what LIST reads. Owner: `store`.
+pub const OBJECT: u8 = b'o';
+/// Manifest and encrypted data key of an object, by the same key: what LIST never reads. Owner: `store`.
+pub const MANIFEST: u8 = b'm';
+/// Multipart upload by bucket UUID, key, upload id. Owner: `store`.
+pub const UPLOAD: u8 = b'u';
+/// Part of an upload by upload id, part number. Owner: `store`.
+pub const PART: u8 = b'p';
+/// Reference count of a committed blob. Owner: `store`.
+pub const BLOB: u8 = b'r';
+/// Intent row of a pending blob. Owner: `store`.
+pub const PENDING_BLOB: u8 = b'w';
+
+/// KMS key by key id. Owner: `kms`.
+pub const KMS_KEY: u8 = b'k';
+/// Backing key version by key id, number. Owner: `kms`.
+pub const KMS_BACKING: u8 = b'v';
+/// Alias by name. Owner: `kms`.
+pub const KMS_ALIAS: u8 = b'a';
+/// Key policy by key id, name. Owner: `kms`.
+pub const KMS_POLICY: u8 = b'y';
+/// Intent to make or destroy a backing key, by its identity. Owner: `kms`.
+pub const KMS_INTENT: u8 = b'i';
+/// Internal keys by name: never addressable by the KMS API. Owner: `kms`.
+pub const KMS_INTERNAL: u8 = b'n';
+
+/// Identity and format version of this store. Owner: `server`.
+pub const STORE: u8 = b's';

@@ -1,0 +1,264 @@
+//! Buckets.
+
+use s3s::dto::{
+    Bucket, BucketLocationConstraint, CreateBucketInput, CreateBucketOutput,
+    DeleteBucketEncryptionInput, DeleteBucketEncryptionOutput, DeleteBucketInput,
+    DeleteBucketOutput, GetBucketEncryptionInput, GetBucketEncryptionOutput,
+    GetBucketLocationInput, GetBucketLocationOutput, HeadBucketInput, HeadBucketOutput,
+    ListBucketsInput, ListBucketsOutput, Owner, PutBucketEncryptionInput,
+    PutBucketEncryptionOutput, ServerSideEncryption, ServerSideEncryptionByDefault,
+    ServerSideEncryptionConfiguration, ServerSideEncryptionRule,
+};
+use s3s::{S3Request, S3Response, S3Result, s3_error};
+
+use super::headers::timestamp;
+use super::sse::aes256;
+use super::{Front, context, decide, may_bucket};
+use crate::auth::Resource;
+use crate::store::record::DefaultEncryption;
+
+/// The region whose buckets have no `LocationConstraint`.
+const REGION_WITHOUT_CONSTRAINT: &str = "us-east-1";
+
+impl Front {
+    /// The account, as the owner of everything.
+    pub(super) fn owner(&self) -> Owner {
+        Owner {
+            display_name: None,
+            id: Some(self.account.clone()),
+        }
+    }
+}
+
+pub(super) async fn list(
+    front: &Front,
+    request: S3Request<ListBucketsInput>,
+) -> S3Result<S3Response<ListBucketsOutput>> {
+    let _proof = decide(context(&request)?, "s3:ListAllMyBuckets", Resource::Service)?;
+    let input = &request.input;
+    let prefix = input.prefix.clone().unwrap_or_default();
+    let after = input.continuation_token.clone().unwrap_or_default();
+    let max = input
+        .max_buckets
+        .and_then(|max| usize::try_from(max).ok())
+        .unwrap_or(usize::MAX);
+    let mut buckets: Vec<Bucket> = front
+        .store
+        .list_buckets()
+        .await?
+        .into_iter()
+        .filter(|(name, record)| {
+            name.starts_with(&prefix)
+                && *name > after
+                && input
+                    .bucket_region
+                    .as_ref()
+                    .is_none_or(|region| region.as_str() == record.region)
+        })
+        .map(|(name, record)| Bucket {
+            bucket_region: Some(record.region),
+            creation_date: Some(timestamp(record.created_ms)),
+            name: Some(name),
+        })
+        .collect();
+    let more = buckets.len() > max;
+    buckets.truncate(max);
+    let continuation_token = if more {
+        buckets.last().and_then(|bucket| bucket.name.clone())
+    } else {
+        None
+    };
+    Ok(S3Response::new(ListBucketsOutput {
+        buckets: Some(buckets),
+        continuation_token,
+        owner: Some(front.owner()),
+        prefix: request.input.prefix,
+    }))
+}
+
+pub(super) async fn create(
+    front: &Front,
+    request: S3Request<CreateBucketInput>,
+) -> S3Result<S3Response<CreateBucketOutput>> {
+    let bucket = &request.input.bucket;
+    let _proof = may_bucket(&request, "s3:CreateBucket", bucket)?;
+    let configuration = request.input.create_bucket_configuration.as_ref();
+    if configuration.is_some_and(|configuration| {
+        configuration.bucket.is_some() || configuration.location.is_some()
+    }) {
+        return Err(s3_error!(
+            NotImplemented,
+            "Directory buckets are not implemented"
+        ));
+    }
+    let region =
+        match configuration.and_then(|configuration| configuration.location_constraint.as_ref()) {
+            Some(constraint) => front
+                .regions
+                .iter()
+                .find(|region| *region == constraint.as_str())
+                .ok_or_else(|| {
+                    s3_error!(
+                        InvalidLocationConstraint,
+                        "The specified location-constraint is not valid"
+                    )
+                })?,
+            None => front
+                .regions
+                .first()
+                .ok_or_else(|| s3_error!(InternalError))?,
+        };
+    front.store.create_bucket(bucket, region).await?;
+    Ok(S3Response::new(CreateBucketOutput {
+        location: Some(format!("/{bucket}")),
+    }))
+}
+
+pub(super) async fn head(
+    front: &Front,
+    request: S3Request<HeadBucketInput>,
+) -> S3Result<S3Response<HeadBucketOutput>> {
+    let _proof = may_bucket(&request, "s3:ListBucket", &request.input.bucket)?;
+    let record = front.store.load_bucket(&request.input.bucket).await?;
+    Ok(S3Response::new(HeadBucketOutput {
+        bucket_region: Some(record.region),
+        ..HeadBucketOutput::default()
+    }))
+}
+
+pub(super) async fn delete(
+    front: &Front,
+    request: S3Request<DeleteBucketInput>,
+) -> S3Result<S3Response<DeleteBucketOutput>> {
+    let _proof = may_bucket(&request, "s3:DeleteBucket", &request.input.bucket)?;
+    front.store.delete_bucket(&request.input.bucket).await?;
+    Ok(S3Response::with_status(
+        DeleteBucketOutput {},
+        http::StatusCode::NO_CONTENT,
+    ))
+}
+
+pub(super) async fn location(
+    front: &Front,
+    request: S3Request<GetBucketLocationInput>,
+) -> S3Result<S3Response<GetBucketLocationOutput>> {
+    let _proof = may_bucket(&request, "s3:GetBucketLocation", &request.input.bucket)?;
+    let region = front.store.load_bucket(&request.input.bucket).await?.region;
+    let location_constraint =
+        (region != REGION_WITHOUT_CONSTRAINT).then(|| BucketLocationConstraint::from(region));
+    Ok(S3Response::new(GetBucketLocationOutput {
+        location_constraint,
+    }))
+}
+
+pub(super) async fn put_encryption(
+    front: &Front,
+    request: S3Request<PutBucketEncryptionInput>,
+) -> S3Result<S3Response<PutBucketEncryptionOutput>> {
+    let _proof = may_bucket(
+        &request,
+        "s3:PutEncryptionConfiguration",
+        &request.input.bucket,
+    )?;
+    let malformed = || {
+        s3_error!(
+            MalformedXML,
+            "The XML you provided was not well-formed or did not validate against our published schema"
+        )
+    };
+    let [rule] = request
+        .input
+        .server_side_encryption_configuration
+        .rules
+        .as_slice()
+    else {
+        return Err(malformed());
+    };
+    if rule.bucket_key_enabled == Some(true) {
+        return Err(s3_error!(
+            NotImplemented,
+            "S3 Bucket Keys are not implemented"
+        ));
+    }
+    let by_default = rule
+        .apply_server_side_encryption_by_default
+        .as_ref()
+        .ok_or_else(malformed)?;
+    let key = by_default
+        .kms_master_key_id
+        .clone()
+        .filter(|key| !key.is_empty());
+    let encryption = match (by_default.sse_algorithm.as_str(), key) {
+        (ServerSideEncryption::AES256, None) => DefaultEncryption::S3,
+        (ServerSideEncryption::AES256, Some(_)) => {
+            return Err(s3_error!(
+                InvalidArgument,
+                "a KMSMasterKeyID is not applicable if the default sse algorithm is not aws:kms or aws:kms:dsse"
+            ));
+        }
+        (ServerSideEncryption::AWS_KMS, key) => DefaultEncryption::Kms(key),
+        (ServerSideEncryption::AWS_KMS_DSSE, _) => {
+            return Err(s3_error!(NotImplemented, "DSSE-KMS is not implemented"));
+        }
+        _ => return Err(malformed()),
+    };
+    front
+        .store
+        .put_bucket_encryption(&request.input.bucket, &encryption)
+        .await?;
+    Ok(S3Response::new(PutBucketEncryptionOutput {}))
+}
+
+pub(super) async fn get_encryption(
+    front: &Front,
+    request: S3Request<GetBucketEncryptionInput>,
+) -> S3Result<S3Response<GetBucketEncryptionOutput>> {
+    let _proof = may_bucket(
+        &request,
+        "s3:GetEncryptionConfiguration",
+        &request.input.bucket,
+    )?;
+    let by_default = match front
+        .store
+        .load_bucket(&request.input.bucket)
+        .await?
+        .encryption
+    {
+        DefaultEncryption::S3 => ServerSideEncryptionByDefault {
+            kms_master_key_id: None,
+            sse_algorithm: aes256(),
+        },
+        DefaultEncryption::Kms(key) => ServerSideEncryptionByDefault {
+            kms_master_key_id: key,
+            sse_algorithm: ServerSideEncryption::from_static(ServerSideEncryption::AWS_KMS),
+        },
+    };
+    let rule = ServerSideEncryptionRule {
+        apply_server_side_encryption_by_default: Some(by_default),
+        bucket_key_enabled: Some(false),
+    };
+    Ok(S3Response::new(GetBucketEncryptionOutput {
+        server_side_encryption_configuration: Some(ServerSideEncryptionConfiguration {
+            rules: vec![rule],
+        }),
+    }))
+}
+
+pub(super) async fn delete_encryption(
+    front: &Front,
+    request: S3Request<DeleteBucketEncryptionInput>,
+) -> S3Result<S3Response<DeleteBucketEncryptionOutput>> {
+    let _proof = may_bucket(
+        &request,
+        "s3:PutEncryptionConfiguration",
+        &request.input.bucket,
+    )?;
+    front
+        .store
+        .put_bucket_encryption(&request.input.bucket, &DefaultEncryption::S3)
+        .await?;
+    Ok(S3Response::with_status(
+        DeleteBucketEncryptionOutput {},
+        http::StatusCode::NO_CONTENT,
+    ))
+}

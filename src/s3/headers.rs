@@ -1,0 +1,109 @@
+//! Headers that are kept with an object, and conditions.
+
+use std::collections::HashMap;
+
+use http::HeaderMap;
+use s3s::dto::{ETag, ETagCondition, Timestamp, TimestampFormat};
+use s3s::{S3Result, s3_error};
+use time::OffsetDateTime;
+
+use crate::store::WriteConditions;
+use crate::store::record::Headers;
+
+/// The most bytes of user metadata, names and values: AWS's limit.
+pub(super) const USER_METADATA_BYTES_MAX: usize = 2 * 1024;
+
+/// What of a request's headers is kept.
+pub(super) fn kept(
+    headers: &HeaderMap,
+    metadata: Option<HashMap<String, String>>,
+) -> S3Result<Headers> {
+    let text = |name: &str| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
+    };
+    let mut user: Vec<(String, String)> = metadata.unwrap_or_default().into_iter().collect();
+    user.sort();
+    let bytes: usize = user
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    if bytes > USER_METADATA_BYTES_MAX {
+        return Err(s3_error!(
+            MetadataTooLarge,
+            "Your metadata headers exceed the maximum allowed metadata size"
+        ));
+    }
+    Ok(Headers {
+        content_type: text("content-type"),
+        cache_control: text("cache-control"),
+        content_disposition: text("content-disposition"),
+        content_encoding: text("content-encoding").filter(|coding| !coding.is_empty()),
+        content_language: text("content-language"),
+        expires: text("expires"),
+        user,
+    })
+}
+
+/// User metadata of an answer.
+pub(super) fn user_metadata(headers: &Headers) -> Option<HashMap<String, String>> {
+    (!headers.user.is_empty()).then(|| headers.user.iter().cloned().collect())
+}
+
+/// `Expires`, if it is a date.
+pub(super) fn expires(headers: &Headers) -> Option<Timestamp> {
+    headers
+        .expires
+        .as_deref()
+        .and_then(|text| Timestamp::parse(TimestampFormat::HttpDate, text).ok())
+}
+
+/// A moment of a record.
+pub(super) fn timestamp(milliseconds: i64) -> Timestamp {
+    let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000);
+    Timestamp::from(at.unwrap_or(OffsetDateTime::UNIX_EPOCH))
+}
+
+/// A moment of a request, in seconds since 1970.
+pub(super) fn seconds(timestamp: Timestamp) -> i64 {
+    OffsetDateTime::from(timestamp).unix_timestamp()
+}
+
+/// An ETag of an answer.
+pub(super) fn etag(text: &str) -> ETag {
+    ETag::Strong(text.to_owned())
+}
+
+/// The ETag of a condition, or `*`.
+pub(super) fn etag_condition(condition: ETagCondition) -> String {
+    condition
+        .into_etag()
+        .map_or_else(|| "*".to_owned(), ETag::into_value)
+}
+
+/// Conditions of a write.
+pub(super) fn write_conditions(
+    if_match: Option<ETagCondition>,
+    if_none_match: Option<ETagCondition>,
+) -> S3Result<WriteConditions> {
+    if if_none_match
+        .as_ref()
+        .is_some_and(|condition| !condition.is_any())
+    {
+        return Err(s3_error!(
+            NotImplemented,
+            "A header you provided implies functionality that is not implemented: If-None-Match with an ETag"
+        ));
+    }
+    Ok(WriteConditions {
+        if_match: if_match.map(etag_condition),
+        if_none_match: if_none_match.is_some(),
+    })
+}
+
+/// A length on the wire.
+pub(super) fn length(bytes: u64) -> Option<i64> {
+    i64::try_from(bytes).ok()
+}

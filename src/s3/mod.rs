@@ -1,0 +1,151 @@
+//! The S3 front end: wire types into use cases of `store`, and back.
+//!
+//! `s3s` routes and (de)serialises. It authenticates nothing here: a request comes with its [`RequestContext`] in the
+//! extensions, its authentication and chunk headers stripped, its body decoded and verified as it streams. What this
+//! front end does not do is answered `NotImplemented`, never accepted and ignored: by [`refuse`] for headers, and by
+//! `s3s` for operations that have no line below.
+
+use std::sync::Arc;
+
+use s3s::dto::{
+    AbortMultipartUploadInput, AbortMultipartUploadOutput, CompleteMultipartUploadInput,
+    CompleteMultipartUploadOutput, CopyObjectInput, CopyObjectOutput, CreateBucketInput,
+    CreateBucketOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput,
+    DeleteBucketEncryptionInput, DeleteBucketEncryptionOutput, DeleteBucketInput,
+    DeleteBucketOutput, DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput,
+    DeleteObjectsOutput, GetBucketEncryptionInput, GetBucketEncryptionOutput,
+    GetBucketLocationInput, GetBucketLocationOutput, GetObjectInput, GetObjectOutput,
+    HeadBucketInput, HeadBucketOutput, HeadObjectInput, HeadObjectOutput, ListBucketsInput,
+    ListBucketsOutput, ListMultipartUploadsInput, ListMultipartUploadsOutput, ListObjectsInput,
+    ListObjectsOutput, ListObjectsV2Input, ListObjectsV2Output, ListPartsInput, ListPartsOutput,
+    PutBucketEncryptionInput, PutBucketEncryptionOutput, PutObjectInput, PutObjectOutput,
+    UploadPartCopyInput, UploadPartCopyOutput, UploadPartInput, UploadPartOutput,
+};
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{S3, S3Request, S3Response, S3Result};
+
+use crate::auth::{Action, Authorised, RequestContext, Resource, Via, authorise};
+use crate::kms::Kms;
+use crate::store::Store;
+
+mod bucket;
+mod checksum;
+mod copy;
+mod error;
+mod headers;
+mod list;
+mod multipart;
+mod object;
+pub mod refuse;
+mod sse;
+
+pub use checksum::AnnouncedTrailers;
+pub use error::error_response;
+
+/// What the front end stands on.
+#[derive(Debug, Clone)]
+pub struct Front {
+    store: Store,
+    kms: Arc<Kms>,
+    /// Served regions; the first is the default.
+    regions: Vec<String>,
+    account: String,
+}
+
+impl Front {
+    /// A front end on these seams. `regions` is not empty.
+    pub fn new(store: Store, kms: Arc<Kms>, regions: Vec<String>, account: String) -> Self {
+        Self {
+            store,
+            kms,
+            regions,
+            account,
+        }
+    }
+
+    /// The service that answers requests.
+    pub fn into_service(self) -> S3Service {
+        S3ServiceBuilder::new(self).build()
+    }
+}
+
+/// The caller of a request.
+fn context<T>(request: &S3Request<T>) -> S3Result<&RequestContext> {
+    // Only the server makes these requests, and it puts the context in.
+    request
+        .extensions
+        .get()
+        .ok_or_else(|| s3s::s3_error!(AccessDenied))
+}
+
+/// Decides about an operation on a bucket.
+fn may_bucket<T>(
+    request: &S3Request<T>,
+    action: &'static str,
+    bucket: &str,
+) -> S3Result<Authorised> {
+    decide(
+        context(request)?,
+        action,
+        Resource::Bucket(bucket.to_owned()),
+    )
+}
+
+/// Decides about an operation on an object.
+fn may_object<T>(
+    request: &S3Request<T>,
+    action: &'static str,
+    bucket: &str,
+    key: &str,
+) -> S3Result<Authorised> {
+    decide(
+        context(request)?,
+        action,
+        Resource::Object(bucket.to_owned(), key.to_owned()),
+    )
+}
+
+fn decide(
+    context: &RequestContext,
+    action: &'static str,
+    resource: Resource,
+) -> S3Result<Authorised> {
+    authorise(context, Via::Direct, Action(action), resource).map_err(error::denied)
+}
+
+macro_rules! operations {
+    ($($name:ident($input:ident) -> $output:ident = $path:path;)*) => {
+        #[async_trait::async_trait]
+        impl S3 for Front {
+            $(async fn $name(&self, request: S3Request<$input>) -> S3Result<S3Response<$output>> {
+                $path(self, request).await
+            })*
+        }
+    };
+}
+
+operations! {
+    list_buckets(ListBucketsInput) -> ListBucketsOutput = bucket::list;
+    create_bucket(CreateBucketInput) -> CreateBucketOutput = bucket::create;
+    head_bucket(HeadBucketInput) -> HeadBucketOutput = bucket::head;
+    delete_bucket(DeleteBucketInput) -> DeleteBucketOutput = bucket::delete;
+    get_bucket_location(GetBucketLocationInput) -> GetBucketLocationOutput = bucket::location;
+    put_bucket_encryption(PutBucketEncryptionInput) -> PutBucketEncryptionOutput = bucket::put_encryption;
+    get_bucket_encryption(GetBucketEncryptionInput) -> GetBucketEncryptionOutput = bucket::get_encryption;
+    delete_bucket_encryption(DeleteBucketEncryptionInput) -> DeleteBucketEncryptionOutput = bucket::delete_encryption;
+    put_object(PutObjectInput) -> PutObjectOutput = object::put;
+    get_object(GetObjectInput) -> GetObjectOutput = object::get;
+    head_object(HeadObjectInput) -> HeadObjectOutput = object::head;
+    delete_object(DeleteObjectInput) -> DeleteObjectOutput = object::delete;
+    delete_objects(DeleteObjectsInput) -> DeleteObjectsOutput = object::delete_many;
+    copy_object(CopyObjectInput) -> CopyObjectOutput = copy::copy;
+    list_objects(ListObjectsInput) -> ListObjectsOutput = list::v1;
+    list_objects_v2(ListObjectsV2Input) -> ListObjectsV2Output = list::v2;
+    create_multipart_upload(CreateMultipartUploadInput) -> CreateMultipartUploadOutput = multipart::create;
+    upload_part(UploadPartInput) -> UploadPartOutput = multipart::put_part;
+    upload_part_copy(UploadPartCopyInput) -> UploadPartCopyOutput = copy::copy_part;
+    complete_multipart_upload(CompleteMultipartUploadInput) -> CompleteMultipartUploadOutput = multipart::complete;
+    abort_multipart_upload(AbortMultipartUploadInput) -> AbortMultipartUploadOutput = multipart::abort;
+    list_parts(ListPartsInput) -> ListPartsOutput = multipart::list_parts;
+    list_multipart_uploads(ListMultipartUploadsInput) -> ListMultipartUploadsOutput = list::uploads;
+}

@@ -1,0 +1,156 @@
+//! What a request may not ask for, since nobody here would do it.
+
+use http::{HeaderMap, Method, Uri};
+use s3s::{S3Error, S3Result, s3_error};
+
+/// Headers of capabilities that are not here. Whoever sends one relies on it.
+const NOT_IMPLEMENTED: [&str; 15] = [
+    "x-amz-tagging",
+    "x-amz-tagging-directive",
+    "x-amz-object-lock-mode",
+    "x-amz-object-lock-retain-until-date",
+    "x-amz-object-lock-legal-hold",
+    "x-amz-bypass-governance-retention",
+    "x-amz-website-redirect-location",
+    "x-amz-write-offset-bytes",
+    "x-amz-mfa",
+    "x-amz-grant-full-control",
+    "x-amz-grant-read",
+    "x-amz-grant-read-acp",
+    "x-amz-grant-write",
+    "x-amz-grant-write-acp",
+    "x-amz-optional-object-attributes",
+];
+
+/// Headers that may have these values only: what they ask for is what is done anyway.
+const ONLY: [(&str, &[&str]); 5] = [
+    (
+        "x-amz-acl",
+        &["private", "bucket-owner-full-control", "bucket-owner-read"],
+    ),
+    ("x-amz-storage-class", &["STANDARD"]),
+    (
+        "x-amz-server-side-encryption-bucket-key-enabled",
+        &["false"],
+    ),
+    ("x-amz-bucket-object-lock-enabled", &["false"]),
+    ("x-amz-object-ownership", &["BucketOwnerEnforced"]),
+];
+
+/// Refuses what is not implemented, and what is meant for another owner.
+///
+/// # Errors
+///
+/// `NotImplemented`, `InvalidStorageClass`, `AccessDenied`.
+pub fn check(method: &Method, uri: &Uri, headers: &HeaderMap, account: &str) -> S3Result<()> {
+    if let Some(name) = NOT_IMPLEMENTED
+        .iter()
+        .find(|name| headers.contains_key(**name))
+    {
+        return Err(not_implemented(name));
+    }
+    for (name, allowed) in ONLY {
+        for value in headers.get_all(name) {
+            if value.to_str().is_ok_and(|value| allowed.contains(&value)) {
+                continue;
+            }
+            if name == "x-amz-storage-class" {
+                return Err(s3_error!(
+                    InvalidStorageClass,
+                    "The storage class you specified is not valid"
+                ));
+            }
+            return Err(not_implemented(name));
+        }
+    }
+    for name in [
+        "x-amz-expected-bucket-owner",
+        "x-amz-source-expected-bucket-owner",
+    ] {
+        if headers.get_all(name).iter().any(|owner| owner != account) {
+            return Err(s3_error!(AccessDenied, "Access Denied"));
+        }
+    }
+    if method == Method::POST
+        && headers
+            .get("content-type")
+            .is_some_and(|kind| is_form(kind.as_bytes()))
+    {
+        return Err(not_implemented("POST form upload"));
+    }
+    // There is one version of everything, and it is called "null".
+    let other_version = |query: &str| {
+        query
+            .split('&')
+            .any(|pair| pair.starts_with("versionId=") && pair != "versionId=null")
+    };
+    if uri.query().is_some_and(other_version) {
+        return Err(s3_error!(
+            NoSuchVersion,
+            "The specified version does not exist."
+        ));
+    }
+    Ok(())
+}
+
+fn is_form(content_type: &[u8]) -> bool {
+    content_type
+        .get(..19)
+        .is_some_and(|head| head.eq_ignore_ascii_case(b"multipart/form-data"))
+}
+
+fn not_implemented(what: &str) -> S3Error {
+    s3_error!(
+        NotImplemented,
+        "A header or request you provided implies functionality that is not implemented: {what}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(name: &'static str, value: &'static str) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, http::HeaderValue::from_static(value));
+        let error = check(
+            &Method::PUT,
+            &Uri::from_static("/b/k"),
+            &headers,
+            "123456789012",
+        )
+        .err()?;
+        Some(error.code().as_str().to_owned())
+    }
+
+    #[test]
+    fn what_nobody_would_do_is_refused() {
+        assert_eq!(
+            refused("x-amz-tagging", "a=b").as_deref(),
+            Some("NotImplemented")
+        );
+        assert_eq!(
+            refused("x-amz-acl", "public-read").as_deref(),
+            Some("NotImplemented")
+        );
+        assert_eq!(
+            refused("x-amz-storage-class", "GLACIER").as_deref(),
+            Some("InvalidStorageClass")
+        );
+        assert_eq!(
+            refused("x-amz-server-side-encryption-bucket-key-enabled", "true").as_deref(),
+            Some("NotImplemented")
+        );
+        assert_eq!(
+            refused("x-amz-expected-bucket-owner", "999999999999").as_deref(),
+            Some("AccessDenied")
+        );
+    }
+
+    #[test]
+    fn what_is_done_anyway_may_be_asked_for() {
+        assert_eq!(refused("x-amz-acl", "private"), None);
+        assert_eq!(refused("x-amz-storage-class", "STANDARD"), None);
+        assert_eq!(refused("x-amz-expected-bucket-owner", "123456789012"), None);
+    }
+}

@@ -1,0 +1,323 @@
+//! Server-side encryption on the wire: headers to a target, and back.
+//!
+//! The encryption context `aws:s3:arn` is set here; a caller may send it only with the same value.
+
+use std::collections::BTreeMap;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, StatusCode};
+use md5::{Digest as _, Md5};
+use s3s::dto::ServerSideEncryption;
+use s3s::{S3Error, S3Result, s3_error};
+use zeroize::Zeroizing;
+
+use super::error::{coded, denied, kms};
+use super::{Front, error};
+use crate::auth::{Action, RequestContext, Resource, Via, authorise};
+use crate::kms::{EncryptionContext, KeyArn, KeyRef};
+use crate::store::record::{BucketRecord, DefaultEncryption, SseRecord};
+use crate::store::{CustomerKey, KeyAccess, SseTarget};
+
+const ALGORITHM: &str = "x-amz-server-side-encryption";
+const KMS_KEY: &str = "x-amz-server-side-encryption-aws-kms-key-id";
+const CONTEXT: &str = "x-amz-server-side-encryption-context";
+const CUSTOMER: &str = "x-amz-server-side-encryption-customer-";
+const COPY_SOURCE_CUSTOMER: &str = "x-amz-copy-source-server-side-encryption-customer-";
+const ARN_CONTEXT: &str = "aws:s3:arn";
+
+/// What an answer says of encryption.
+#[derive(Debug, Default)]
+pub(super) struct SseAnswer {
+    pub(super) algorithm: Option<ServerSideEncryption>,
+    pub(super) kms_key: Option<String>,
+    pub(super) customer_algorithm: Option<String>,
+    pub(super) customer_md5: Option<String>,
+    /// Echoed by PutObject, CopyObject and CreateMultipartUpload only.
+    pub(super) context: Option<String>,
+}
+
+impl SseAnswer {
+    /// What a record and a request's headers say.
+    pub(super) fn new(record: &SseRecord, headers: &HeaderMap) -> Self {
+        match record {
+            SseRecord::S3 => Self {
+                algorithm: Some(aes256()),
+                ..Self::default()
+            },
+            SseRecord::Kms(arn) => Self {
+                algorithm: Some(ServerSideEncryption::from_static(
+                    ServerSideEncryption::AWS_KMS,
+                )),
+                kms_key: Some(arn.clone()),
+                ..Self::default()
+            },
+            SseRecord::Customer => Self {
+                customer_algorithm: Some("AES256".into()),
+                customer_md5: text(headers, &format!("{CUSTOMER}key-md5")).map(str::to_owned),
+                ..Self::default()
+            },
+        }
+    }
+
+    /// The same, with the context as it was sent.
+    pub(super) fn with_context(record: &SseRecord, headers: &HeaderMap) -> Self {
+        let context = text(headers, CONTEXT)
+            .map(str::to_owned)
+            .filter(|_| matches!(record, SseRecord::Kms(_)));
+        Self {
+            context,
+            ..Self::new(record, headers)
+        }
+    }
+}
+
+pub(super) fn aes256() -> ServerSideEncryption {
+    ServerSideEncryption::from_static(ServerSideEncryption::AES256)
+}
+
+/// Name of an object as policies and encryption contexts know it.
+fn object_arn(bucket: &str, key: &str) -> String {
+    format!("arn:aws:s3:::{bucket}/{key}")
+}
+
+impl Front {
+    /// How a new object is to be encrypted: by the request, else by its bucket.
+    pub(super) async fn sse_target(
+        &self,
+        caller: &RequestContext,
+        headers: &HeaderMap,
+        bucket_record: &BucketRecord,
+        bucket: &str,
+        key: &str,
+    ) -> S3Result<SseTarget> {
+        let customer = customer_key(headers, CUSTOMER)?;
+        let algorithm = text_or_refuse(headers, ALGORITHM)?;
+        let kms_key = text_or_refuse(headers, KMS_KEY)?;
+        if customer.is_some()
+            && (algorithm.is_some() || kms_key.is_some() || headers.contains_key(CONTEXT))
+        {
+            return Err(invalid(
+                "Server Side Encryption with Customer provided key is incompatible with the encryption method specified",
+            ));
+        }
+        if let Some(customer) = customer {
+            return Ok(SseTarget::Customer(customer));
+        }
+        let key_name = match (algorithm, &bucket_record.encryption) {
+            (Some("aws:kms"), DefaultEncryption::Kms(default)) => {
+                kms_key.map(str::to_owned).or_else(|| default.clone())
+            }
+            (Some("aws:kms"), DefaultEncryption::S3) => kms_key.map(str::to_owned),
+            (Some("aws:kms:dsse"), _) => {
+                return Err(s3_error!(NotImplemented, "DSSE-KMS is not implemented"));
+            }
+            (Some("AES256"), _) | (None, DefaultEncryption::S3) => {
+                if kms_key.is_some() || headers.contains_key(CONTEXT) {
+                    return Err(invalid(
+                        "Server Side Encryption with AWS KMS managed key requires HTTP header x-amz-server-side-encryption : aws:kms",
+                    ));
+                }
+                return Ok(SseTarget::S3);
+            }
+            (Some(_), _) => {
+                return Err(coded(
+                    StatusCode::BAD_REQUEST,
+                    "InvalidArgument",
+                    "The encryption method specified is not supported",
+                ));
+            }
+            (None, DefaultEncryption::Kms(default)) => {
+                if kms_key.is_some() {
+                    return Err(invalid(
+                        "Server Side Encryption with AWS KMS managed key requires HTTP header x-amz-server-side-encryption : aws:kms",
+                    ));
+                }
+                default.clone()
+            }
+        };
+        let caller_context = caller_context(headers)?;
+        let context = full_context(&caller_context, bucket, key)?;
+        let key = self.resolve(key_name.as_deref()).await?;
+        let proof = authorise(
+            caller,
+            Via::S3,
+            Action("kms:GenerateDataKey"),
+            Resource::KmsKey(key.as_str().to_owned()),
+        )
+        .map_err(denied)?;
+        Ok(SseTarget::Kms {
+            proof,
+            key,
+            context,
+            caller_context,
+        })
+    }
+
+    async fn resolve(&self, name: Option<&str>) -> S3Result<KeyArn> {
+        match name {
+            None => self.kms.resolve_default_s3_key().await,
+            Some(name) => match KeyRef::parse(name) {
+                Ok(key) => self.kms.resolve(&key).await,
+                Err(error) => Err(error),
+            },
+        }
+        .map_err(kms)
+    }
+
+    /// What a request brings to read an object that is encrypted so.
+    pub(super) fn key_access(
+        &self,
+        caller: &RequestContext,
+        record: &SseRecord,
+        caller_context: &[(String, String)],
+        customer: Option<CustomerKey>,
+        (bucket, key): (&str, &str),
+    ) -> S3Result<KeyAccess> {
+        match (record, customer) {
+            (_, Some(customer)) => Ok(KeyAccess::Customer(customer)),
+            (SseRecord::S3 | SseRecord::Customer, None) => Ok(KeyAccess::Plain),
+            (SseRecord::Kms(arn), None) => {
+                let proof = authorise(
+                    caller,
+                    Via::S3,
+                    Action("kms:Decrypt"),
+                    Resource::KmsKey(arn.clone()),
+                )
+                .map_err(denied)?;
+                let context = full_context(caller_context, bucket, key)?;
+                Ok(KeyAccess::Kms { proof, context })
+            }
+        }
+    }
+}
+
+/// Reading an object takes no encryption headers but a customer's.
+pub(super) fn refuse_on_read(headers: &HeaderMap) -> S3Result<()> {
+    if [ALGORITHM, KMS_KEY, CONTEXT]
+        .iter()
+        .any(|name| headers.contains_key(*name))
+    {
+        return Err(invalid(
+            "x-amz-server-side-encryption header is not supported for this operation.",
+        ));
+    }
+    Ok(())
+}
+
+/// The customer's key of a request.
+pub(super) fn customer_key_of(headers: &HeaderMap) -> S3Result<Option<CustomerKey>> {
+    customer_key(headers, CUSTOMER)
+}
+
+/// The customer's key of a copy's source.
+pub(super) fn source_customer_key_of(headers: &HeaderMap) -> S3Result<Option<CustomerKey>> {
+    customer_key(headers, COPY_SOURCE_CUSTOMER)
+}
+
+fn customer_key(headers: &HeaderMap, prefix: &str) -> S3Result<Option<CustomerKey>> {
+    let name = |suffix: &str| format!("{prefix}{suffix}");
+    let algorithm = text_or_refuse(headers, &name("algorithm"))?;
+    let key = text_or_refuse(headers, &name("key"))?;
+    let md5 = text_or_refuse(headers, &name("key-md5"))?;
+    let Some(algorithm) = algorithm else {
+        if key.is_some() || md5.is_some() {
+            return Err(invalid(
+                "Requests specifying Server Side Encryption with Customer provided keys must provide a valid encryption algorithm.",
+            ));
+        }
+        return Ok(None);
+    };
+    if algorithm != "AES256" {
+        return Err(coded(
+            StatusCode::BAD_REQUEST,
+            "InvalidEncryptionAlgorithmError",
+            "The Encryption request you specified is not valid. Supported value: AES256.",
+        ));
+    }
+    let Some(key) = key else {
+        return Err(invalid(
+            "Requests specifying Server Side Encryption with Customer provided keys must provide an appropriate secret key.",
+        ));
+    };
+    let decoded = STANDARD.decode(key).map(Zeroizing::new).unwrap_or_default();
+    let mut bytes = Box::new([0; 32]);
+    if decoded.len() != bytes.len() {
+        return Err(invalid(
+            "The secret key was invalid for the specified algorithm.",
+        ));
+    }
+    bytes.copy_from_slice(&decoded);
+    let key = CustomerKey::new(bytes);
+    let Some(md5) = md5 else {
+        return Err(invalid(
+            "Requests specifying Server Side Encryption with Customer provided keys must provide the client calculated MD5 of the secret key.",
+        ));
+    };
+    let found: [u8; 16] = Md5::digest(decoded.as_slice()).into();
+    let claimed = STANDARD.decode(md5).unwrap_or_default();
+    if verify_slices_are_equal(&found, &claimed).is_err() {
+        return Err(invalid(
+            "The calculated MD5 hash of the key did not match the hash that was provided.",
+        ));
+    }
+    Ok(Some(key))
+}
+
+/// The caller's encryption context, sorted.
+fn caller_context(headers: &HeaderMap) -> S3Result<Vec<(String, String)>> {
+    let Some(header) = text_or_refuse(headers, CONTEXT)? else {
+        return Ok(Vec::new());
+    };
+    let malformed = || {
+        invalid(
+            "The header 'x-amz-server-side-encryption-context' shall be Base64-encoded UTF-8 string holding JSON which represents a string-string map",
+        )
+    };
+    let json = STANDARD.decode(header).map_err(|_not_base64| malformed())?;
+    let map: BTreeMap<String, String> =
+        serde_json::from_slice(&json).map_err(|_not_a_map| malformed())?;
+    Ok(map.into_iter().collect())
+}
+
+/// The caller's context with the object's ARN.
+fn full_context(
+    caller: &[(String, String)],
+    bucket: &str,
+    key: &str,
+) -> S3Result<EncryptionContext> {
+    let arn = object_arn(bucket, key);
+    let mut map: BTreeMap<String, String> = caller.iter().cloned().collect();
+    if map
+        .insert(ARN_CONTEXT.to_owned(), arn.clone())
+        .is_some_and(|given| given != arn)
+    {
+        return Err(invalid(
+            "The encryption context aws:s3:arn is reserved for the ARN of the object",
+        ));
+    }
+    EncryptionContext::from_map(map).map_err(kms)
+}
+
+fn invalid(message: &'static str) -> S3Error {
+    error::coded(StatusCode::BAD_REQUEST, "InvalidArgument", message)
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// The value of a header that comes at most once and is ASCII.
+fn text_or_refuse<'h>(headers: &'h HeaderMap, name: &str) -> S3Result<Option<&'h str>> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    match (value.to_str(), values.next()) {
+        (Ok(value), None) => Ok(Some(value)),
+        _ => Err(invalid(
+            "A server-side encryption header is repeated or is not ASCII",
+        )),
+    }
+}

@@ -1,0 +1,345 @@
+//! One endpoint for S3 and KMS: tells them apart, authenticates, and hands over.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use axum::routing::get;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use s3s::service::S3Service;
+use strongroom_hsm::HsmHandle;
+use tracing::{Instrument, info, info_span};
+
+use super::body::TimedBody;
+use super::health;
+use crate::auth::payload::{BodyError, VerifiedBody};
+use crate::auth::sigv4::{AuthError, Verifier};
+use crate::auth::{AccountId, Principal, RequestContext};
+use crate::config::Limits;
+use crate::kms::{self, Kms};
+use crate::s3::{AnnouncedTrailers, Front, error_response, refuse};
+
+/// The longest body of a KMS request.
+const KMS_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// The longest body of an S3 request that is not an object's bytes: lists of parts and of keys, configurations.
+const S3_DOCUMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The longest error document that is looked at again, to add the request id.
+const S3_ERROR_BYTES_MAX: usize = 64 * 1024;
+
+/// What answers requests.
+pub(super) struct Endpoint {
+    verifier: Verifier,
+    s3: S3Service,
+    kms: Arc<Kms>,
+    hsm: HsmHandle,
+    account: AccountId,
+    limits: Limits,
+}
+
+impl Endpoint {
+    pub(super) fn new(
+        verifier: Verifier,
+        front: Front,
+        kms: Arc<Kms>,
+        hsm: HsmHandle,
+        account: AccountId,
+        limits: Limits,
+    ) -> Self {
+        Self {
+            verifier,
+            s3: front.into_service(),
+            kms,
+            hsm,
+            account,
+            limits,
+        }
+    }
+
+    /// The routes, for one connection.
+    pub(super) fn router(self: Arc<Self>, peer: SocketAddr) -> Router {
+        let ready = Arc::clone(&self);
+        Router::new()
+            .route("/healthz", get(|| async { "ok\n" }))
+            .route(
+                "/readyz",
+                get(move || async move { health::ready(&ready.hsm.health()) }),
+            )
+            .fallback(move |request: Request| {
+                let endpoint = Arc::clone(&self);
+                async move { endpoint.answer(request, peer).await }
+            })
+    }
+
+    /// Answers one request, and logs it.
+    async fn answer(&self, request: Request, peer: SocketAddr) -> Response {
+        let began = Instant::now();
+        let request_id = new_request_id();
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let span = info_span!("request", id = %request_id);
+        let (parts, body) = request.into_parts();
+        let body = TimedBody::new(body, self.limits.body_timeout);
+        let answer = async {
+            if is_kms(&parts) {
+                self.kms(parts, body, &request_id, peer).await
+            } else {
+                self.s3(parts, body, &request_id, peer).await
+            }
+        };
+        let mut response = answer.instrument(span).await;
+        let headers = response.headers_mut();
+        if let Ok(id) = HeaderValue::from_str(&request_id) {
+            headers.insert("x-amz-request-id", id);
+        }
+        headers.insert(header::SERVER, HeaderValue::from_static("Strongroom"));
+        info!(
+            event = "request",
+            id = %request_id,
+            %method,
+            path,
+            status = response.status().as_u16(),
+            ms = began.elapsed().as_millis(),
+        );
+        response
+    }
+
+    async fn kms(
+        &self,
+        parts: Parts,
+        body: TimedBody<Body>,
+        request_id: &str,
+        peer: SocketAddr,
+    ) -> Response {
+        let refuse = |status, code, message: &str| {
+            full(kms::api::error_response(code, status, message, request_id))
+        };
+        let body = match Limited::new(body, KMS_BODY_BYTES_MAX).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+                return refuse(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "RequestEntityTooLargeException",
+                    "The request is too long",
+                );
+            }
+            Err(_broken) => {
+                return refuse(
+                    StatusCode::BAD_REQUEST,
+                    "IncompleteBody",
+                    "The request body ended early",
+                );
+            }
+        };
+        let verified = match self.verifier.verify_kms(&parts, &body) {
+            Ok(verified) => verified,
+            Err(error) => {
+                log_refusal(&error);
+                return refuse(StatusCode::BAD_REQUEST, error.kms_code(), &error.message());
+            }
+        };
+        let Some(target) = parts
+            .headers
+            .get("x-amz-target")
+            .and_then(|target| target.to_str().ok())
+        else {
+            return refuse(
+                StatusCode::BAD_REQUEST,
+                "UnknownOperationException",
+                "X-Amz-Target is missing",
+            );
+        };
+        let context = request_context(verified.principal, request_id, peer);
+        full(kms::api::handle(&self.kms, &context, target, &body).await)
+    }
+
+    async fn s3(
+        &self,
+        mut parts: Parts,
+        body: TimedBody<Body>,
+        request_id: &str,
+        peer: SocketAddr,
+    ) -> Response {
+        let verified = match self.verifier.verify_s3(&parts) {
+            Ok(verified) => verified,
+            Err(error) => {
+                log_refusal(&error);
+                let region = error.expected_region().map(|region| ("Region", region));
+                let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::FORBIDDEN);
+                let fields = region.as_slice();
+                return full(error_response(
+                    status,
+                    error.code(),
+                    &error.message(),
+                    request_id,
+                    fields,
+                ));
+            }
+        };
+        if let Err(error) = refuse::check(
+            &parts.method,
+            &parts.uri,
+            &parts.headers,
+            self.account.as_str(),
+        ) {
+            let status = error.status_code().unwrap_or(StatusCode::NOT_IMPLEMENTED);
+            return full(error_response(
+                status,
+                error.code().as_str(),
+                error.message().unwrap_or_default(),
+                request_id,
+                &[],
+            ));
+        }
+        let announced = announced(&parts.headers);
+        verified.strip(&mut parts);
+        let context = request_context(verified.principal, request_id, peer);
+        let body = VerifiedBody::new(body, verified.payload);
+        parts.extensions.insert(context);
+        parts.extensions.insert(AnnouncedTrailers {
+            names: announced,
+            trailers: body.trailers(),
+        });
+        let body = if carries_object(&parts) {
+            s3s::Body::http_body_unsync(body)
+        } else {
+            // A document is read here, so that nothing of it is parsed before all of it is verified.
+            match Limited::new(body, S3_DOCUMENT_BYTES_MAX).collect().await {
+                Ok(document) => s3s::Body::from(document.to_bytes()),
+                Err(error) => return full(document_error(error.as_ref(), request_id)),
+            }
+        };
+        let response = match self.s3.call(http::Request::from_parts(parts, body)).await {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::error!(event = "s3.service", ?error);
+                return full(error_response(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "InternalError",
+                    "We encountered an internal error. Please try again.",
+                    request_id,
+                    &[],
+                ));
+            }
+        };
+        with_request_id(response.map(Body::new), request_id).await
+    }
+}
+
+/// KMS requests name their operation in a header; S3 ones never do.
+fn is_kms(parts: &Parts) -> bool {
+    parts.method == Method::POST
+        && parts.uri.path() == "/"
+        && parts.headers.contains_key("x-amz-target")
+}
+
+/// Whether the body is the bytes of an object or a part: `PUT /bucket/key`, plain or as a part.
+fn carries_object(parts: &Parts) -> bool {
+    let has_key = parts
+        .uri
+        .path()
+        .trim_start_matches('/')
+        .split_once('/')
+        .is_some_and(|(_, key)| !key.is_empty());
+    let plain = |pair: &str| {
+        let name = pair.split('=').next().unwrap_or_default();
+        name.is_empty() || ["partNumber", "uploadId", "x-id"].contains(&name)
+    };
+    parts.method == Method::PUT
+        && has_key
+        && parts.uri.query().unwrap_or_default().split('&').all(plain)
+}
+
+fn announced(headers: &HeaderMap) -> Vec<String> {
+    let values = headers
+        .get_all("x-amz-trailer")
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .map(|name| name.trim().to_ascii_lowercase())
+        .collect()
+}
+
+fn request_context(principal: Principal, request_id: &str, peer: SocketAddr) -> RequestContext {
+    RequestContext {
+        principal,
+        request_id: request_id.to_owned(),
+        source_ip: Some(peer.ip()),
+        secure_transport: false,
+    }
+}
+
+fn log_refusal(error: &AuthError) {
+    info!(event = "auth.refused", code = error.code(), reason = %error);
+}
+
+fn document_error(
+    error: &(dyn std::error::Error + Send + Sync + 'static),
+    request_id: &str,
+) -> http::Response<Bytes> {
+    if error.is::<http_body_util::LengthLimitError>() {
+        return error_response(
+            StatusCode::BAD_REQUEST,
+            "MaxMessageLengthExceeded",
+            "Your request was too big.",
+            request_id,
+            &[],
+        );
+    }
+    match error.downcast_ref::<BodyError>() {
+        Some(error) => {
+            let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
+            error_response(status, error.code(), error.message(), request_id, &[])
+        }
+        None => error_response(
+            StatusCode::BAD_REQUEST,
+            "IncompleteBody",
+            "The request body terminated unexpectedly",
+            request_id,
+            &[],
+        ),
+    }
+}
+
+fn full(response: http::Response<Bytes>) -> Response {
+    response.map(|bytes| Body::new(Full::new(bytes)))
+}
+
+/// Adds the request id to an error document, which `s3s` writes without one.
+async fn with_request_id(response: Response, request_id: &str) -> Response {
+    let is_error = response.status().is_client_error() || response.status().is_server_error();
+    let is_xml = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/xml"));
+    if !is_error || !is_xml {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let Ok(document) = Limited::new(body, S3_ERROR_BYTES_MAX).collect().await else {
+        return Response::from_parts(parts, Body::empty());
+    };
+    let document = String::from_utf8_lossy(&document.to_bytes()).into_owned();
+    let document = match document.rsplit_once("</Error>") {
+        Some((before, _)) if !before.contains("<RequestId>") => {
+            format!("{before}<RequestId>{request_id}</RequestId></Error>")
+        }
+        _ => document,
+    };
+    parts.headers.remove(header::CONTENT_LENGTH);
+    Response::from_parts(parts, Body::from(document))
+}
+
+/// Sixteen hex digits, as AWS's are.
+fn new_request_id() -> String {
+    let mut id = [0; 8];
+    // An id that is not random only makes logs harder to read.
+    let _ = aws_lc_rs::rand::fill(&mut id);
+    hex::encode_upper(id)
+}

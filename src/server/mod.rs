@@ -1,0 +1,310 @@
+//! Wiring: HSM, records, blobs, KMS, store, front ends; one listener; maintenance; an orderly end.
+//!
+//! Nothing here needs the HSM to start. What needs a key fails until the token is there, and heals by itself.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use strongroom_hsm::pkcs11::Pkcs11Token;
+use strongroom_hsm::{HsmHandle, Token};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tracing::{debug, error, info, warn};
+
+use crate::auth::sigv4::Verifier;
+use crate::blob::FsBlobs;
+use crate::clock::Clock;
+use crate::config::{Config, ConfigError, Limits, read_credentials};
+use crate::kms::{Kms, KmsSettings, WRAP_COUNT_BLOCK_DEFAULT, WRAPS_PER_BACKING_KEY_MAX_DEFAULT};
+use crate::meta::{Meta, RedbMeta};
+use crate::s3::Front;
+use crate::store::Store;
+
+mod body;
+mod endpoint;
+mod health;
+
+use endpoint::Endpoint;
+
+/// The longest head of a request.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// The most headers of a request.
+const HEADERS_MAX: usize = 128;
+/// Pause after a connection could not be accepted, for want of file descriptors for instance.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Operator: the server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Configuration.
+    #[error("configuration")]
+    Config(#[source] ConfigError),
+    /// The data directory, the records or the blobs.
+    #[error("{what} in {path}")]
+    Data {
+        /// What.
+        what: &'static str,
+        /// Where.
+        path: std::path::PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The listener.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The workers of the HSM.
+    #[error("HSM")]
+    Hsm(#[source] strongroom_hsm::HsmError),
+}
+
+/// A server that listens.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    endpoint: Arc<Endpoint>,
+    parts: Parts,
+    limits: Limits,
+    maintenance: Duration,
+}
+
+/// What a server is made of: for maintenance, and for tests that look inside.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// The HSM.
+    pub hsm: HsmHandle,
+    /// Keys.
+    pub kms: Arc<Kms>,
+    /// Objects.
+    pub store: Store,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Server({})", self.address)
+    }
+}
+
+impl Server {
+    /// Opens everything and listens.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; an absent token is none.
+    pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+        let token: Arc<dyn Token> = Arc::new(Pkcs11Token::new(config.pkcs11.clone()));
+        Self::start_on(config, token, clock).await
+    }
+
+    /// The same, on a given token.
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::start`].
+    pub async fn start_on(
+        config: Config,
+        token: Arc<dyn Token>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
+        let credentials =
+            Arc::new(read_credentials(&config.credentials_file).map_err(StartError::Config)?);
+        let meta_path = config.data_dir.join("meta.redb");
+        let meta = RedbMeta::open(&meta_path).map_err(data_error("metadata store", &meta_path))?;
+        let meta: Arc<dyn Meta> = Arc::new(meta);
+        let blob_path = config.data_dir.join("blobs");
+        let blobs =
+            Arc::new(FsBlobs::open(&blob_path).map_err(data_error("blob store", &blob_path))?);
+        let hsm = HsmHandle::start(token, config.hsm.clone()).map_err(StartError::Hsm)?;
+        let settings = KmsSettings {
+            account: config.account.clone(),
+            region: config.regions.first().cloned().unwrap_or_default(),
+            wraps_per_backing_key_max: WRAPS_PER_BACKING_KEY_MAX_DEFAULT,
+            wrap_count_block: WRAP_COUNT_BLOCK_DEFAULT,
+        };
+        let kms = Arc::new(Kms::new(
+            Arc::clone(&meta),
+            hsm.clone(),
+            Arc::clone(&clock),
+            settings,
+        ));
+        kms.recover()
+            .await
+            .map_err(data_error("keys", &meta_path))?;
+        let store = Store::new(
+            meta,
+            blobs,
+            Arc::clone(&kms),
+            Arc::clone(&clock),
+            config.store.clone(),
+        );
+        // The lock on the metadata file says that nobody else writes here: what is pending is a dead process's.
+        let collected = store
+            .collect_after_restart()
+            .await
+            .map_err(data_error("pending blobs", &blob_path))?;
+        if collected > 0 {
+            info!(
+                event = "server.collected",
+                blobs = collected,
+                "deleted what an earlier process left unfinished"
+            );
+        }
+        let verifier = Verifier::new(
+            credentials,
+            config.account.clone(),
+            config.regions.clone(),
+            clock,
+        );
+        let front = Front::new(
+            store.clone(),
+            Arc::clone(&kms),
+            config.regions,
+            config.account.as_str().to_owned(),
+        );
+        let endpoint = Endpoint::new(
+            verifier,
+            front,
+            Arc::clone(&kms),
+            hsm.clone(),
+            config.account,
+            config.limits,
+        );
+        let listener =
+            TcpListener::bind(config.listen)
+                .await
+                .map_err(|source| StartError::Listen {
+                    address: config.listen,
+                    source,
+                })?;
+        let address = listener.local_addr().map_err(|source| StartError::Listen {
+            address: config.listen,
+            source,
+        })?;
+        Ok(Self {
+            listener,
+            address,
+            endpoint: Arc::new(endpoint),
+            parts: Parts { hsm, kms, store },
+            limits: config.limits,
+            maintenance: config.maintenance,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it is made of.
+    pub fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// Serves until `stop`; then takes no more, and waits for what is under way.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        info!(event = "server.listening", address = %self.address);
+        let maintenance = tokio::spawn(maintain(self.parts.clone(), self.maintenance));
+        let places = Arc::new(Semaphore::new(self.limits.connections));
+        let graceful = GracefulShutdown::new();
+        let mut connections = JoinSet::new();
+        tokio::pin!(stop);
+        loop {
+            let place = tokio::select! {
+                () = &mut stop => break,
+                place = Arc::clone(&places).acquire_owned() => place,
+            };
+            let accepted = tokio::select! {
+                () = &mut stop => break,
+                accepted = self.listener.accept() => accepted,
+                Some(_ended) = connections.join_next() => continue,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    warn!(event = "server.accept", %error);
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let connection = self.connection(stream, peer);
+            let connection = graceful.watch(connection);
+            connections.spawn(async move {
+                let _place = place;
+                if let Err(error) = connection.await {
+                    debug!(event = "server.connection", %peer, %error);
+                }
+            });
+        }
+        info!(event = "server.stopping", connections = connections.len());
+        maintenance.abort();
+        if tokio::time::timeout(self.limits.shutdown, graceful.shutdown())
+            .await
+            .is_err()
+        {
+            warn!(
+                event = "server.shutdown_timeout",
+                connections = connections.len()
+            );
+        }
+        connections.shutdown().await;
+        self.parts.hsm.shutdown().await;
+        info!(event = "server.stopped");
+    }
+
+    fn connection(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+    ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send + 'static
+    {
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(event = "server.nodelay", %error);
+        }
+        let service = TowerToHyperService::new(Arc::clone(&self.endpoint).router(peer));
+        hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.header_timeout)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .max_headers(HEADERS_MAX)
+            .serve_connection(TokioIo::new(stream), service)
+    }
+}
+
+fn data_error<E>(what: &'static str, path: &Path) -> impl FnOnce(E) -> StartError
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    move |source| StartError::Data {
+        what,
+        path: path.to_owned(),
+        source: Box::new(source),
+    }
+}
+
+/// What is done by the clock: garbage, due deletions of keys, due rotations.
+async fn maintain(parts: Parts, pause: Duration) {
+    let mut ticks = tokio::time::interval(pause);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = parts.store.collect_garbage().await {
+            error!(event = "maintenance.garbage", %error);
+        }
+        if let Err(error) = parts.kms.destroy_due_keys().await {
+            warn!(event = "maintenance.destroy", %error);
+        }
+        if let Err(error) = parts.kms.rotate_due_keys().await {
+            warn!(event = "maintenance.rotate", %error);
+        }
+    }
+}

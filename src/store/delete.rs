@@ -1,0 +1,40 @@
+//! DeleteObject.
+
+use super::bucket::load_bucket;
+use super::put::load_object;
+use super::record::ObjectName;
+use super::{Store, StoreError};
+use crate::meta::Batch;
+
+impl Store {
+    /// Deletes an object. One that is not there is deleted already. No HSM.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoSuchBucket`]; [`StoreError::PreconditionFailed`] when `if_match` names another ETag.
+    pub async fn delete(
+        &self,
+        bucket: &str,
+        key: &str,
+        if_match: Option<&str>,
+    ) -> Result<(), StoreError> {
+        self.commit_deciding(|| async {
+            let snapshot = self.meta.snapshot().await?;
+            let (bucket_record, _) = load_bucket(&*snapshot, bucket).await?;
+            let name = ObjectName::new(&bucket_record, key)?;
+            let Some((record, value)) = load_object(&*snapshot, &name).await? else {
+                return Ok((Batch::new(), ()));
+            };
+            if if_match.is_some_and(|etag| etag != "*" && etag != record.etag) {
+                return Err(StoreError::PreconditionFailed("If-Match"));
+            }
+            let batch = Batch::new()
+                .unchanged(name.object_row(), Some(&value))
+                .delete(name.object_row())
+                .delete(name.manifest_row())
+                .and(self.release_body(&*snapshot, &record.body).await?);
+            Ok((batch, ()))
+        })
+        .await
+    }
+}

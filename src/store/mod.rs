@@ -1,0 +1,123 @@
+//! Objects: the data plane.
+//!
+//! One use case a file. Each walks the same way: read a snapshot, get a data key, move sealed bytes, commit one
+//! batch. The batch is the only commit point: before it nothing is visible, after it everything is durable.
+//!
+//! What is where:
+//!
+//! - [`record`] says what the rows are; [`error`] who must act; [`digest`] what is computed over plaintext.
+//! - `keys` gets a data key from the kind of encryption that an object has.
+//! - `gc` owns the life of blobs: intent, reference, garbage.
+//! - `put`, `get`, `copy`, `delete`, `list`, `bucket`, `multipart` are the use cases.
+//!
+//! # Life of a blob
+//!
+//! A blob is begun under an intent row with a lease ([`table::PENDING_BLOB`](crate::meta::table)). The batch that
+//! commits its record deletes the intent row and asserts that the row is as it was written: a blob that the collector
+//! has claimed cannot be committed any more. Committed blobs belong to a *body*, which counts its references (an
+//! object and its copies share one). The batch that takes the last reference away turns the body's blobs into
+//! garbage rows; the collector deletes those after a grace time, for readers under way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::blob::BlobStore;
+use crate::clock::Clock;
+use crate::kms::Kms;
+use crate::meta::{Batch, Meta, MetaError};
+
+mod bucket;
+mod copy;
+mod customer;
+mod delete;
+pub mod digest;
+mod error;
+mod gc;
+mod get;
+mod keys;
+mod list;
+mod multipart;
+mod put;
+pub mod record;
+
+pub use copy::CopyRequest;
+pub use customer::CustomerKey;
+pub use error::StoreError;
+pub use get::{Conditions, Located, ObjectBody, Reading, Selection};
+pub use keys::{KeyAccess, SseTarget};
+pub use list::{LIST_ENTRIES_MAX, ListRequest, Listing, UploadListing};
+pub use multipart::{CompletePart, CompleteRequest, PartListing, UploadTarget};
+pub use put::{CHECKSUM_DEFAULT, Incoming, PutRequest, WriteConditions, Written};
+
+/// How often a use case reads and decides again after a conflict.
+const CONFLICT_RETRIES_MAX: usize = 16;
+
+/// What the store may be told.
+#[derive(Debug, Clone)]
+pub struct StoreSettings {
+    /// How long garbage is kept for readers under way.
+    pub garbage_grace: Duration,
+    /// How long a pending blob is its writer's without a sign of life.
+    pub pending_lease: Duration,
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        Self {
+            garbage_grace: Duration::from_secs(15 * 60),
+            pending_lease: Duration::from_secs(60 * 60),
+        }
+    }
+}
+
+/// The data plane.
+#[derive(Debug, Clone)]
+pub struct Store {
+    meta: Arc<dyn Meta>,
+    blobs: Arc<dyn BlobStore>,
+    kms: Arc<Kms>,
+    clock: Arc<dyn Clock>,
+    settings: StoreSettings,
+}
+
+impl Store {
+    /// A store on these seams.
+    pub fn new(
+        meta: Arc<dyn Meta>,
+        blobs: Arc<dyn BlobStore>,
+        kms: Arc<Kms>,
+        clock: Arc<dyn Clock>,
+        settings: StoreSettings,
+    ) -> Self {
+        Self {
+            meta,
+            blobs,
+            kms,
+            clock,
+            settings,
+        }
+    }
+
+    /// Milliseconds since 1970.
+    fn now_ms(&self) -> i64 {
+        let now = self.clock.now();
+        now.unix_timestamp() * 1000 + i64::from(now.millisecond())
+    }
+
+    /// Reads, decides and commits until no other batch came between.
+    async fn commit_deciding<T, F, Fut>(&self, mut decide: F) -> Result<T, StoreError>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<(Batch, T), StoreError>>,
+    {
+        for _ in 0..CONFLICT_RETRIES_MAX {
+            let (batch, outcome) = decide().await?;
+            match self.meta.commit(batch).await {
+                Ok(()) => return Ok(outcome),
+                Err(MetaError::Conflict) => {}
+                Err(other) => return Err(other.into()),
+            }
+        }
+        Err(StoreError::Conflict)
+    }
+}

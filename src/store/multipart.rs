@@ -1,0 +1,581 @@
+//! Multipart uploads.
+//!
+//! One data key seals all parts; each request that needs it unwraps it. A part's record carries a tag under the data
+//! key, so that Complete believes only what was uploaded. A completed object is a list of the parts' blobs.
+
+use std::collections::BTreeMap;
+
+use aws_lc_rs::rand;
+use md5::{Digest as _, Md5};
+
+use super::bucket::load_bucket;
+use super::digest::{Checksum, SealedAttributes};
+use super::put::{Incoming, ObjectRows, SealedBlob, opaque_etag};
+use super::record::{
+    BodyRecord, ChecksumKind, Headers, KeyRecord, ObjectName, ObjectRecord, PartRecord, SseRecord,
+    UploadRecord, Uuid, body_row, part_row, part_rows,
+};
+use super::{KeyAccess, SseTarget, Store, StoreError, WriteConditions, Written};
+use crate::blob::BlobId;
+use crate::envelope::{EnvelopeError, KeySchedule, ManifestPart, PARTS_MAX};
+use crate::meta::{Batch, KeyRange, MetaError, Snapshot, codec};
+
+/// The shortest part that is not the last: AWS's limit.
+pub const PART_BYTES_MIN: u64 = 5 << 20;
+/// The longest part: AWS's limit.
+pub const PART_BYTES_MAX: u64 = 5 << 30;
+/// The longest object: AWS's limit.
+pub const OBJECT_BYTES_MAX: u64 = 5 << 40;
+
+/// An upload, found.
+#[derive(Debug)]
+pub struct UploadTarget {
+    name: ObjectName,
+    bucket: String,
+    id: Uuid,
+    record: UploadRecord,
+    value: Vec<u8>,
+}
+
+impl UploadTarget {
+    /// What is in clear.
+    pub fn record(&self) -> &UploadRecord {
+        &self.record
+    }
+
+    /// The caller's encryption context, without what the server added.
+    pub fn caller_context(&self) -> &[(String, String)] {
+        match &self.record.key {
+            KeyRecord::Kms(_, context) => context,
+            KeyRecord::S3(_) | KeyRecord::Customer(_) => &[],
+        }
+    }
+}
+
+/// A part as Complete names it.
+#[derive(Debug, Clone)]
+pub struct CompletePart {
+    /// Part number.
+    pub number: u32,
+    /// Without quotes.
+    pub etag: String,
+    /// Its checksum, if the client says it.
+    pub checksum: Option<Vec<u8>>,
+}
+
+/// An upload to be completed.
+#[derive(Debug)]
+pub struct CompleteRequest {
+    /// Which upload.
+    pub upload: UploadTarget,
+    /// How its data key is opened.
+    pub access: KeyAccess,
+    /// The parts in order.
+    pub parts: Vec<CompletePart>,
+    /// The object's checksum, if the client says it, without `-N`.
+    pub checksum: Option<Vec<u8>>,
+    /// The object's size, if the client says it.
+    pub size: Option<u64>,
+    /// Conditions on what is there before.
+    pub conditions: WriteConditions,
+}
+
+/// Parts of an upload: number, record and checksum are in clear only as far as the record is.
+#[derive(Debug)]
+pub struct PartListing {
+    /// Parts in order.
+    pub parts: Vec<(u32, PartRecord)>,
+    /// The last number, if there is more.
+    pub next: Option<u32>,
+}
+
+impl Store {
+    /// Begins an upload.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoSuchBucket`]; what the KMS says.
+    pub async fn create_upload(
+        &self,
+        bucket: &str,
+        key: &str,
+        sse: &SseTarget,
+        headers: Headers,
+        checksum: Option<ChecksumKind>,
+    ) -> Result<Uuid, StoreError> {
+        let name = ObjectName::new(&self.load_bucket(bucket).await?, key)?;
+        // The schedule is dropped here: the data key is unwrapped again for every part.
+        let (_, key_record) = self.make_key(sse, &name.identity()).await?;
+        let mut id: Uuid = [0; 16];
+        rand::fill(&mut id).map_err(|_unspecified| StoreError::Random)?;
+        let record = UploadRecord {
+            initiated_ms: self.now_ms(),
+            sse: sse.record(),
+            key: key_record,
+            headers,
+            checksum,
+        };
+        self.commit_deciding(|| async {
+            let (now, value) = load_bucket(&*self.meta.snapshot().await?, bucket).await?;
+            if now.uuid != name.bucket {
+                return Err(StoreError::NoSuchBucket(bucket.to_owned()));
+            }
+            let batch = Batch::new()
+                .unchanged(super::record::bucket_row(bucket), Some(&value))
+                .put(name.upload_row(&id), codec::encode(&record));
+            Ok((batch, ()))
+        })
+        .await?;
+        Ok(id)
+    }
+
+    /// Finds an upload. No HSM.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoSuchUpload`]; [`StoreError::NoSuchBucket`].
+    pub async fn locate_upload(
+        &self,
+        bucket: &str,
+        key: &str,
+        upload: &str,
+    ) -> Result<UploadTarget, StoreError> {
+        let missing = || StoreError::NoSuchUpload(upload.to_owned());
+        let mut id: Uuid = [0; 16];
+        let snapshot = self.meta.snapshot().await?;
+        let (bucket_record, _) = load_bucket(&*snapshot, bucket).await?;
+        hex::decode_to_slice(upload, &mut id).map_err(|_not_hex| missing())?;
+        let name = ObjectName::new(&bucket_record, key)?;
+        let value = snapshot
+            .load(&name.upload_row(&id))
+            .await?
+            .ok_or_else(missing)?;
+        Ok(UploadTarget {
+            name,
+            bucket: bucket.to_owned(),
+            id,
+            record: codec::decode("upload", &value)?,
+            value,
+        })
+    }
+
+    /// Writes a part. A part of the same number is replaced.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::put`]; [`StoreError::NoSuchUpload`] when the upload was completed or aborted meanwhile.
+    pub async fn put_part(
+        &self,
+        upload: &UploadTarget,
+        access: &KeyAccess,
+        number: u32,
+        incoming: Incoming,
+    ) -> Result<(PartRecord, Vec<u8>), StoreError> {
+        let identity = upload.name.identity();
+        let (schedule, pending) = tokio::join!(
+            self.open_key(&upload.record.key, access, &identity),
+            self.begin_blob()
+        );
+        let pending = pending?;
+        let schedule = match schedule {
+            Ok(schedule) => schedule,
+            Err(error) => {
+                self.abandon(pending, &error).await;
+                return Err(error);
+            }
+        };
+        let md5 = matches!(upload.record.sse, SseRecord::S3);
+        let blob = self
+            .seal_stream(&schedule, pending, incoming, md5, PART_BYTES_MAX)
+            .await?;
+        let checksum = blob.digested.checksum.clone();
+        match self
+            .commit_part(upload, &schedule, number, &blob, md5)
+            .await
+        {
+            Ok(record) => Ok((record, checksum)),
+            Err(error) => {
+                self.abandon(blob.pending, &error).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn commit_part(
+        &self,
+        upload: &UploadTarget,
+        schedule: &KeySchedule,
+        number: u32,
+        blob: &SealedBlob,
+        md5: bool,
+    ) -> Result<PartRecord, StoreError> {
+        let attributes = codec::encode(&SealedAttributes {
+            checksum: blob.digested.checksum.clone(),
+        });
+        let etag = match blob.digested.md5 {
+            Some(digest) if md5 => hex::encode(digest),
+            _ => opaque_etag()?,
+        };
+        let mut record = PartRecord {
+            blob: *blob.pending.id.as_bytes(),
+            salt: blob.sealed.salt,
+            size: blob.sealed.plaintext_bytes,
+            etag,
+            last_modified_ms: self.now_ms(),
+            attributes: schedule.seal_attributes(&upload.id, &attributes)?,
+            tag: [0; 32],
+        };
+        record.tag = schedule.part_tag(&record.tagged_fields(&upload.id, number));
+        let row = part_row(&upload.id, number);
+        self.commit_deciding(|| async {
+            let snapshot = self.meta.snapshot().await?;
+            self.still_there(&*snapshot, upload).await?;
+            let old = snapshot.load(&row).await?;
+            let mut batch = Batch::new()
+                .unchanged(upload.name.upload_row(&upload.id), Some(&upload.value))
+                .unchanged(row.clone(), old.as_deref())
+                .put(row.clone(), codec::encode(&record))
+                .and(blob.pending.commit());
+            if let Some(old) = old {
+                let old: PartRecord = codec::decode("part", &old)?;
+                batch = batch.and(self.garbage(&BlobId::from_bytes(old.blob)));
+            }
+            Ok((batch, ()))
+        })
+        .await?;
+        Ok(record)
+    }
+
+    /// Lists parts after number `after`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Meta`].
+    pub async fn list_parts(
+        &self,
+        upload: &UploadTarget,
+        after: u32,
+        max: usize,
+    ) -> Result<PartListing, StoreError> {
+        let mut range = part_rows(&upload.id);
+        range.start = part_row(&upload.id, after.saturating_add(1));
+        let mut parts = scan_parts(&*self.meta.snapshot().await?, &range, max + 1).await?;
+        let more = parts.len() > max;
+        parts.truncate(max);
+        let next = parts.last().map(|(number, ..)| *number).filter(|_| more);
+        Ok(PartListing {
+            parts: parts
+                .into_iter()
+                .map(|(number, record, _)| (number, record))
+                .collect(),
+            next,
+        })
+    }
+
+    /// Aborts an upload; its parts become garbage. No HSM.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoSuchUpload`].
+    pub async fn abort_upload(&self, upload: &UploadTarget) -> Result<(), StoreError> {
+        self.commit_deciding(|| async {
+            let snapshot = self.meta.snapshot().await?;
+            self.still_there(&*snapshot, upload).await?;
+            let row = upload.name.upload_row(&upload.id);
+            let mut batch = Batch::new()
+                .unchanged(row.clone(), Some(&upload.value))
+                .delete(row);
+            let parts = scan_parts(&*snapshot, &part_rows(&upload.id), PARTS_MAX).await?;
+            batch = no_other_parts(batch, &upload.id, parts.iter().map(|(number, ..)| *number));
+            for (number, record, value) in parts {
+                let row = part_row(&upload.id, number);
+                batch = batch
+                    .unchanged(row.clone(), Some(&value))
+                    .delete(row)
+                    .and(self.garbage(&BlobId::from_bytes(record.blob)));
+            }
+            Ok((batch, ()))
+        })
+        .await
+    }
+
+    /// Completes an upload: THE COMMIT POINT of its object.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidPart`], [`StoreError::InvalidPartOrder`], [`StoreError::PartTooSmall`];
+    /// [`StoreError::ChecksumMismatch`]; [`StoreError::Damaged`] when a part's record is not what was written.
+    pub async fn complete_upload(&self, request: CompleteRequest) -> Result<Written, StoreError> {
+        let CompleteRequest {
+            upload,
+            access,
+            parts,
+            checksum,
+            size,
+            conditions,
+        } = request;
+        if parts.is_empty() || parts.len() > PARTS_MAX {
+            return Err(StoreError::InvalidRequest(
+                "You must specify at least one part".into(),
+            ));
+        }
+        if !parts.is_sorted_by(|a, b| a.number < b.number) {
+            return Err(StoreError::InvalidPartOrder);
+        }
+        let snapshot = self.meta.snapshot().await?;
+        let uploaded = scan_parts(&*snapshot, &part_rows(&upload.id), PARTS_MAX).await?;
+        drop(snapshot);
+        let identity = upload.name.identity();
+        let schedule = self
+            .open_key(&upload.record.key, &access, &identity)
+            .await?;
+        let (mut used, unused) = select_parts(uploaded, &parts)?;
+        let object_checksum = self.prove_parts(&schedule, &upload, &parts, &mut used)?;
+        let total: u64 = used.iter().map(|part| part.record.size).sum();
+        if total > OBJECT_BYTES_MAX {
+            return Err(StoreError::TooLarge(OBJECT_BYTES_MAX));
+        }
+        if size.is_some_and(|size| size != total) {
+            return Err(StoreError::InvalidRequest(
+                "The size of the object is not what x-amz-mp-object-size says".into(),
+            ));
+        }
+        if let (Some(expected), Some((kind, found))) = (&checksum, &object_checksum)
+            && expected != found
+        {
+            return Err(StoreError::ChecksumMismatch(kind.algorithm.name()));
+        }
+        let record = ObjectRecord {
+            etag: multipart_etag(&used)?,
+            size: total,
+            last_modified_ms: self.now_ms(),
+            sse: upload.record.sse.clone(),
+            body: upload.id,
+            parts: Some(
+                u32::try_from(used.len()).map_err(|_too_many| StoreError::InvalidPartOrder)?,
+            ),
+            headers: upload.record.headers.clone(),
+            checksum: object_checksum.as_ref().map(|(kind, _)| *kind),
+        };
+        let attributes = SealedAttributes {
+            checksum: object_checksum
+                .as_ref()
+                .map(|(_, bytes)| bytes.clone())
+                .unwrap_or_default(),
+        };
+        let manifest_parts = used.iter().map(UsedPart::manifest_part).collect();
+        let key = upload.record.key.clone();
+        let rows = ObjectRows::seal(
+            &schedule,
+            &upload.name,
+            record,
+            manifest_parts,
+            key,
+            &attributes,
+        )?;
+        let commit = self.completion(&upload, &used, &unused);
+        self.commit_completion(&upload, &rows, &conditions, &commit)
+            .await?;
+        Ok(rows.written(object_checksum))
+    }
+
+    /// Verifies every used part's tag and checksum, and computes the object's checksum.
+    fn prove_parts(
+        &self,
+        schedule: &KeySchedule,
+        upload: &UploadTarget,
+        named: &[CompletePart],
+        used: &mut [UsedPart],
+    ) -> Result<Option<(ChecksumKind, Vec<u8>)>, StoreError> {
+        let kind = upload.record.checksum;
+        let mut whole: Option<Vec<u8>> = None;
+        let mut composite = kind
+            .filter(|kind| kind.composite)
+            .map(|kind| Checksum::new(kind.algorithm));
+        for (part, named) in used.iter_mut().zip(named) {
+            let fields = part.record.tagged_fields(&upload.id, part.number);
+            schedule.verify_part_tag(&fields, &part.record.tag)?;
+            let attributes = schedule.open_attributes(&upload.id, &part.record.attributes)?;
+            let attributes: SealedAttributes = codec::decode("attributes", &attributes)?;
+            if named
+                .checksum
+                .as_ref()
+                .is_some_and(|named| *named != attributes.checksum)
+            {
+                return Err(StoreError::InvalidPart(part.number));
+            }
+            if let Some(composite) = &mut composite {
+                composite.update(&attributes.checksum);
+            } else if let Some(kind) = kind {
+                whole = match whole {
+                    None => Some(attributes.checksum),
+                    Some(so_far) => {
+                        kind.algorithm
+                            .combine(&so_far, &attributes.checksum, part.record.size)
+                    }
+                };
+            }
+        }
+        let checksum = composite.map(Checksum::finish).or(whole);
+        Ok(kind.zip(checksum))
+    }
+
+    /// What the completion does besides the object's own rows.
+    fn completion(&self, upload: &UploadTarget, used: &[UsedPart], unused: &[UsedPart]) -> Batch {
+        let upload_row = upload.name.upload_row(&upload.id);
+        let body = BodyRecord::new(used.iter().map(|part| BlobId::from_bytes(part.record.blob)));
+        let mut batch = Batch::new()
+            .unchanged(upload_row.clone(), Some(&upload.value))
+            .delete(upload_row)
+            .put(body_row(&upload.id), codec::encode(&body));
+        let mut numbers: Vec<u32> = used.iter().chain(unused).map(|part| part.number).collect();
+        numbers.sort_unstable();
+        batch = no_other_parts(batch, &upload.id, numbers);
+        for part in used {
+            let row = part_row(&upload.id, part.number);
+            batch = batch.unchanged(row.clone(), Some(&part.value)).delete(row);
+        }
+        for part in unused {
+            let row = part_row(&upload.id, part.number);
+            batch = batch
+                .unchanged(row.clone(), Some(&part.value))
+                .delete(row)
+                .and(self.garbage(&BlobId::from_bytes(part.record.blob)));
+        }
+        batch
+    }
+
+    async fn commit_completion(
+        &self,
+        upload: &UploadTarget,
+        rows: &ObjectRows,
+        conditions: &WriteConditions,
+        commit: &Batch,
+    ) -> Result<(), StoreError> {
+        self.commit_deciding(|| async {
+            let snapshot = self.meta.snapshot().await?;
+            self.still_there(&*snapshot, upload).await?;
+            let batch = self
+                .object_batch(&*snapshot, &upload.bucket, &upload.name, rows, conditions)
+                .await?;
+            Ok((batch.and(commit.clone()), ()))
+        })
+        .await
+    }
+
+    async fn still_there(
+        &self,
+        snapshot: &dyn Snapshot,
+        upload: &UploadTarget,
+    ) -> Result<(), StoreError> {
+        match snapshot.load(&upload.name.upload_row(&upload.id)).await? {
+            Some(value) if value == upload.value => Ok(()),
+            _ => Err(StoreError::NoSuchUpload(hex::encode(upload.id))),
+        }
+    }
+}
+
+/// A part's record as read.
+struct UsedPart {
+    number: u32,
+    record: PartRecord,
+    value: Vec<u8>,
+}
+
+impl UsedPart {
+    fn manifest_part(&self) -> ManifestPart {
+        ManifestPart {
+            number: self.number,
+            blob_id: self.record.blob,
+            salt: self.record.salt,
+            plaintext_bytes: self.record.size,
+        }
+    }
+}
+
+/// Divides what was uploaded into what the list names, in its order, and the rest.
+fn select_parts(
+    uploaded: Vec<(u32, PartRecord, Vec<u8>)>,
+    named: &[CompletePart],
+) -> Result<(Vec<UsedPart>, Vec<UsedPart>), StoreError> {
+    let mut uploaded: BTreeMap<u32, UsedPart> = uploaded
+        .into_iter()
+        .map(|(number, record, value)| {
+            (
+                number,
+                UsedPart {
+                    number,
+                    record,
+                    value,
+                },
+            )
+        })
+        .collect();
+    let mut used = Vec::with_capacity(named.len());
+    for (index, named_part) in named.iter().enumerate() {
+        let part = uploaded
+            .remove(&named_part.number)
+            .filter(|part| part.record.etag == named_part.etag)
+            .ok_or(StoreError::InvalidPart(named_part.number))?;
+        if index + 1 < named.len() && part.record.size < PART_BYTES_MIN {
+            return Err(StoreError::PartTooSmall(part.number));
+        }
+        used.push(part);
+    }
+    Ok((used, uploaded.into_values().collect()))
+}
+
+/// Requires that the upload has no part but `numbers`, which ascend: one that is committed meanwhile would be left
+/// behind without an upload.
+fn no_other_parts(
+    mut batch: Batch,
+    upload: &Uuid,
+    numbers: impl IntoIterator<Item = u32>,
+) -> Batch {
+    let all = part_rows(upload);
+    let mut start = all.start;
+    for number in numbers {
+        let row = part_row(upload, number);
+        if start < row {
+            batch = batch.range_empty(KeyRange { start, end: row });
+        }
+        start = part_row(upload, number + 1);
+    }
+    batch.range_empty(KeyRange {
+        start,
+        end: all.end,
+    })
+}
+
+/// MD5 over the parts' ETags, and their number: as AWS does.
+fn multipart_etag(parts: &[UsedPart]) -> Result<String, StoreError> {
+    let mut md5 = Md5::new();
+    for part in parts {
+        let etag = hex::decode(&part.record.etag)
+            .map_err(|_not_hex| EnvelopeError::Unauthentic("part record"))?;
+        md5.update(etag);
+    }
+    Ok(format!("{}-{}", hex::encode(md5.finalize()), parts.len()))
+}
+
+async fn scan_parts(
+    snapshot: &dyn Snapshot,
+    range: &KeyRange,
+    max: usize,
+) -> Result<Vec<(u32, PartRecord, Vec<u8>)>, StoreError> {
+    snapshot
+        .scan(range, max)
+        .await?
+        .into_iter()
+        .map(|(row, value)| {
+            let number = row
+                .last_chunk::<4>()
+                .map(|bytes| u32::from_be_bytes(*bytes));
+            let number = number.ok_or(MetaError::Damaged("part number"))?;
+            Ok((number, codec::decode("part", &value)?, value))
+        })
+        .collect()
+}
+
+// A manifest's row must fit a value: 60 bytes a part.
+const _: () = assert!(PARTS_MAX * 60 + 4096 < crate::meta::VALUE_BYTES_MAX);
