@@ -127,7 +127,7 @@ impl Kms {
                     Ok(by_us) => destroyed += usize::from(by_us),
                     Err(error) if error.is_outage() => return Err(error),
                     Err(error) => {
-                        tracing::error!(event = "kms.key.not_destroyed", key = %arn, %error)
+                        tracing::error!(event = "kms.key.not_destroyed", key = %arn, %error);
                     }
                 }
             }

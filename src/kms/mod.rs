@@ -7,18 +7,18 @@
 //!
 //! # What holds
 //!
-//! - Key state is read from the records on every request. Nothing is cached but the MAC key of the records ([`mac`])
-//!   and the counts of reserved wraps ([`wraps`]).
-//! - Token and records are two stores. A backing key is made between an intent row and a commit ([`backing`]), and
-//!   destroyed between a mark and a commit ([`deletion`]). What the token holds without a record is reported and kept.
+//! - Key state is read from the records on every request. Nothing is cached but the MAC key of the records (`mac`)
+//!   and the counts of reserved wraps (`wraps`).
+//! - Token and records are two stores. A backing key is made between an intent row and a commit (`backing`), and
+//!   destroyed between a mark and a commit (`deletion`). What the token holds without a record is reported and kept.
 //! - Every change is a batch that requires what was read to be unchanged, and is decided again when it is not.
 //! - Without the HSM everything here answers [`KmsError::Unavailable`] or [`KmsError::Timeout`], and works again as
 //!   soon as the HSM does.
 //!
 //! # Reading order
 //!
-//! [`key`], [`context`], [`ciphertext`], [`table`], [`mac`], [`backing`], [`wraps`], [`data`], then the use cases:
-//! [`keys`], [`aliases`], [`tags`], [`policy`], [`rotation`], [`deletion`], [`internal`]; the front end is [`api`].
+//! `key`, `context`, `ciphertext`, `table`, `mac`, `backing`, `wraps`, `data`, then the use cases:
+//! `keys`, `aliases`, `tags`, `policy`, `rotation`, `deletion`, `internal`; the front end is [`api`].
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};

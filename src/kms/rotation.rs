@@ -217,7 +217,7 @@ impl Kms {
                     Ok(by_us) => rotated += usize::from(by_us),
                     Err(error) if error.is_outage() => return Err(error),
                     Err(error) => {
-                        tracing::error!(event = "kms.rotation.failed", key = %arn, %error)
+                        tracing::error!(event = "kms.rotation.failed", key = %arn, %error);
                     }
                 }
             }

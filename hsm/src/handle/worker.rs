@@ -61,7 +61,7 @@ impl Answers {
     }
 
     pub(super) fn give(&mut self) {
-        self.0.drain(..).for_each(|job| job.answer());
+        self.0.drain(..).for_each(Job::answer);
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -1,0 +1,204 @@
+//! Tests of the control plane, over a token in memory and records on disk.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use strongroom_hsm::testing::fault::FaultToken;
+use strongroom_hsm::testing::memory::MemoryToken;
+use strongroom_hsm::{HsmHandle, HsmSettings};
+
+use super::{EncryptionContext, KeyArn, Kms, KmsError, KmsSettings, NewKey, api};
+use crate::auth::{
+    AccountId, Action, Authorised, Principal, RequestContext, Resource, Via, authorise,
+};
+use crate::clock::ShiftedClock;
+use crate::meta::{Batch, KeyRange, Meta, RedbMeta, Row};
+
+mod crypto;
+mod integrity;
+mod life;
+mod recovery;
+mod rotate;
+mod wire;
+
+const DAY: i64 = 86_400;
+
+/// A server's control plane and all that it stands on.
+struct Rig {
+    kms: Arc<Kms>,
+    meta: Arc<dyn Meta>,
+    token: MemoryToken,
+    faults: FaultToken,
+    hsm: HsmHandle,
+    clock: ShiftedClock,
+    settings: KmsSettings,
+    _directory: tempfile::TempDir,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self::with(
+            super::WRAPS_PER_BACKING_KEY_MAX_DEFAULT,
+            super::WRAP_COUNT_BLOCK_DEFAULT,
+        )
+    }
+
+    fn with(wraps_per_backing_key_max: u64, wrap_count_block: u64) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let meta: Arc<dyn Meta> =
+            Arc::new(RedbMeta::open(&directory.path().join("meta")).expect("a store"));
+        let token = MemoryToken::new();
+        let faults = FaultToken::new(Arc::new(token.clone()));
+        let hsm = HsmSettings {
+            workers: 2,
+            queue: 256,
+            deadline: Duration::from_secs(5),
+            verify_wraps: true,
+        };
+        let hsm = HsmHandle::start(Arc::new(faults.clone()), hsm).expect("workers");
+        let clock = ShiftedClock::default();
+        let settings = KmsSettings {
+            account: AccountId::parse("123456789012").expect("twelve digits"),
+            region: "us-west-2".to_owned(),
+            wraps_per_backing_key_max,
+            wrap_count_block,
+        };
+        let kms = Kms::new(
+            Arc::clone(&meta),
+            hsm.clone(),
+            Arc::new(clock.clone()),
+            settings.clone(),
+        );
+        Self {
+            kms: Arc::new(kms),
+            meta,
+            token,
+            faults,
+            hsm,
+            clock,
+            settings,
+            _directory: directory,
+        }
+    }
+
+    /// Another process over the same records and token.
+    fn another(&self) -> Kms {
+        let clock = Arc::new(self.clock.clone());
+        Kms::new(
+            Arc::clone(&self.meta),
+            self.hsm.clone(),
+            clock,
+            self.settings.clone(),
+        )
+    }
+
+    fn restart(&mut self) {
+        self.kms = Arc::new(self.another());
+    }
+
+    async fn key(&self) -> KeyArn {
+        let proof = may("kms:CreateKey", Resource::Service);
+        self.kms
+            .create_key(&proof, NewKey::default())
+            .await
+            .expect("a key")
+            .arn
+    }
+
+    async fn token_keys(&self) -> usize {
+        self.hsm.list_keys().await.expect("a list").len()
+    }
+
+    async fn rows(&self, table: u8) -> Vec<Row> {
+        let snapshot = self.meta.snapshot().await.expect("a snapshot");
+        snapshot
+            .scan(&KeyRange::prefix(&[table]), 1000)
+            .await
+            .expect("rows")
+    }
+
+    async fn put(&self, row: &[u8], value: &[u8]) {
+        self.meta
+            .commit(Batch::new().put(row, value))
+            .await
+            .expect("committed");
+    }
+
+    /// One request of the KMS API.
+    async fn api(&self, operation: &str, input: Value) -> (u16, Value) {
+        let target = format!("TrentService.{operation}");
+        let response =
+            api::handle(&self.kms, &request(), &target, input.to_string().as_bytes()).await;
+        let status = response.status().as_u16();
+        let body = response.into_body();
+        let body = if body.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(&body).expect("JSON")
+        };
+        (status, body)
+    }
+
+    async fn api_ok(&self, operation: &str, input: Value) -> Value {
+        let (status, body) = self.api(operation, input).await;
+        assert_eq!(status, 200, "{operation}: {body}");
+        body
+    }
+
+    /// Code and message of a request that must fail.
+    async fn api_error(&self, operation: &str, input: Value) -> (String, String) {
+        let (status, body) = self.api(operation, input).await;
+        assert_ne!(status, 200, "{operation}: {body}");
+        (text(&body["__type"]), text(&body["message"]))
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().expect("a string").to_owned()
+}
+
+fn request() -> RequestContext {
+    RequestContext {
+        principal: Principal {
+            account: AccountId::parse("123456789012").expect("twelve digits"),
+            access_key_id: "AKIATEST".to_owned(),
+        },
+        request_id: "request-1".to_owned(),
+        source_ip: None,
+        secure_transport: true,
+    }
+}
+
+fn may(action: &'static str, resource: Resource) -> Authorised {
+    authorise(&request(), Via::Direct, Action(action), resource).expect("root may")
+}
+
+fn may_key(action: &'static str, key: &KeyArn) -> Authorised {
+    may(action, Resource::KmsKey(key.as_str().to_owned()))
+}
+
+fn context(pairs: &[(&str, &str)]) -> EncryptionContext {
+    let pairs: BTreeMap<_, _> = pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    EncryptionContext::from_map(pairs).expect("short")
+}
+
+const GENERATE: &str = "kms:GenerateDataKey";
+const DECRYPT: &str = "kms:Decrypt";
+
+/// Makes a data key and reads it back.
+async fn round_trip(kms: &Kms, key: &KeyArn) -> Result<(), KmsError> {
+    let context = context(&[("a", "b")]);
+    let (data_key, encrypted) = kms
+        .generate_data_key(&may_key(GENERATE, key), key, &context)
+        .await?;
+    let read = kms
+        .unwrap_data_key(&may_key(DECRYPT, key), &encrypted, &context)
+        .await?;
+    assert_eq!(read.expose(), data_key.expose());
+    Ok(())
+}
