@@ -200,7 +200,7 @@ pub enum KeyManager {
     Internal,
 }
 
-/// Key state. What it allows is decided in [`KeyRecord::enabled`] and in the use cases of its changes, nowhere else.
+/// Key state. What it allows is decided in `KeyRecord::enabled` and in the use cases of its changes, nowhere else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub enum KeyState {
     /// Usable.

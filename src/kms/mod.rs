@@ -2,7 +2,7 @@
 //!
 //! [`Kms`] is the control plane. It owns the records of keys, aliases, policies and backing key versions, asks the
 //! HSM to wrap and unwrap, and decides by key state. It decides nothing about callers: a front end authorises and
-//! hands the [`Authorised`](crate::auth::Authorised) proof in; each method checks that the proof is of its own action
+//! hands the [`Authorised`] proof in; each method checks that the proof is of its own action
 //! and key. It knows nothing of objects.
 //!
 //! # What holds

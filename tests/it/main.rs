@@ -1,1 +1,7 @@
-//! x
+//! The one integration binary. What a client sees is tested by the public clients: each Python test is a function of a
+//! file in `python/`, with a server of its own, and a test here.
+
+mod clock;
+mod python;
+mod support;
+mod tidy;

@@ -1,0 +1,131 @@
+//! Tests by the AWS CLI and boto3. `every_python_test_is_run` keeps the list whole.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/python")
+}
+
+fn python(file: &str) -> Command {
+    let mut command = Command::new("python3");
+    command
+        .arg(dir().join(file).with_extension("py"))
+        .env("STRONGROOM_PROGRAM", env!("CARGO_BIN_EXE_strongroom"))
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+}
+
+fn run(file: &str, test: &str) {
+    let output = python(file).arg(test).output().expect("python3 and boto3: run ci/setup");
+    assert!(
+        output.status.success(),
+        "{file}.py {test}\n{}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+macro_rules! python_tests {
+    ($($file:ident { $($test:ident)* })*) => {
+        $(mod $file {
+            $(#[test]
+            fn $test() {
+                super::run(stringify!($file), stringify!($test));
+            })*
+        })*
+        const LISTED: &[(&str, &[&str])] = &[$((stringify!($file), &[$(stringify!($test)),*])),*];
+    };
+}
+
+python_tests! {
+    walk_cli {
+        step_1_and_2_buckets_and_their_encryption
+        step_3_and_4_the_default_key_is_made_on_first_use
+        step_5_customer_managed_keys_by_every_name
+        step_6_rotation_makes_one_more_key_in_the_token
+        step_7_disabled_and_pending_deletion
+        step_8_a_gibibyte_up_and_down_in_little_memory
+    }
+    walk_boto3 {
+        step_1_and_2_buckets_and_their_encryption
+        step_3_and_4_the_default_key_is_made_on_first_use
+        step_5_customer_managed_keys_by_every_name
+        step_6_rotation_makes_one_more_key_in_the_token
+        step_7_disabled_and_pending_deletion
+        step_8_multipart_and_ranges_across_borders
+    }
+    disk {
+        nothing_on_disk_is_plaintext_or_a_data_key
+        one_changed_bit_anywhere_in_a_blob_is_found
+        a_blob_that_is_cut_extended_or_swapped_is_found
+        wrapped_keys_swapped_between_objects_are_found
+        damage_behind_the_first_segments_breaks_the_connection
+    }
+    crash {
+        what_was_acknowledged_survives_kill_9_and_nothing_else_shows
+        a_killed_multipart_upload_goes_on
+    }
+    outage {
+        without_its_token_the_server_starts_lists_and_heads_and_heals
+        a_token_that_goes_and_comes_back_is_noticed_without_a_restart
+    }
+    wire {
+        a_presigned_put_with_an_unsigned_copy_source_is_refused
+        an_unsigned_kms_key_header_is_refused
+        an_anonymous_form_of_a_gibibyte_takes_no_memory
+        a_gibibyte_in_one_chunk_takes_no_memory
+        a_presigned_url_for_30_days_is_refused
+        a_wrong_trailer_is_refused
+        a_wrong_decoded_length_is_refused
+        every_error_has_a_request_id
+        anonymous_sigv2_and_foreign_requests_are_refused
+        signed_chunks_are_verified
+        presigned_urls_work
+    }
+    s3 {
+        objects_keep_their_headers_and_metadata
+        conditions_and_ranges
+        conditional_writes
+        lists_with_prefix_delimiter_and_pages
+        strange_keys_come_back
+        copies_share_the_sealed_bytes
+        copies_between_kinds_of_encryption
+        customer_keys
+        checksums_of_every_algorithm
+        multipart_rules
+        multipart_checksums
+        part_copies
+        deletes_free_the_bytes
+        what_is_not_implemented_says_so
+        bad_requests_have_their_codes
+        encryption_headers_have_their_codes
+    }
+    program {
+        init_serve_and_key_commands_work
+        an_ephemeral_server_prints_exports_and_cleans_up
+        configuration_errors_name_the_key
+        hsm_check_says_what_the_token_can_do
+        health_is_answered_from_cached_state
+    }
+}
+
+#[test]
+fn every_python_test_is_run() {
+    for (file, listed) in LISTED {
+        let output = python(file).output().expect("python3 and boto3: run ci/setup");
+        let text = String::from_utf8(output.stdout).expect("names");
+        let there: BTreeSet<&str> = text.lines().collect();
+        let listed: BTreeSet<&str> = listed.iter().copied().collect();
+        assert_eq!(there, listed, "{file}.py");
+    }
+    let files: BTreeSet<String> = std::fs::read_dir(dir())
+        .expect("the folder")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "py"))
+        .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+        .filter(|name| name != "support")
+        .collect();
+    assert_eq!(files, LISTED.iter().map(|(file, _)| (*file).to_owned()).collect());
+}
