@@ -114,12 +114,13 @@ fn in_headers(headers: &HeaderMap) -> S3Result<Option<(ChecksumAlgorithm, Vec<u8
     }))
 }
 
-/// A body with what it must match. `preset` is the algorithm that the upload of a part was begun with.
+/// A body with what it must match. `preset` is the algorithm that the upload of a part
+/// was begun with, and whether the client chose it.
 pub(super) fn incoming<S>(
     stream: S,
     headers: &HeaderMap,
     extensions: &http::Extensions,
-    preset: Option<ChecksumAlgorithm>,
+    preset: Option<(ChecksumAlgorithm, bool)>,
 ) -> S3Result<Incoming>
 where
     S: Stream<Item = Result<Bytes, s3s::StdError>> + Send + 'static,
@@ -158,7 +159,7 @@ where
             _ => {}
         }
     }
-    if let (Some(preset), Some(said)) = (preset, said)
+    if let (Some((preset, true)), Some(said)) = (preset, said)
         && preset != said
     {
         return Err(s3_error!(
@@ -168,19 +169,24 @@ where
             said.name().to_ascii_lowercase()
         ));
     }
-    let algorithm = said.or(preset).unwrap_or(CHECKSUM_DEFAULT);
+    let algorithm = preset
+        .map(|(preset, _)| preset)
+        .or(said)
+        .unwrap_or(CHECKSUM_DEFAULT);
+    let claimed = said.unwrap_or(algorithm);
     let trailers = announced
         .filter(|_| trailer.is_some())
         .map(|announced| announced.trailers.clone());
     let expected = Box::new(move || match (header, trailers) {
         (Some((_, bytes)), _) => Ok(Some(bytes)),
-        (None, Some(trailers)) => in_trailers(&trailers, algorithm).map(Some),
+        (None, Some(trailers)) => in_trailers(&trailers, claimed).map(Some),
         (None, None) => Ok(None),
     });
     Ok(Incoming {
         stream: stream.boxed(),
         content_md5: content_md5(headers)?,
         algorithm,
+        claimed: said,
         expected,
     })
 }

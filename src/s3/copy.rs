@@ -227,6 +227,7 @@ pub(super) async fn copy_part(
         stream,
         content_md5: None,
         algorithm,
+        claimed: None,
         expected: Box::new(|| Ok(None)),
     };
     let (part, bytes) = front

@@ -62,7 +62,7 @@ pub(super) fn part_number(number: i32) -> S3Result<u32> {
 fn checksum_kind(
     algorithm: Option<&WireAlgorithm>,
     kind: Option<&ChecksumType>,
-) -> S3Result<Option<ChecksumKind>> {
+) -> S3Result<ChecksumKind> {
     let Some(algorithm) = algorithm else {
         if kind.is_some() {
             return Err(s3_error!(
@@ -71,10 +71,10 @@ fn checksum_kind(
             ));
         }
         // AWS's default for an upload that says nothing.
-        return Ok(Some(ChecksumKind {
+        return Ok(ChecksumKind {
             algorithm: ChecksumAlgorithm::Crc64Nvme,
             composite: false,
-        }));
+        });
     };
     let algorithm = checksum::named(algorithm.as_str())?;
     let composite = match kind.map(ChecksumType::as_str) {
@@ -102,10 +102,10 @@ fn checksum_kind(
             algorithm.name().to_ascii_lowercase()
         ));
     }
-    Ok(Some(ChecksumKind {
+    Ok(ChecksumKind {
         algorithm,
         composite,
-    }))
+    })
 }
 
 pub(super) async fn create(
@@ -123,16 +123,16 @@ pub(super) async fn create(
     let target = front
         .sse_target(context(&request)?, &request.headers, &record, &bucket, &key)
         .await?;
+    let asked = request.input.checksum_algorithm.is_some();
     let id = front
         .store
-        .create_upload(&bucket, &key, &target, kept, checksum)
+        .create_upload(&bucket, &key, &target, kept, (checksum, asked))
         .await?;
     let answer = SseAnswer::with_context(&target.record(), &request.headers);
-    let asked = request.input.checksum_algorithm.is_some();
     Ok(S3Response::new(CreateMultipartUploadOutput {
         bucket: Some(bucket),
         checksum_algorithm: request.input.checksum_algorithm,
-        checksum_type: checksum.filter(|_| asked).map(checksum::kind_name),
+        checksum_type: asked.then(|| checksum::kind_name(checksum)),
         key: Some(key),
         server_side_encryption: answer.algorithm,
         ssekms_key_id: answer.kms_key,
@@ -161,10 +161,13 @@ pub(super) async fn put_part(
         &upload,
         (&bucket, &key),
     )?;
-    let preset = upload.record().checksum.map(|kind| kind.algorithm);
+    let preset = upload
+        .record()
+        .checksum
+        .map(|kind| (kind.algorithm, upload.record().checksum_chosen));
     let body = request.input.body.take().unwrap_or_else(object::empty);
     let incoming = checksum::incoming(body, &request.headers, &request.extensions, preset)?;
-    let algorithm = incoming.algorithm;
+    let algorithm = incoming.claimed.unwrap_or(incoming.algorithm);
     let (part, bytes) = front
         .store
         .put_part(&upload, &access, number, incoming)
@@ -214,7 +217,7 @@ fn complete_part(part: &CompletedPart) -> S3Result<CompletePart> {
             .clone()
             .map(ETag::into_value)
             .ok_or_else(malformed)?,
-        checksum: checksum.map(|(_, bytes)| bytes),
+        checksum,
     })
 }
 

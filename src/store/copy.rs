@@ -92,7 +92,10 @@ impl Store {
             headers: headers.unwrap_or_else(|| source.record().headers.clone()),
             checksum: Some(kind),
         };
-        let attributes = SealedAttributes { checksum };
+        let attributes = SealedAttributes {
+            checksum,
+            claimed: None,
+        };
         let rows = ObjectRows::seal(
             &opened.schedule,
             &name,
@@ -140,7 +143,7 @@ impl Store {
         algorithm: ChecksumAlgorithm,
         md5: bool,
     ) -> Result<Digested, StoreError> {
-        let mut digests = Digests::new(algorithm, md5);
+        let mut digests = Digests::new(algorithm, None, md5);
         let whole = 0..opened.manifest.plaintext_bytes();
         let mut body = self
             .stream(Arc::clone(&opened.schedule), &opened.manifest, whole)

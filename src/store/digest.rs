@@ -13,6 +13,20 @@ pub struct SealedAttributes {
     /// The checksum whose kind the record names.
     #[cbor(n(0), with = "minicbor::bytes")]
     pub checksum: Vec<u8>,
+    /// Of a part: the checksum that the client sent, where that is of another algorithm.
+    #[n(1)]
+    pub claimed: Option<ClaimedChecksum>,
+}
+
+/// A checksum that a client sent, and that was found right.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ClaimedChecksum {
+    /// Its algorithm.
+    #[n(0)]
+    pub algorithm: ChecksumAlgorithm,
+    /// Its bytes.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub bytes: Vec<u8>,
 }
 
 impl ChecksumAlgorithm {
@@ -119,11 +133,12 @@ impl Checksum {
     }
 }
 
-/// MD5, if wanted, and a checksum.
+/// MD5, if wanted, the checksum that is kept, and the one that the client claims, if that is another.
 #[derive(Debug)]
 pub struct Digests {
     md5: Option<Md5>,
     checksum: Checksum,
+    claimed: Option<Checksum>,
 }
 
 /// What [`Digests`] found.
@@ -131,16 +146,21 @@ pub struct Digests {
 pub struct Digested {
     /// MD5, if wanted.
     pub md5: Option<[u8; 16]>,
-    /// The checksum.
+    /// The checksum that is kept.
     pub checksum: Vec<u8>,
+    /// The checksum of the claimed algorithm, if that is another.
+    pub claimed: Option<ClaimedChecksum>,
 }
 
 impl Digests {
     /// Begins. MD5 is fifteen times slower than sealing; `md5` asks for it.
-    pub fn new(algorithm: ChecksumAlgorithm, md5: bool) -> Self {
+    pub fn new(kept: ChecksumAlgorithm, claimed: Option<ChecksumAlgorithm>, md5: bool) -> Self {
         Self {
             md5: md5.then(Md5::new),
-            checksum: Checksum::new(algorithm),
+            checksum: Checksum::new(kept),
+            claimed: claimed
+                .filter(|claimed| *claimed != kept)
+                .map(Checksum::new),
         }
     }
 
@@ -148,6 +168,9 @@ impl Digests {
     pub fn update(&mut self, bytes: &[u8]) {
         if let Some(md5) = &mut self.md5 {
             md5.update(bytes);
+        }
+        if let Some(claimed) = &mut self.claimed {
+            claimed.update(bytes);
         }
         self.checksum.update(bytes);
     }
@@ -157,6 +180,20 @@ impl Digests {
         Digested {
             md5: self.md5.map(|md5| md5.finalize().into()),
             checksum: self.checksum.finish(),
+            claimed: self.claimed.map(|claimed| ClaimedChecksum {
+                algorithm: claimed.algorithm,
+                bytes: claimed.finish(),
+            }),
+        }
+    }
+}
+
+impl Digested {
+    /// What was found for an algorithm that was computed.
+    pub fn of(&self, algorithm: ChecksumAlgorithm) -> &[u8] {
+        match &self.claimed {
+            Some(claimed) if claimed.algorithm == algorithm => &claimed.bytes,
+            _ => &self.checksum,
         }
     }
 }

@@ -12,8 +12,8 @@ use super::bucket::load_bucket;
 use super::digest::{Checksum, SealedAttributes};
 use super::put::{Incoming, ObjectRows, SealedBlob, opaque_etag};
 use super::record::{
-    BodyRecord, ChecksumKind, Headers, KeyRecord, ObjectName, ObjectRecord, PartRecord, SseRecord,
-    UploadRecord, Uuid, body_row, part_row, part_rows,
+    BodyRecord, ChecksumAlgorithm, ChecksumKind, Headers, KeyRecord, ObjectName, ObjectRecord,
+    PartRecord, SseRecord, UploadRecord, Uuid, body_row, part_row, part_rows,
 };
 use super::{KeyAccess, SseTarget, Store, StoreError, WriteConditions, Written};
 use crate::blob::BlobId;
@@ -60,7 +60,7 @@ pub struct CompletePart {
     /// Without quotes.
     pub etag: String,
     /// Its checksum, if the client says it.
-    pub checksum: Option<Vec<u8>>,
+    pub checksum: Option<(ChecksumAlgorithm, Vec<u8>)>,
 }
 
 /// An upload to be completed.
@@ -101,7 +101,7 @@ impl Store {
         key: &str,
         sse: &SseTarget,
         headers: Headers,
-        checksum: Option<ChecksumKind>,
+        (checksum, checksum_chosen): (ChecksumKind, bool),
     ) -> Result<Uuid, StoreError> {
         let name = ObjectName::new(&self.load_bucket(bucket).await?, key)?;
         // The schedule is dropped here: the data key is unwrapped again for every part.
@@ -113,7 +113,8 @@ impl Store {
             sse: sse.record(),
             key: key_record,
             headers,
-            checksum,
+            checksum: Some(checksum),
+            checksum_chosen,
         };
         self.commit_deciding(|| async {
             let (now, value) = load_bucket(&*self.meta.snapshot().await?, bucket).await?;
@@ -185,10 +186,11 @@ impl Store {
             }
         };
         let md5 = matches!(upload.record.sse, SseRecord::S3);
+        let claimed = incoming.claimed.unwrap_or(incoming.algorithm);
         let blob = self
             .seal_stream(&schedule, pending, incoming, md5, PART_BYTES_MAX)
             .await?;
-        let checksum = blob.digested.checksum.clone();
+        let checksum = blob.digested.of(claimed).to_vec();
         match self
             .commit_part(upload, &schedule, number, &blob, md5)
             .await
@@ -211,6 +213,7 @@ impl Store {
     ) -> Result<PartRecord, StoreError> {
         let attributes = codec::encode(&SealedAttributes {
             checksum: blob.digested.checksum.clone(),
+            claimed: blob.digested.claimed.clone(),
         });
         let etag = match blob.digested.md5 {
             Some(digest) if md5 => hex::encode(digest),
@@ -362,6 +365,7 @@ impl Store {
                 .as_ref()
                 .map(|(_, bytes)| bytes.clone())
                 .unwrap_or_default(),
+            claimed: None,
         };
         let manifest_parts = used.iter().map(UsedPart::manifest_part).collect();
         let key = upload.record.key.clone();
@@ -397,11 +401,7 @@ impl Store {
             schedule.verify_part_tag(&fields, &part.record.tag)?;
             let attributes = schedule.open_attributes(&upload.id, &part.record.attributes)?;
             let attributes: SealedAttributes = codec::decode("attributes", &attributes)?;
-            if named
-                .checksum
-                .as_ref()
-                .is_some_and(|named| *named != attributes.checksum)
-            {
+            if !attributes.has(kind, named.checksum.as_ref()) {
                 return Err(StoreError::InvalidPart(part.number));
             }
             if let Some(composite) = &mut composite {
@@ -471,6 +471,28 @@ impl Store {
         match snapshot.load(&upload.name.upload_row(&upload.id)).await? {
             Some(value) if value == upload.value => Ok(()),
             _ => Err(StoreError::NoSuchUpload(hex::encode(upload.id))),
+        }
+    }
+}
+
+impl SealedAttributes {
+    /// Whether a part's checksum is the one that Complete names, if it names one.
+    fn has(
+        &self,
+        kept: Option<ChecksumKind>,
+        named: Option<&(ChecksumAlgorithm, Vec<u8>)>,
+    ) -> bool {
+        let Some((algorithm, bytes)) = named else {
+            return true;
+        };
+        let claimed = self
+            .claimed
+            .as_ref()
+            .filter(|claimed| claimed.algorithm == *algorithm);
+        match (claimed, kept) {
+            (Some(claimed), _) => claimed.bytes == *bytes,
+            (None, Some(kept)) => kept.algorithm == *algorithm && self.checksum == *bytes,
+            (None, None) => false,
         }
     }
 }

@@ -34,9 +34,11 @@ pub struct Incoming {
     pub stream: BoxStream<'static, Result<Bytes, Box<dyn std::error::Error + Send + Sync>>>,
     /// `Content-MD5`.
     pub content_md5: Option<[u8; 16]>,
-    /// Which checksum to compute.
+    /// Which checksum to keep.
     pub algorithm: ChecksumAlgorithm,
-    /// What it should be.
+    /// Which checksum the client sends; often the same.
+    pub claimed: Option<ChecksumAlgorithm>,
+    /// What that should be.
     pub expected: ExpectedChecksum,
 }
 
@@ -167,6 +169,7 @@ impl Store {
         };
         let attributes = SealedAttributes {
             checksum: blob.digested.checksum.clone(),
+            claimed: None,
         };
         let rows = ObjectRows::seal(
             &schedule,
@@ -223,7 +226,11 @@ impl Store {
         md5: bool,
         bytes_max: u64,
     ) -> Result<(Sealed, Digested), StoreError> {
-        let mut digests = Digests::new(incoming.algorithm, md5 || incoming.content_md5.is_some());
+        let mut digests = Digests::new(
+            incoming.algorithm,
+            incoming.claimed,
+            md5 || incoming.content_md5.is_some(),
+        );
         let mut sealer = schedule.sealer(pending.id.as_bytes())?;
         let mut writer = self.write_blob(pending).await?;
         let mut bytes = 0u64;
@@ -244,8 +251,9 @@ impl Store {
         if incoming.content_md5.is_some() && incoming.content_md5 != digested.md5 {
             return Err(StoreError::Md5Mismatch);
         }
-        if (incoming.expected)()?.is_some_and(|expected| expected != digested.checksum) {
-            return Err(StoreError::ChecksumMismatch(incoming.algorithm.name()));
+        let claimed = incoming.claimed.unwrap_or(incoming.algorithm);
+        if (incoming.expected)()?.is_some_and(|expected| expected != digested.of(claimed)) {
+            return Err(StoreError::ChecksumMismatch(claimed.name()));
         }
         let (rest, sealed) = sealer.finish()?;
         writer.write(Bytes::from(rest)).await?;

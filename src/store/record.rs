@@ -238,6 +238,9 @@ pub struct UploadRecord {
     /// Checksum of the object, and of every part.
     #[n(4)]
     pub checksum: Option<ChecksumKind>,
+    /// Whether the client chose the checksum: then its parts may claim no other.
+    #[n(5)]
+    pub checksum_chosen: bool,
 }
 
 /// A part of an upload.

@@ -18,7 +18,10 @@ fn python(file: &str) -> Command {
 }
 
 fn run(file: &str, test: &str) {
-    let output = python(file).arg(test).output().expect("python3 and boto3: run ci/setup");
+    let output = python(file)
+        .arg(test)
+        .output()
+        .expect("python3 and boto3: run ci/setup");
     assert!(
         output.status.success(),
         "{file}.py {test}\n{}\n{}",
@@ -114,7 +117,9 @@ python_tests! {
 #[test]
 fn every_python_test_is_run() {
     for (file, listed) in LISTED {
-        let output = python(file).output().expect("python3 and boto3: run ci/setup");
+        let output = python(file)
+            .output()
+            .expect("python3 and boto3: run ci/setup");
         let text = String::from_utf8(output.stdout).expect("names");
         let there: BTreeSet<&str> = text.lines().collect();
         let listed: BTreeSet<&str> = listed.iter().copied().collect();
@@ -127,5 +132,8 @@ fn every_python_test_is_run() {
         .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
         .filter(|name| name != "support")
         .collect();
-    assert_eq!(files, LISTED.iter().map(|(file, _)| (*file).to_owned()).collect());
+    assert_eq!(
+        files,
+        LISTED.iter().map(|(file, _)| (*file).to_owned()).collect()
+    );
 }

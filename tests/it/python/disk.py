@@ -14,7 +14,7 @@ SECRET = b"the quick brown fox keeps its secrets in a strongroom. " * 40
 def _get(s3, key):
     """The bytes; or a clean refusal, or a broken connection, as None. Never wrong bytes."""
     try:
-        return s3.get_object(Bucket="b", Key=key)["Body"].read()
+        return s3.get_object(Bucket="vault", Key=key)["Body"].read()
     except (botocore.exceptions.ClientError, botocore.exceptions.HTTPClientError,
             botocore.exceptions.IncompleteReadError, http.client.IncompleteRead) as error:
         if isinstance(error, botocore.exceptions.ClientError):
@@ -25,19 +25,19 @@ def _get(s3, key):
 def nothing_on_disk_is_plaintext_or_a_data_key():
     with Server() as s:
         s3, kms = s.client(), s.client("kms")
-        s3.create_bucket(Bucket="b")
+        s3.create_bucket(Bucket="vault")
         key = kms.create_key()["KeyMetadata"]
-        s3.put_object(Bucket="b", Key="s3", Body=SECRET, Metadata={"visible": "metadata-is-in-clear"})
-        s3.put_object(Bucket="b", Key="kms", Body=SECRET, ServerSideEncryption="aws:kms", SSEKMSKeyId=key["KeyId"])
-        s3.put_object(Bucket="b", Key="ssec", Body=SECRET, **customer_key())
-        upload = s3.create_multipart_upload(Bucket="b", Key="mpu", ServerSideEncryption="aws:kms")["UploadId"]
-        s3.upload_part(Bucket="b", Key="mpu", UploadId=upload, PartNumber=1, Body=SECRET)
+        s3.put_object(Bucket="vault", Key="s3", Body=SECRET, Metadata={"visible": "metadata-is-in-clear"})
+        s3.put_object(Bucket="vault", Key="kms", Body=SECRET, ServerSideEncryption="aws:kms", SSEKMSKeyId=key["KeyId"])
+        s3.put_object(Bucket="vault", Key="ssec", Body=SECRET, **customer_key())
+        upload = s3.create_multipart_upload(Bucket="vault", Key="mpu", ServerSideEncryption="aws:kms")["UploadId"]
+        s3.upload_part(Bucket="vault", Key="mpu", UploadId=upload, PartNumber=1, Body=SECRET)
         plain = kms.generate_data_key(KeyId=key["KeyId"], KeySpec="AES_256")["Plaintext"]
         everything = {path: path.read_bytes() for path in s.files()}
         assert any(b"metadata-is-in-clear" in content for content in everything.values()), "the search itself works"
         # The stored CiphertextBlob: version, key id, backing version 1, direct form, scheme, IV, key, tag.
         head = b"\x01" + bytes.fromhex(key["KeyId"].replace("-", "")) + b"\0\0\0\1\1"
-        arn = {"aws:s3:arn": "arn:aws:s3:::b/kms"}
+        arn = {"aws:s3:arn": "arn:aws:s3:::vault/kms"}
         data_keys = set()
         for content in everything.values():
             for found in re.finditer(re.escape(head), content):
@@ -58,9 +58,9 @@ def nothing_on_disk_is_plaintext_or_a_data_key():
 def one_changed_bit_anywhere_in_a_blob_is_found():
     with Server() as s:
         s3 = s.client()
-        s3.create_bucket(Bucket="b")
+        s3.create_bucket(Bucket="vault")
         body = noise(150_000)
-        s3.put_object(Bucket="b", Key="k", Body=body, ServerSideEncryption="aws:kms")
+        s3.put_object(Bucket="vault", Key="k", Body=body, ServerSideEncryption="aws:kms")
         [blob] = s.blobs()
         sealed = blob.read_bytes()
         borders = [0, 3, 4, 35, 36, 67, 68, 68 + 65_536, 68 + 65_552, len(sealed) - 17, len(sealed) - 16, len(sealed) - 1]
@@ -77,9 +77,9 @@ def one_changed_bit_anywhere_in_a_blob_is_found():
 def a_blob_that_is_cut_extended_or_swapped_is_found():
     with Server() as s:
         s3 = s.client()
-        s3.create_bucket(Bucket="b")
+        s3.create_bucket(Bucket="vault")
         for name in "one", "two":
-            s3.put_object(Bucket="b", Key=name, Body=noise(131_072, name == "one"), ServerSideEncryption="aws:kms")
+            s3.put_object(Bucket="vault", Key=name, Body=noise(131_072, name == "one"), ServerSideEncryption="aws:kms")
         first, second = s.blobs()
         a, b = first.read_bytes(), second.read_bytes()
         for cut in 0, 10, 68, 68 + 16, 68 + 65_552, len(a) - 1:
@@ -107,13 +107,13 @@ def wrapped_keys_swapped_between_objects_are_found():
     # was before, put back under newer blobs, must not open anything wrongly.
     with Server() as s:
         s3 = s.client()
-        s3.create_bucket(Bucket="b")
-        s3.put_object(Bucket="b", Key="k", Body=b"first", ServerSideEncryption="aws:kms")
+        s3.create_bucket(Bucket="vault")
+        s3.put_object(Bucket="vault", Key="k", Body=b"first", ServerSideEncryption="aws:kms")
         s.stop()
         old = (s.data / "meta.redb").read_bytes()
         s.start()
         s3 = s.client()
-        s3.put_object(Bucket="b", Key="k", Body=b"second", ServerSideEncryption="aws:kms")
+        s3.put_object(Bucket="vault", Key="k", Body=b"second", ServerSideEncryption="aws:kms")
         s.stop()
         new = (s.data / "meta.redb").read_bytes()
         (s.data / "meta.redb").write_bytes(old)
@@ -127,15 +127,15 @@ def wrapped_keys_swapped_between_objects_are_found():
 
 def damage_behind_the_first_segments_breaks_the_connection():
     with Server() as s:
-        s3 = s.client()
-        s3.create_bucket(Bucket="b")
+        s3 = s.client(signature_version="s3v4")
+        s3.create_bucket(Bucket="vault")
         body = noise(4 << 20)
-        s3.put_object(Bucket="b", Key="k", Body=body, ServerSideEncryption="aws:kms")
+        s3.put_object(Bucket="vault", Key="k", Body=body, ServerSideEncryption="aws:kms")
         [blob] = s.blobs()
         sealed = bytearray(blob.read_bytes())
         sealed[-1] ^= 1
         blob.write_bytes(sealed)
-        url = s3.generate_presigned_url("get_object", Params={"Bucket": "b", "Key": "k"})
+        url = s3.generate_presigned_url("get_object", Params={"Bucket": "vault", "Key": "k"})
         host, path = url.removeprefix("http://").split("/", 1)
         connection = http.client.HTTPConnection(host)
         connection.request("GET", "/" + path)

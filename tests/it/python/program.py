@@ -1,0 +1,133 @@
+"""The program: init, serve, key, hsm check; configuration and health."""
+
+import http.client
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import tempfile
+import time
+
+import boto3
+
+from support import PROGRAM, Server, clean_environment, main
+
+
+def _run(*arguments, env=None, fails=False):
+    out = subprocess.run([PROGRAM, *map(str, arguments)], env=env or clean_environment(), capture_output=True, text=True,
+                         timeout=60)
+    assert (out.returncode != 0) == fails, (arguments, out.stdout, out.stderr)
+    return out.stderr if fails else out.stdout
+
+
+def init_serve_and_key_commands_work():
+    with Server() as s:
+        assert _run("init", s.home, fails=True).count("not empty") == 1
+        for secret in "pin", "credentials", "strongroom.toml", "softhsm2.conf":
+            assert (s.home / secret).stat().st_mode & 0o077 == 0, secret
+        env = s.environment()
+        made = json.loads(_run("key", "create", "--description", "by hand", "--alias", "alias/mine", env=env))
+        assert made["Description"] == "by hand"
+        assert re.search(rf"{made['KeyId']}  Enabled +alias/mine", _run("key", "list", env=env))
+        assert json.loads(_run("key", "describe", "alias/mine", env=env))["Arn"] == made["Arn"]
+        assert len(_run("key", "rotate", "alias/mine", env=env).splitlines()) == 2
+        assert len(_run("key", "rotations", "alias/mine", env=env).splitlines()) == 2
+        assert "Disabled" in _run("key", "disable", "alias/mine", env=env)
+        assert "Enabled" in _run("key", "enable", "alias/mine", env=env)
+        assert "PendingDeletion" in _run("key", "schedule-deletion", "alias/mine", "--days", "7", env=env)
+        assert "Disabled" in _run("key", "cancel-deletion", "alias/mine", env=env)
+        assert "NotFoundException" in _run("key", "describe", "alias/none", env=env, fails=True)
+        shared = clean_environment() | {"AWS_SHARED_CREDENTIALS_FILE": str(s.home / "credentials")}
+        assert made["KeyId"] in _run("key", "--endpoint", s.endpoint, "list", env=shared)
+
+
+def _ephemeral(*flags):
+    process = subprocess.Popen([PROGRAM, "serve", "--ephemeral", *flags], env=clean_environment(),
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    exports = {}
+    for _ in range(7):
+        line = process.stdout.readline()
+        name, value = re.fullmatch(r"export ([A-Z_]+)=(.*)\n", line).groups()
+        exports[name] = value
+    return process, exports
+
+
+def an_ephemeral_server_prints_exports_and_cleans_up():
+    with tempfile.TemporaryDirectory() as dir:
+        for flags, kept, data in ([], False, None), (["--keep"], True, None), (["--data-dir", dir + "/d"], False, dir + "/d"):
+            process, env = _ephemeral(*flags)
+            assert set(env) == {"AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION",
+                                "STRONGROOM_DATA_DIR", "STRONGROOM_TOKEN_DIR", "STRONGROOM_PID"}
+            assert int(env["STRONGROOM_PID"]) == process.pid
+            assert data is None or env["STRONGROOM_DATA_DIR"] == os.path.realpath(data)
+            s3 = boto3.client("s3", endpoint_url=env["AWS_ENDPOINT_URL"], region_name=env["AWS_REGION"],
+                              aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
+                              aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"])
+            s3.create_bucket(Bucket="vault")
+            s3.put_object(Bucket="vault", Key="k", Body=b"x", ServerSideEncryption="aws:kms")
+            assert list(pathlib.Path(env["STRONGROOM_TOKEN_DIR"]).iterdir())
+            process.send_signal(signal.SIGTERM)
+            out, err = process.communicate(timeout=30)
+            assert (process.returncode, out) == (0, ""), err
+            for name in "STRONGROOM_DATA_DIR", "STRONGROOM_TOKEN_DIR":
+                assert os.path.exists(env[name]) == kept, (flags, name)
+            if kept:
+                import shutil
+                shutil.rmtree(pathlib.Path(env["STRONGROOM_TOKEN_DIR"]).parent)
+
+
+def configuration_errors_name_the_key():
+    with tempfile.TemporaryDirectory() as dir:
+        path = pathlib.Path(dir) / "c.toml"
+
+        def serve(text, *flags, fails=True):
+            path.write_text(text)
+            return _run("serve", "--config", path, *flags, fails=fails)
+
+        assert "lissten" in serve('lissten = "127.0.0.1:0"')
+        assert "data_dir" in serve("")
+        assert "hsm.uri" in serve('data_dir = "/nowhere"')
+        uri = "pkcs11:token=t?module-path=/m.so&pin-source=file:/p"
+        assert "pin-value" in serve(f'data_dir = "/n"\n[hsm]\nuri = "{uri}&pin-value=sesame"')
+        assert "sesame" not in serve(f'data_dir = "/n"\n[hsm]\nuri = "{uri}&pin-value=sesame"')
+        assert "hsm.sessions" in serve(f'data_dir = "/n"\n[hsm]\nuri = "{uri}"\nsessions = 0')
+        shown = serve(f'data_dir = "/n"\n[hsm]\nuri = "{uri}"', "--print-config", "--listen", "127.0.0.1:7", fails=False)
+        assert 'listen = "127.0.0.1:7"' in shown and "deadline_ms = 5000" in shown
+        env = clean_environment() | {"STRONGROOM_LISTEN": "127.0.0.1:8"}
+        assert 'listen = "127.0.0.1:8"' in _run("serve", "--config", path, "--print-config", env=env)
+
+
+def hsm_check_says_what_the_token_can_do():
+    with Server() as s:
+        before = s.token_objects()
+        said = _run("hsm", "check", "--config", s.home / "strongroom.toml")
+        assert "This token can hold Strongroom's keys." in said and "serial" in said
+        assert s.token_objects() == before
+        (s.home / "pin").write_text("wrong")
+        said = _run("hsm", "check", "--config", s.home / "strongroom.toml", fails=True)
+        assert "PIN" in said and "wrong" not in said
+
+
+def health_is_answered_from_cached_state():
+    with Server() as s:
+        def get(path):
+            connection = http.client.HTTPConnection(s.address)
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+
+        assert get("/healthz") == (200, "ok\n")
+        time.sleep(0.5)
+        status, body = get("/readyz")
+        assert status == 200 and json.loads(body)["status"] == "ready"
+        s.unplug()
+        began = time.time()
+        for _ in range(20):
+            assert get("/healthz")[0] == get("/readyz")[0] == 200
+        assert time.time() - began < 5
+        s.plug_in()
+
+
+main(globals())

@@ -1,0 +1,63 @@
+//! A token and a configuration for tests in the process.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use strongroom::config::{Config, RawConfig};
+use tempfile::TempDir;
+
+/// What `strongroom init` has laid out.
+pub(crate) struct House {
+    dir: TempDir,
+}
+
+impl House {
+    /// Lays out a fresh one.
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let output = Command::new(env!("CARGO_BIN_EXE_strongroom"))
+            .arg("init")
+            .arg(dir.path().join("home"))
+            .output()
+            .expect("strongroom runs");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Self { dir }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join("home").join(name)
+    }
+
+    /// Runs this test again in a process that has the token's environment: `SoftHSM` reads it from there only, and a
+    /// process cannot change its own safely.
+    pub(crate) fn run_again(&self, test: &str) {
+        let output = Command::new(std::env::current_exe().expect("a path"))
+            .args(["--exact", test, "--nocapture"])
+            .env("SOFTHSM2_CONF", self.path("softhsm2.conf"))
+            .env(HOME, self.path(""))
+            .output()
+            .expect("the test runs");
+        assert!(
+            output.status.success(),
+            "{}\n{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.contains("1 passed"), "{text}");
+    }
+}
+
+const HOME: &str = "STRONGROOM_TEST_HOME";
+
+/// In the process that [`House::run_again`] started: its configuration, on a free port.
+pub(crate) fn config() -> Option<Config> {
+    let home = PathBuf::from(strongroom::config::environment(HOME)?);
+    let mut raw = RawConfig::from_file(&home.join("strongroom.toml")).expect("a configuration");
+    raw.listen = Some("127.0.0.1:0".into());
+    Some(raw.validate().expect("a valid configuration"))
+}
