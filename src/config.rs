@@ -324,6 +324,7 @@ impl RawConfig {
     }
 
     /// Fills in the defaults, to be shown.
+    #[must_use]
     pub fn with_defaults(mut self) -> Self {
         self.listen.get_or_insert_with(|| "127.0.0.1:9000".into());
         self.region.get_or_insert_with(|| REGION_DEFAULT.into());

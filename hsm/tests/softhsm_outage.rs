@@ -1,6 +1,10 @@
 //! A `SoftHSM` token that goes away and comes back, in one process and without a restart.
 //!
 //! The tests move the directory of all tokens of the process; they take turns.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a token is unplugged by moving its directory"
+)]
 
 mod support;
 

@@ -348,7 +348,6 @@ fn parse_size(text: &str) -> Result<u64, BodyError> {
 }
 
 #[cfg(test)]
-#[expect(clippy::indexing_slicing, reason = "a test that panics fails")]
 mod tests {
     use super::*;
 

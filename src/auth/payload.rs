@@ -466,7 +466,6 @@ where
 }
 
 #[cfg(test)]
-#[expect(clippy::indexing_slicing, reason = "a test that panics fails")]
 mod tests {
     use std::cell::Cell;
     use std::collections::VecDeque;

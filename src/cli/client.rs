@@ -1,4 +1,4 @@
-//! A client of the KMS API, as much of one as `strongroom key` needs: HTTP/1.1 without TLS, SigV4.
+//! A client of the KMS API, as much of one as `strongroom key` needs: HTTP/1.1 without TLS, `SigV4`.
 
 use aws_lc_rs::{digest, hmac};
 use bytes::Bytes;
@@ -7,7 +7,6 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
-use time::OffsetDateTime;
 use time::macros::format_description;
 use tokio::net::TcpStream;
 
@@ -62,7 +61,7 @@ impl Client {
         let body = body.to_string();
         let target = format!("TrentService.{operation}");
         let format = format_description!("[year][month][day]T[hour][minute][second]Z");
-        let at = OffsetDateTime::from(SystemClock.now()).format(format)?;
+        let at = SystemClock.now().format(format)?;
         let request = Request::post("/")
             .header(header::HOST, &self.host)
             .header(header::CONTENT_TYPE, "application/x-amz-json-1.1")
@@ -114,9 +113,15 @@ impl Client {
         let mut query = json!({});
         for _ in 0..PAGES_MAX {
             let page = self.kms(operation, &query).await?;
-            all.extend(page[entries].as_array().into_iter().flatten().cloned());
+            all.extend(
+                page.get(entries)
+                    .and_then(Value::as_array)
+                    .into_iter()
+                    .flatten()
+                    .cloned(),
+            );
             match page.get("NextMarker") {
-                Some(marker) => query["Marker"] = marker.clone(),
+                Some(marker) => query = json!({ "Marker": marker }),
                 None => break,
             }
         }

@@ -9,7 +9,7 @@ use super::client::Client;
 /// Manage KMS keys of a running server.
 #[derive(Debug, Args)]
 pub(super) struct Key {
-    /// The server [env: AWS_ENDPOINT_URL] [default: http://127.0.0.1:9000]
+    /// The server [env: `AWS_ENDPOINT_URL`] [default: <http://127.0.0.1:9000>]
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
     #[command(subcommand)]
@@ -86,13 +86,13 @@ impl KeyCommand {
                         )
                         .await?;
                 }
-                show(&made["KeyMetadata"])
+                show(made.get("KeyMetadata"))
             }
             Self::Describe(key) => {
                 let answer = client
                     .kms("DescribeKey", &json!({ "KeyId": key.key }))
                     .await?;
-                show(&answer["KeyMetadata"])
+                show(answer.get("KeyMetadata"))
             }
             Self::Rotate(key) => {
                 let id = key_id(client, &key.key).await?;
@@ -127,7 +127,7 @@ async fn list(client: &Client) -> Result<(), CliError> {
         let described = client.kms("DescribeKey", &json!({ "KeyId": id })).await?;
         let names: Vec<String> = aliases
             .iter()
-            .filter(|alias| alias["TargetKeyId"] == key["KeyId"])
+            .filter(|alias| text(alias, "/TargetKeyId") == id)
             .map(|alias| text(alias, "/AliasName"))
             .collect();
         println!(
@@ -142,7 +142,12 @@ async fn list(client: &Client) -> Result<(), CliError> {
 async fn rotations(client: &Client, id: &str) -> Result<(), CliError> {
     let query = json!({ "KeyId": id, "IncludeKeyMaterial": "ALL_KEY_MATERIAL" });
     let answer = client.kms("ListKeyRotations", &query).await?;
-    for rotation in answer["Rotations"].as_array().into_iter().flatten() {
+    for rotation in answer
+        .get("Rotations")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
         println!(
             "{}  {:<12} {}",
             text(rotation, "/KeyMaterialId"),
@@ -160,7 +165,9 @@ async fn change(
     mut body: Value,
 ) -> Result<(), CliError> {
     let id = key_id(client, key).await?;
-    body["KeyId"] = json!(id);
+    if let Some(body) = body.as_object_mut() {
+        body.insert("KeyId".into(), json!(id));
+    }
     client.kms(operation, &body).await?;
     let answer = client.kms("DescribeKey", &json!({ "KeyId": id })).await?;
     println!("{id}  {}", text(&answer, "/KeyMetadata/KeyState"));
@@ -173,8 +180,8 @@ async fn key_id(client: &Client, key: &str) -> Result<String, CliError> {
     Ok(text(&answer, "/KeyMetadata/KeyId"))
 }
 
-fn show(value: &Value) -> Result<(), CliError> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+fn show(value: Option<&Value>) -> Result<(), CliError> {
+    println!("{}", serde_json::to_string_pretty(&value)?);
     Ok(())
 }
 

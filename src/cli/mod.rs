@@ -19,7 +19,7 @@ pub type CliError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, Parser)]
 #[command(name = "strongroom", version, about)]
 struct Cli {
-    /// TOML configuration [env: STRONGROOM_CONFIG]
+    /// TOML configuration [env: `STRONGROOM_CONFIG`]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]

@@ -55,6 +55,8 @@ mod open;
 mod schedule;
 mod seal;
 pub mod segment;
+#[cfg(test)]
+mod tests;
 
 pub use manifest::{Manifest, ManifestPart, PARTS_MAX};
 pub use open::Opener;

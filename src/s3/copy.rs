@@ -1,4 +1,4 @@
-//! CopyObject and UploadPartCopy.
+//! `CopyObject` and `UploadPartCopy`.
 
 use futures::StreamExt;
 use s3s::dto::{
@@ -16,7 +16,7 @@ use crate::store::{
     CHECKSUM_DEFAULT, Conditions, CopyRequest, Incoming, KeyAccess, Located, Selection, StoreError,
 };
 
-/// The largest object that one CopyObject copies: AWS's limit.
+/// The largest object that one `CopyObject` copies: AWS's limit.
 const COPY_BYTES_MAX: u64 = 5 << 30;
 
 /// Conditions of a copy on its source: all fail with 412.
@@ -73,7 +73,7 @@ async fn source<T>(
         })?;
     let customer = sse::source_customer_key_of(&request.headers)?;
     let sse = &located.record().sse;
-    let access = front.key_access(
+    let access = Front::key_access(
         context(request)?,
         sse,
         located.caller_context(),
@@ -203,7 +203,7 @@ pub(super) async fn copy_part(
         .store
         .locate_upload(&bucket, &key, &request.input.upload_id)
         .await?;
-    let upload_access = front.upload_access(
+    let upload_access = Front::upload_access(
         context(&request)?,
         &request.headers,
         &upload,

@@ -26,7 +26,7 @@ pub fn error_response(
         .chain(fields)
         .chain(&[("RequestId", request_id)])
     {
-        body.push_str(&format!("<{name}>{}</{name}>", escape(text)));
+        body.extend(["<", name, ">", &escape(text), "</", name, ">"]);
     }
     body.push_str("</Error>");
     let mut response = Response::new(Bytes::from(body));
@@ -77,6 +77,10 @@ const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
 const INTERNAL: &str = "We encountered an internal error. Please try again.";
 
 impl From<StoreError> for S3Error {
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one exhaustive match, to be read as a table"
+    )]
     fn from(error: StoreError) -> Self {
         use StoreError as E;
         match error {
@@ -166,7 +170,7 @@ impl From<StoreError> for S3Error {
                 "InvalidPartOrder",
                 "The list of parts was not in ascending order. Parts must be ordered by part number.",
             ),
-            E::Body(source) => body(source),
+            E::Body(source) => body(source.as_ref()),
             E::InvalidRequest(message) => coded(BAD, "InvalidRequest", message),
             E::CustomerKeyNeeded => coded(
                 BAD,
@@ -216,8 +220,8 @@ impl std::fmt::Display for Chain<'_> {
     }
 }
 
-fn body(source: Box<dyn std::error::Error + Send + Sync>) -> S3Error {
-    match find_body_error(source.as_ref()) {
+fn body(source: &(dyn std::error::Error + Send + Sync + 'static)) -> S3Error {
+    match find_body_error(source) {
         Some(error) => {
             let status = StatusCode::from_u16(error.status()).unwrap_or(BAD);
             coded(status, error.code(), error.message())

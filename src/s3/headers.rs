@@ -71,12 +71,12 @@ pub(super) fn seconds(timestamp: Timestamp) -> i64 {
     OffsetDateTime::from(timestamp).unix_timestamp()
 }
 
-/// An ETag of an answer.
+/// An `ETag` of an answer.
 pub(super) fn etag(text: &str) -> ETag {
     ETag::Strong(text.to_owned())
 }
 
-/// The ETag of a condition, or `*`.
+/// The `ETag` of a condition, or `*`.
 pub(super) fn etag_condition(condition: ETagCondition) -> String {
     condition
         .into_etag()
@@ -86,12 +86,9 @@ pub(super) fn etag_condition(condition: ETagCondition) -> String {
 /// Conditions of a write.
 pub(super) fn write_conditions(
     if_match: Option<ETagCondition>,
-    if_none_match: Option<ETagCondition>,
+    if_none_match: Option<&ETagCondition>,
 ) -> S3Result<WriteConditions> {
-    if if_none_match
-        .as_ref()
-        .is_some_and(|condition| !condition.is_any())
-    {
+    if if_none_match.is_some_and(|condition| !condition.is_any()) {
         return Err(s3_error!(
             NotImplemented,
             "A header you provided implies functionality that is not implemented: If-None-Match with an ETag"

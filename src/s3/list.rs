@@ -47,15 +47,11 @@ impl Encoding {
         }
     }
 
-    fn prefixes(&self, prefixes: &[String]) -> Option<Vec<CommonPrefix>> {
-        Some(
-            prefixes
-                .iter()
-                .map(|prefix| CommonPrefix {
-                    prefix: Some(self.apply(prefix)),
-                })
-                .collect(),
-        )
+    fn prefixes(&self, prefixes: &[String]) -> Vec<CommonPrefix> {
+        let encoded = |prefix: &String| CommonPrefix {
+            prefix: Some(self.apply(prefix)),
+        };
+        prefixes.iter().map(encoded).collect()
     }
 }
 
@@ -119,7 +115,7 @@ pub(super) async fn v1(
         .map(|(key, record)| object(encoding.apply(key), record, Some(front.owner())))
         .collect();
     Ok(S3Response::new(ListObjectsOutput {
-        common_prefixes: encoding.prefixes(&listing.prefixes),
+        common_prefixes: Some(encoding.prefixes(&listing.prefixes)),
         contents: Some(contents),
         delimiter: input
             .delimiter
@@ -182,7 +178,7 @@ pub(super) async fn v2(
         .map(|(key, record)| object(encoding.apply(key), record, owner.clone()))
         .collect();
     Ok(S3Response::new(ListObjectsV2Output {
-        common_prefixes: encoding.prefixes(&listing.prefixes),
+        common_prefixes: Some(encoding.prefixes(&listing.prefixes)),
         contents: Some(contents),
         continuation_token: input.continuation_token,
         delimiter: input
@@ -263,7 +259,7 @@ pub(super) async fn uploads(
         .collect();
     Ok(S3Response::new(ListMultipartUploadsOutput {
         bucket: Some(input.bucket),
-        common_prefixes: encoding.prefixes(&listing.prefixes),
+        common_prefixes: Some(encoding.prefixes(&listing.prefixes)),
         delimiter: input
             .delimiter
             .as_deref()

@@ -15,13 +15,12 @@ use crate::auth::RequestContext;
 use crate::store::record::{ChecksumAlgorithm, ChecksumKind, SseRecord};
 use crate::store::{CompletePart, CompleteRequest, KeyAccess, UploadTarget};
 
-/// The most parts of one ListParts: AWS's limit.
+/// The most parts of one `ListParts`: AWS's limit.
 const PARTS_LISTED_MAX: usize = 1000;
 
 impl Front {
     /// What a request brings to use the data key of an upload.
     pub(super) fn upload_access(
-        &self,
         caller: &RequestContext,
         headers: &http::HeaderMap,
         upload: &UploadTarget,
@@ -44,7 +43,7 @@ impl Front {
             }
             _ => {}
         }
-        self.key_access(caller, sse, upload.caller_context(), customer, name)
+        Self::key_access(caller, sse, upload.caller_context(), customer, name)
     }
 }
 
@@ -155,7 +154,7 @@ pub(super) async fn put_part(
         .store
         .locate_upload(&bucket, &key, &request.input.upload_id)
         .await?;
-    let access = front.upload_access(
+    let access = Front::upload_access(
         context(&request)?,
         &request.headers,
         &upload,
@@ -269,7 +268,7 @@ pub(super) async fn complete(
             checksum::kind_name(kind).as_str()
         ));
     }
-    let access = front.upload_access(
+    let access = Front::upload_access(
         context(&request)?,
         &request.headers,
         &upload,
@@ -294,7 +293,7 @@ pub(super) async fn complete(
             size,
             conditions: headers::write_conditions(
                 input.if_match.clone(),
-                input.if_none_match.clone(),
+                input.if_none_match.as_ref(),
             )?,
         })
         .await?;

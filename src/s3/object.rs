@@ -14,9 +14,9 @@ use super::sse::{self, SseAnswer};
 use super::{Front, checksum, context, may_object};
 use crate::store::{Conditions, Located, PutRequest, Selection};
 
-/// How many objects of one DeleteObjects are deleted at the same time, so that they share a flush.
+/// How many objects of one `DeleteObjects` are deleted at the same time, so that they share a flush.
 const DELETES_AT_ONCE: usize = 64;
-/// The most objects of one DeleteObjects: AWS's limit.
+/// The most objects of one `DeleteObjects`: AWS's limit.
 const DELETES_MAX: usize = 1000;
 
 pub(super) async fn put(
@@ -40,7 +40,7 @@ pub(super) async fn put(
             headers: headers::kept(&request.headers, request.input.metadata.take())?,
             conditions: headers::write_conditions(
                 request.input.if_match.take(),
-                request.input.if_none_match.take(),
+                request.input.if_none_match.as_ref(),
             )?,
             incoming,
         })
@@ -108,6 +108,48 @@ impl Reader {
     }
 }
 
+/// What GET and HEAD say of an object in the same words: its headers, as overridden by the request, and its encryption.
+macro_rules! describe {
+    ($Output:ident, $request:expr, $located:expr, $reader:expr, $range:expr) => {{
+        let record = $located.record();
+        let answer = SseAnswer::new(&record.sse, &$request.headers);
+        let (input, kept) = ($request.input, &record.headers);
+        let part_of = !matches!($reader.selection, Selection::Whole) && !$range.is_empty();
+        let content_type = input
+            .response_content_type
+            .or_else(|| kept.content_type.clone());
+        $Output {
+            accept_ranges: Some("bytes".into()),
+            cache_control: input
+                .response_cache_control
+                .or_else(|| kept.cache_control.clone()),
+            content_disposition: input
+                .response_content_disposition
+                .or_else(|| kept.content_disposition.clone()),
+            content_encoding: input
+                .response_content_encoding
+                .or_else(|| kept.content_encoding.clone()),
+            content_language: input
+                .response_content_language
+                .or_else(|| kept.content_language.clone()),
+            content_length: length($range.end - $range.start),
+            content_range: part_of
+                .then(|| format!("bytes {}-{}/{}", $range.start, $range.end - 1, record.size)),
+            content_type: Some(content_type.unwrap_or_else(|| "binary/octet-stream".into())),
+            e_tag: Some(etag(&record.etag)),
+            expires: input.response_expires.or_else(|| headers::expires(kept)),
+            last_modified: Some(timestamp(record.last_modified_ms)),
+            metadata: headers::user_metadata(kept),
+            parts_count: parts_count($reader.selection, record.parts),
+            server_side_encryption: answer.algorithm,
+            ssekms_key_id: answer.kms_key,
+            sse_customer_algorithm: answer.customer_algorithm,
+            sse_customer_key_md5: answer.customer_md5,
+            ..$Output::default()
+        }
+    }};
+}
+
 /// A 304 bears what the 200 would have said of the object (RFC 9110 §15.4.5).
 fn not_modified(mut error: S3Error, located: &Located) -> S3Error {
     if error.status_code() == Some(http::StatusCode::NOT_MODIFIED) {
@@ -146,7 +188,7 @@ pub(super) async fn get(
         .check(record)
         .map_err(|error| not_modified(error.into(), &located))?;
     let customer = sse::customer_key_of(&request.headers)?;
-    let access = front.key_access(
+    let access = Front::key_access(
         context(&request)?,
         &record.sse,
         located.caller_context(),
@@ -158,56 +200,9 @@ pub(super) async fn get(
         .open(&located, &access, reader.selection)
         .await?;
 
-    let answer = SseAnswer::new(&record.sse, &request.headers);
-    let input = request.input;
-    let kept = &record.headers;
     let whole = reading.range == (0..record.size);
-    let partial = !matches!(reader.selection, Selection::Whole);
-    let expires = match input.response_expires {
-        Some(expires) => Some(expires),
-        None => headers::expires(kept),
-    };
-    let mut output = GetObjectOutput {
-        accept_ranges: Some("bytes".into()),
-        body: Some(StreamingBlob::wrap(SyncStream::new(reading.body))),
-        cache_control: input
-            .response_cache_control
-            .or_else(|| kept.cache_control.clone()),
-        content_disposition: input
-            .response_content_disposition
-            .or_else(|| kept.content_disposition.clone()),
-        content_encoding: input
-            .response_content_encoding
-            .or_else(|| kept.content_encoding.clone()),
-        content_language: input
-            .response_content_language
-            .or_else(|| kept.content_language.clone()),
-        content_length: length(reading.range.end - reading.range.start),
-        content_range: (partial && !reading.range.is_empty()).then(|| {
-            format!(
-                "bytes {}-{}/{}",
-                reading.range.start,
-                reading.range.end - 1,
-                record.size
-            )
-        }),
-        content_type: Some(
-            input
-                .response_content_type
-                .or_else(|| kept.content_type.clone())
-                .unwrap_or_else(default_content_type),
-        ),
-        e_tag: Some(etag(&record.etag)),
-        expires,
-        last_modified: Some(timestamp(record.last_modified_ms)),
-        metadata: headers::user_metadata(kept),
-        parts_count: parts_count(reader.selection, record.parts),
-        server_side_encryption: answer.algorithm,
-        ssekms_key_id: answer.kms_key,
-        sse_customer_algorithm: answer.customer_algorithm,
-        sse_customer_key_md5: answer.customer_md5,
-        ..GetObjectOutput::default()
-    };
+    let mut output = describe!(GetObjectOutput, request, located, reader, reading.range);
+    output.body = Some(StreamingBlob::wrap(SyncStream::new(reading.body)));
     if let Some(kind) = record.checksum.filter(|_| reader.checksum && whole) {
         checksum::set_checksum!(output, kind, &reading.checksum, record.parts);
         output.checksum_type = Some(checksum::kind_name(kind));
@@ -252,7 +247,7 @@ pub(super) async fn head(
             crate::store::record::SseRecord::S3 | crate::store::record::SseRecord::Kms(_),
         ) => None,
         (_, customer, _) => {
-            let access = front.key_access(
+            let access = Front::key_access(
                 context(&request)?,
                 &record.sse,
                 located.caller_context(),
@@ -271,48 +266,8 @@ pub(super) async fn head(
         Some((range, checksum)) => (range, Some(checksum).filter(|_| reader.checksum)),
         None => (reader.selection.resolve(record.size)?, None),
     };
-    let answer = SseAnswer::new(&record.sse, &request.headers);
-    let input = request.input;
-    let kept = &record.headers;
     let partial = !matches!(reader.selection, Selection::Whole) && !range.is_empty();
-    let expires = match input.response_expires {
-        Some(expires) => Some(expires),
-        None => headers::expires(kept),
-    };
-    let mut output = HeadObjectOutput {
-        accept_ranges: Some("bytes".into()),
-        cache_control: input
-            .response_cache_control
-            .or_else(|| kept.cache_control.clone()),
-        content_disposition: input
-            .response_content_disposition
-            .or_else(|| kept.content_disposition.clone()),
-        content_encoding: input
-            .response_content_encoding
-            .or_else(|| kept.content_encoding.clone()),
-        content_language: input
-            .response_content_language
-            .or_else(|| kept.content_language.clone()),
-        content_length: length(range.end - range.start),
-        content_range: partial
-            .then(|| format!("bytes {}-{}/{}", range.start, range.end - 1, record.size)),
-        content_type: Some(
-            input
-                .response_content_type
-                .or_else(|| kept.content_type.clone())
-                .unwrap_or_else(default_content_type),
-        ),
-        e_tag: Some(etag(&record.etag)),
-        expires,
-        last_modified: Some(timestamp(record.last_modified_ms)),
-        metadata: headers::user_metadata(kept),
-        parts_count: parts_count(reader.selection, record.parts),
-        server_side_encryption: answer.algorithm,
-        ssekms_key_id: answer.kms_key,
-        sse_customer_algorithm: answer.customer_algorithm,
-        sse_customer_key_md5: answer.customer_md5,
-        ..HeadObjectOutput::default()
-    };
+    let mut output = describe!(HeadObjectOutput, request, located, reader, range);
     if let (Some(kind), Some(bytes)) = (record.checksum, sealed_checksum) {
         checksum::set_checksum!(output, kind, &bytes, record.parts);
         output.checksum_type = Some(checksum::kind_name(kind));
@@ -323,10 +278,6 @@ pub(super) async fn head(
         http::StatusCode::OK
     };
     Ok(S3Response::with_status(output, status))
-}
-
-fn default_content_type() -> String {
-    "binary/octet-stream".into()
 }
 
 /// AWS says how many parts there are only to who asks for one of them.

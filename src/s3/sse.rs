@@ -34,7 +34,7 @@ pub(super) struct SseAnswer {
     pub(super) kms_key: Option<String>,
     pub(super) customer_algorithm: Option<String>,
     pub(super) customer_md5: Option<String>,
-    /// Echoed by PutObject, CopyObject and CreateMultipartUpload only.
+    /// Echoed by `PutObject`, `CopyObject` and `CreateMultipartUpload` only.
     pub(super) context: Option<String>,
 }
 
@@ -168,7 +168,6 @@ impl Front {
 
     /// What a request brings to read an object that is encrypted so.
     pub(super) fn key_access(
-        &self,
         caller: &RequestContext,
         record: &SseRecord,
         caller_context: &[(String, String)],

@@ -10,7 +10,7 @@ use crate::meta::{Batch, KeyRange, MetaError, Snapshot, codec, table};
 const RESERVED: [&str; 3] = ["healthz", "readyz", "metrics"];
 
 /// The most buckets: AWS's limit of an account after a quota increase was asked for.
-pub const BUCKETS_MAX: usize = 10_000;
+pub(super) const BUCKETS_MAX: usize = 10_000;
 
 impl Store {
     /// Makes a bucket.

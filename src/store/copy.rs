@@ -1,4 +1,4 @@
-//! CopyObject: a new wrap of the same data key and a new manifest. Sealed bytes are shared, never rewritten.
+//! `CopyObject`: a new wrap of the same data key and a new manifest. Sealed bytes are shared, never rewritten.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ pub struct CopyRequest {
 }
 
 impl Store {
-    /// Copies an object. The target has a new ETag and date.
+    /// Copies an object. The target has a new `ETag` and date.
     ///
     /// Where the target needs a digest that is not stored (the MD5 of an SSE-S3 object, another checksum), the
     /// source is opened and hashed once.

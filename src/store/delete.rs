@@ -1,4 +1,4 @@
-//! DeleteObject.
+//! `DeleteObject`.
 
 use super::bucket::load_bucket;
 use super::put::load_object;
@@ -11,7 +11,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NoSuchBucket`]; [`StoreError::PreconditionFailed`] when `if_match` names another ETag.
+    /// [`StoreError::NoSuchBucket`]; [`StoreError::PreconditionFailed`] when `if_match` names another `ETag`.
     pub async fn delete(
         &self,
         bucket: &str,

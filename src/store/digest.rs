@@ -1,4 +1,4 @@
-//! What is computed over plaintext while it streams: MD5 where a client or an ETag needs it, and one checksum.
+//! What is computed over plaintext while it streams: MD5 where a client or an `ETag` needs it, and one checksum.
 
 use aws_lc_rs::digest;
 use crc_fast::CrcAlgorithm;

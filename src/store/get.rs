@@ -1,4 +1,4 @@
-//! GetObject and HeadObject.
+//! `GetObject` and `HeadObject`.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -81,7 +81,7 @@ impl Located {
 /// Conditions of RFC 9110 §13 on reading.
 #[derive(Debug, Clone, Default)]
 pub struct Conditions {
-    /// `If-Match`: ETags without quotes, or `*`.
+    /// `If-Match`: `ETags` without quotes, or `*`.
     pub if_match: Option<Vec<String>>,
     /// `If-None-Match`.
     pub if_none_match: Option<Vec<String>>,

@@ -54,7 +54,7 @@ impl SseTarget {
         }
     }
 
-    /// Whether the ETag of an object sent whole is the MD5 of its plaintext.
+    /// Whether the `ETag` of an object sent whole is the MD5 of its plaintext.
     pub(super) fn etag_is_md5(&self) -> bool {
         matches!(self, Self::S3)
     }

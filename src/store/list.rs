@@ -1,4 +1,4 @@
-//! ListObjects and ListMultipartUploads. No HSM, and no row that is not shown.
+//! `ListObjects` and `ListMultipartUploads`. No HSM, and no row that is not shown.
 
 use super::bucket::load_bucket;
 use super::record::{ObjectRecord, UploadRecord, Uuid, key_prefix, split_row};

@@ -64,8 +64,8 @@ pub struct StoreSettings {
 impl Default for StoreSettings {
     fn default() -> Self {
         Self {
-            garbage_grace: Duration::from_secs(15 * 60),
-            pending_lease: Duration::from_secs(60 * 60),
+            garbage_grace: Duration::from_mins(15),
+            pending_lease: Duration::from_hours(1),
         }
     }
 }

@@ -21,11 +21,11 @@ use crate::envelope::{EnvelopeError, KeySchedule, ManifestPart, PARTS_MAX};
 use crate::meta::{Batch, KeyRange, MetaError, Snapshot, codec};
 
 /// The shortest part that is not the last: AWS's limit.
-pub const PART_BYTES_MIN: u64 = 5 << 20;
+pub(super) const PART_BYTES_MIN: u64 = 5 << 20;
 /// The longest part: AWS's limit.
-pub const PART_BYTES_MAX: u64 = 5 << 30;
+pub(super) const PART_BYTES_MAX: u64 = 5 << 30;
 /// The longest object: AWS's limit.
-pub const OBJECT_BYTES_MAX: u64 = 5 << 40;
+pub(super) const OBJECT_BYTES_MAX: u64 = 5 << 40;
 
 /// An upload, found.
 #[derive(Debug)]
@@ -333,7 +333,7 @@ impl Store {
             .open_key(&upload.record.key, &access, &identity)
             .await?;
         let (mut used, unused) = select_parts(uploaded, &parts)?;
-        let object_checksum = self.prove_parts(&schedule, &upload, &parts, &mut used)?;
+        let object_checksum = Self::prove_parts(&schedule, &upload, &parts, &mut used)?;
         let total: u64 = used.iter().map(|part| part.record.size).sum();
         if total > OBJECT_BYTES_MAX {
             return Err(StoreError::TooLarge(OBJECT_BYTES_MAX));
@@ -385,7 +385,6 @@ impl Store {
 
     /// Verifies every used part's tag and checksum, and computes the object's checksum.
     fn prove_parts(
-        &self,
         schedule: &KeySchedule,
         upload: &UploadTarget,
         named: &[CompletePart],
@@ -569,7 +568,7 @@ fn no_other_parts(
     })
 }
 
-/// MD5 over the parts' ETags, and their number: as AWS does.
+/// MD5 over the parts' `ETags`, and their number: as AWS does.
 fn multipart_etag(parts: &[UsedPart]) -> Result<String, StoreError> {
     let mut md5 = Md5::new();
     for part in parts {

@@ -1,4 +1,4 @@
-//! PutObject, and what every write shares: sealing a stream into a blob, and the batch that makes an object.
+//! `PutObject`, and what every write shares: sealing a stream into a blob, and the batch that makes an object.
 
 use std::fmt;
 
@@ -20,13 +20,13 @@ use crate::envelope::{KeySchedule, Manifest, ManifestPart, Sealed};
 use crate::meta::{Batch, Snapshot, codec};
 
 /// The longest body of one request: AWS's limit.
-pub const PUT_BYTES_MAX: u64 = 5 << 30;
+pub(super) const PUT_BYTES_MAX: u64 = 5 << 30;
 
 /// The checksum of an object whose client asks for none: AWS's default.
 pub const CHECKSUM_DEFAULT: ChecksumAlgorithm = ChecksumAlgorithm::Crc64Nvme;
 
 /// What the client says the checksum is; asked when the body has ended, for it may come in a trailer.
-pub type ExpectedChecksum = Box<dyn FnOnce() -> Result<Option<Vec<u8>>, StoreError> + Send>;
+pub(super) type ExpectedChecksum = Box<dyn FnOnce() -> Result<Option<Vec<u8>>, StoreError> + Send>;
 
 /// A body on its way in.
 pub struct Incoming {
@@ -51,7 +51,7 @@ impl fmt::Debug for Incoming {
 /// Conditions on what is there before.
 #[derive(Debug, Clone, Default)]
 pub struct WriteConditions {
-    /// `If-Match`: an ETag without quotes, or `*`.
+    /// `If-Match`: an `ETag` without quotes, or `*`.
     pub if_match: Option<String>,
     /// `If-None-Match: *`.
     pub if_none_match: bool,
@@ -255,10 +255,10 @@ impl Store {
         if (incoming.expected)()?.is_some_and(|expected| expected != digested.of(claimed)) {
             return Err(StoreError::ChecksumMismatch(claimed.name()));
         }
-        let (rest, sealed) = sealer.finish()?;
-        writer.write(Bytes::from(rest)).await?;
+        let (last_run, outcome) = sealer.finish()?;
+        writer.write(Bytes::from(last_run)).await?;
         writer.commit().await?;
-        Ok((sealed, digested))
+        Ok((outcome, digested))
     }
 
     /// THE COMMIT POINT of an object: its rows, the body's reference, and the release of what was there before.
@@ -405,7 +405,7 @@ pub(super) async fn load_object(
     }
 }
 
-/// An ETag that says nothing about the plaintext.
+/// An `ETag` that says nothing about the plaintext.
 pub(super) fn opaque_etag() -> Result<String, StoreError> {
     let mut etag = [0; 16];
     rand::fill(&mut etag).map_err(|_unspecified| StoreError::Random)?;

@@ -1,8 +1,6 @@
 //! The published examples of "Authenticating Requests", S3 API, requests signed by botocore 1.43, and what must be
 //! refused, which comes first.
 
-#![expect(clippy::indexing_slicing, reason = "a test that panics fails")]
-
 use http::{HeaderMap, Request};
 use secrecy::SecretBox;
 use time::OffsetDateTime;

@@ -105,9 +105,9 @@ def hsm_check_says_what_the_token_can_do():
         said = _run("hsm", "check", "--config", s.home / "strongroom.toml")
         assert "This token can hold Strongroom's keys." in said and "serial" in said
         assert s.token_objects() == before
-        (s.home / "pin").write_text("wrong")
+        (s.home / "pin").write_text("sesame")
         said = _run("hsm", "check", "--config", s.home / "strongroom.toml", fails=True)
-        assert "PIN" in said and "wrong" not in said
+        assert "PIN" in said and "sesame" not in said
 
 
 def health_is_answered_from_cached_state():
