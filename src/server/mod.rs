@@ -87,6 +87,8 @@ pub struct Parts {
     pub kms: Arc<Kms>,
     /// Objects.
     pub store: Store,
+    /// Records.
+    pub meta: Arc<dyn Meta>,
 }
 
 impl std::fmt::Debug for Server {
@@ -141,7 +143,7 @@ impl Server {
             .await
             .map_err(data_error("keys", &meta_path))?;
         let store = Store::new(
-            meta,
+            Arc::clone(&meta),
             blobs,
             Arc::clone(&kms),
             Arc::clone(&clock),
@@ -194,7 +196,12 @@ impl Server {
             listener,
             address,
             endpoint: Arc::new(endpoint),
-            parts: Parts { hsm, kms, store },
+            parts: Parts {
+                hsm,
+                kms,
+                store,
+                meta,
+            },
             limits: config.limits,
             maintenance: config.maintenance,
         })

@@ -3,5 +3,6 @@
 
 mod clock;
 mod python;
+mod records;
 mod support;
 mod tidy;

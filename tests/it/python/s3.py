@@ -426,11 +426,9 @@ def copies_share_the_sealed_bytes():
         refused("NoSuchBucket", s3.copy_object, Bucket="none", Key="c", CopySource="bkt/k", status=404)
         refused("InvalidRequest", copy, "k", "bkt/k", status=400)
         refused("NoSuchVersion", copy, "c", "bkt/k?versionId=3", status=404)
-        for condition in (dict(CopySourceIfMatch='"none"'), dict(CopySourceIfNoneMatch=first["ETag"]),
-                          dict(CopySourceIfModifiedSince=datetime.datetime.now() + datetime.timedelta(days=-0.5, hours=36)),
+        at = s3.head_object(Bucket="bkt", Key="k")["LastModified"]
+        for condition in (dict(CopySourceIfMatch='"none"'), dict(CopySourceIfNoneMatch=first["ETag"]), dict(CopySourceIfModifiedSince=at),
                           dict(CopySourceIfUnmodifiedSince=datetime.datetime(2020, 1, 1))):
-            if "CopySourceIfModifiedSince" in condition:
-                condition = dict(CopySourceIfModifiedSince=s3.head_object(Bucket="bkt", Key="k")["LastModified"])
             refused("PreconditionFailed", copy, "c", "bkt/k", **condition, status=412)
         assert _keys(s3) == ["k"]
 
@@ -536,11 +534,13 @@ def customer_keys():
         name = dict(Bucket="bkt", Key="k")
         body = noise(150_000)
         fingerprint = base64.b64encode(hashlib.md5(key["SSECustomerKey"]).digest()).decode()
+        # Where a fingerprint is given, and where a multipart upload is completed, boto3 encodes nothing.
+        encoded = key | {"SSECustomerKey": base64.b64encode(key["SSECustomerKey"]).decode()}
 
         # Nothing is written by a request that is wrong.
         messages = set()
         messages.add(refused("InvalidArgument", s3.put_object, **name, Body=b"x", SSECustomerAlgorithm="AES256", SSECustomerKey=b"k" * 31, status=400))
-        messages.add(refused("InvalidArgument", s3.put_object, **name, Body=b"x", **key, SSECustomerKeyMD5="AAAAAAAAAAAAAAAAAAAAAA==", status=400))
+        messages.add(refused("InvalidArgument", s3.put_object, **name, Body=b"x", **encoded, SSECustomerKeyMD5="AAAAAAAAAAAAAAAAAAAAAA==", status=400))
         messages.add(refused("InvalidArgument", s3.put_object, **name, Body=b"x", **key, **KMS, status=400))
         assert len(messages) == 3, messages
         refused("InvalidArgument", s3.put_object, **name, Body=b"x", **key, ServerSideEncryption="AES256", status=400)
@@ -563,7 +563,7 @@ def customer_keys():
         refused("400", s3.head_object, **name, status=400)
         refused("403", s3.head_object, **name, **other, status=403)
         refused("400", s3.head_object, **name, **(key | {"SSECustomerAlgorithm": "AES128"}), status=400)
-        refused("InvalidArgument", s3.get_object, **name, **key, SSECustomerKeyMD5="AAAAAAAAAAAAAAAAAAAAAA==", status=400)
+        refused("InvalidArgument", s3.get_object, **name, **encoded, SSECustomerKeyMD5="AAAAAAAAAAAAAAAAAAAAAA==", status=400)
         s3.put_object(Bucket="bkt", Key="plain", Body=b"x")
         refused("InvalidRequest", s3.get_object, Bucket="bkt", Key="plain", **key, status=400)
         refused("400", s3.head_object, Bucket="bkt", Key="plain", **key, status=400)
@@ -594,9 +594,7 @@ def customer_keys():
             assert answer["SSECustomerKeyMD5"] == fingerprint
             parts.append({"PartNumber": number, "ETag": answer["ETag"]})
         complete = dict(**name, UploadId=upload["UploadId"], MultipartUpload={"Parts": parts})
-        # boto3 encodes no key here.
-        encoded = key | {"SSECustomerKey": base64.b64encode(key["SSECustomerKey"]).decode(), "SSECustomerKeyMD5": fingerprint}
-        s3.complete_multipart_upload(**complete, **encoded)
+        s3.complete_multipart_upload(**complete, **encoded, SSECustomerKeyMD5=fingerprint)
         refused("InvalidRequest", s3.get_object, **name, status=400)
         refused("AccessDenied", s3.get_object, **name, **other, status=403)
         assert _read(s3, **key) == big + b"tail"
@@ -867,9 +865,7 @@ def deletes_free_the_bytes():
 
         # What was refused leaves nothing.
         refused("BadDigest", s3.put_object, **name, Body=noise(300_000), ContentMD5=base64.b64encode(bytes(16)).decode())
-        refused("PreconditionFailed", s3.put_object, **name | {"Key": "there"}, Body=b"x", IfMatch='"none"') if s3.put_object(
-            Bucket="bkt", Key="there", Body=b"x") else None
-        s3.delete_object(Bucket="bkt", Key="there")
+        refused("NoSuchKey", s3.put_object, **name, Body=b"x", IfMatch='"none"')
         blobs(0)
         refused("NoSuchBucket", s3.delete_object, Bucket="none", Key="k", status=404)
         assert s3.delete_object(Bucket="bkt", Key="never")["ResponseMetadata"]["HTTPStatusCode"] == 204
@@ -1066,11 +1062,11 @@ def bad_requests_have_their_codes():
                 for header in [h for h in request.headers if h.startswith("x-amz-checksum") or h.startswith("x-amz-sdk")]:
                     del request.headers[header]
 
-            s3.meta.events.register(f"before-sign.s3", change)
+            s3.meta.events.register("before-sign.s3", change)
             try:
                 return operation(**rest)
             finally:
-                s3.meta.events.unregister(f"before-sign.s3", change)
+                s3.meta.events.unregister("before-sign.s3", change)
 
         upload = s3.create_multipart_upload(**name)["UploadId"]
         calls = ((s3.delete_objects, dict(Bucket="bkt", Delete={"Objects": [{"Key": "k"}]})),

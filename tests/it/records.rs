@@ -1,0 +1,218 @@
+//! What an adversary with write access to the metadata can do to objects: nothing unnoticed. On a real token.
+
+use std::sync::Arc;
+
+use futures::{StreamExt as _, stream};
+use strongroom::auth::{AccountId, Action, Principal, RequestContext, Resource, Via, authorise};
+use strongroom::clock::SystemClock;
+use strongroom::kms::EncryptionContext;
+use strongroom::meta::{Batch, codec};
+use strongroom::server::{Parts, Server};
+use strongroom::store::record::{
+    ChecksumAlgorithm, Headers, ManifestRecord, ObjectName, ObjectRecord, SseRecord,
+};
+use strongroom::store::{
+    Incoming, KeyAccess, PutRequest, Selection, SseTarget, StoreError, WriteConditions,
+};
+
+use crate::support::{self, House};
+
+const BUCKET: &str = "vault";
+
+fn context() -> RequestContext {
+    let account = AccountId::parse("000000000000").expect("twelve digits");
+    RequestContext {
+        principal: Principal {
+            account,
+            access_key_id: "test".into(),
+        },
+        request_id: "test".into(),
+        source_ip: None,
+        secure_transport: false,
+    }
+}
+
+async fn kms_target(parts: &Parts) -> SseTarget {
+    let key = parts.kms.resolve_default_s3_key().await.expect("a key");
+    let resource = Resource::KmsKey(key.as_str().to_owned());
+    let proof =
+        authorise(&context(), Via::S3, Action("kms:GenerateDataKey"), resource).expect("root may");
+    SseTarget::Kms {
+        proof,
+        key,
+        context: EncryptionContext::default(),
+        caller_context: Vec::new(),
+    }
+}
+
+async fn put(parts: &Parts, key: &str, sse: SseTarget) {
+    let body = bytes::Bytes::from(format!("the bytes of {key}"));
+    let incoming = Incoming {
+        stream: stream::iter([Ok(body)]).boxed(),
+        content_md5: None,
+        algorithm: ChecksumAlgorithm::Crc64Nvme,
+        claimed: None,
+        expected: Box::new(|| Ok(None)),
+    };
+    let request = PutRequest {
+        bucket: BUCKET.into(),
+        key: key.into(),
+        sse,
+        headers: Headers::default(),
+        conditions: WriteConditions::default(),
+        incoming,
+    };
+    parts.store.put(request).await.expect("written");
+}
+
+async fn get(parts: &Parts, key: &str) -> Result<Vec<u8>, StoreError> {
+    let located = parts.store.locate(BUCKET, key).await?;
+    let access = match &located.record().sse {
+        SseRecord::Kms(arn) => {
+            let resource = Resource::KmsKey(arn.clone());
+            let proof =
+                authorise(&context(), Via::S3, Action("kms:Decrypt"), resource).expect("root may");
+            KeyAccess::Kms {
+                proof,
+                context: EncryptionContext::default(),
+            }
+        }
+        _ => KeyAccess::Plain,
+    };
+    let mut body = parts
+        .store
+        .open(&located, &access, Selection::Whole)
+        .await?
+        .body;
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.next().await {
+        bytes.extend(frame?);
+    }
+    Ok(bytes)
+}
+
+async fn load(parts: &Parts, row: &[u8]) -> Vec<u8> {
+    parts
+        .meta
+        .snapshot()
+        .await
+        .expect("a snapshot")
+        .load(row)
+        .await
+        .expect("reads")
+        .expect("a row")
+}
+
+async fn store(parts: &Parts, rows: &[(Vec<u8>, Vec<u8>)]) {
+    let batch = rows.iter().fold(Batch::new(), |batch, (row, value)| {
+        batch.put(row.clone(), value.clone())
+    });
+    parts.meta.commit(batch).await.expect("written");
+}
+
+#[test]
+fn rows_that_are_swapped_or_changed_are_found() {
+    let Some(config) = support::config() else {
+        return House::new().run_again("records::rows_that_are_swapped_or_changed_are_found");
+    };
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let server = Server::start(config, Arc::new(SystemClock))
+            .await
+            .expect("starts");
+        let parts = server.parts().clone();
+        parts
+            .store
+            .create_bucket(BUCKET, "us-west-2")
+            .await
+            .expect("made");
+        for kind in ["s3", "kms"] {
+            for name in ["one", "two"] {
+                let sse = if kind == "s3" {
+                    SseTarget::S3
+                } else {
+                    kms_target(&parts).await
+                };
+                put(&parts, &format!("{kind}/{name}"), sse).await;
+            }
+            tamper(&parts, &format!("{kind}/one"), &format!("{kind}/two")).await;
+        }
+        parts.hsm.shutdown().await;
+    });
+}
+
+async fn tamper(parts: &Parts, one: &str, two: &str) {
+    let bucket = parts.store.load_bucket(BUCKET).await.expect("there");
+    let names = [one, two].map(|key| ObjectName::new(&bucket, key).expect("short"));
+    let [object_1, object_2] = names.each_ref().map(ObjectName::object_row);
+    let [manifest_1, manifest_2] = names.each_ref().map(ObjectName::manifest_row);
+    let mut originals = Vec::new();
+    for row in [&object_1, &object_2, &manifest_1, &manifest_2] {
+        originals.push((row.clone(), load(parts, row).await));
+    }
+    let [_, _, (_, value_1), (_, value_2)] = originals.as_slice() else {
+        unreachable!("four rows")
+    };
+    let sealed_1: ManifestRecord = codec::decode("manifest", value_1).expect("reads");
+    let sealed_2: ManifestRecord = codec::decode("manifest", value_2).expect("reads");
+    let with_key = |manifest: &ManifestRecord, key: &ManifestRecord| {
+        codec::encode(&ManifestRecord {
+            key: key.key.clone(),
+            ..manifest.clone()
+        })
+    };
+    let record: ObjectRecord = codec::decode("object", &originals[0].1).expect("reads");
+    let changed = |record: ObjectRecord| vec![(object_1.clone(), codec::encode(&record))];
+    let other_body: ObjectRecord = codec::decode("object", &originals[1].1).expect("reads");
+    let attacks = [
+        // The wrapped keys alone.
+        vec![
+            (manifest_1.clone(), with_key(&sealed_1, &sealed_2)),
+            (manifest_2.clone(), with_key(&sealed_2, &sealed_1)),
+        ],
+        // The manifests with their keys.
+        vec![
+            (manifest_1.clone(), value_2.clone()),
+            (manifest_2.clone(), value_1.clone()),
+        ],
+        // Everything of the two objects.
+        vec![
+            (manifest_1.clone(), value_2.clone()),
+            (manifest_2.clone(), value_1.clone()),
+            (object_1.clone(), originals[1].1.clone()),
+            (object_2.clone(), originals[0].1.clone()),
+        ],
+        changed(ObjectRecord {
+            size: record.size - 1,
+            ..record.clone()
+        }),
+        changed(ObjectRecord {
+            etag: "0".repeat(32),
+            ..record.clone()
+        }),
+        changed(ObjectRecord {
+            body: other_body.body,
+            ..record.clone()
+        }),
+        changed(ObjectRecord {
+            checksum: None,
+            ..record.clone()
+        }),
+    ];
+    for (number, attack) in attacks.iter().enumerate() {
+        store(parts, attack).await;
+        let outcome = get(parts, one).await;
+        assert!(
+            outcome.is_err(),
+            "attack {number} on {one}: {:?}",
+            outcome.map(String::from_utf8)
+        );
+        store(parts, &originals).await;
+        for key in [one, two] {
+            assert_eq!(
+                get(parts, key).await.expect("whole again"),
+                format!("the bytes of {key}").into_bytes()
+            );
+        }
+    }
+}
