@@ -4,11 +4,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use http::HeaderMap;
+use http::{HeaderMap, Uri};
 use s3s::dto::ChecksumType;
 use s3s::{S3Result, s3_error};
 
 use crate::auth::payload::{BodyError, Trailers};
+use crate::store::digest::Digests;
 use crate::store::record::{ChecksumAlgorithm, ChecksumKind};
 use crate::store::{CHECKSUM_DEFAULT, Incoming, StoreError};
 
@@ -205,6 +206,45 @@ fn in_trailers(trailers: &Trailers, algorithm: ChecksumAlgorithm) -> Result<Vec<
         .and_then(|text| STANDARD.decode(text).ok())
         .filter(|bytes| bytes.len() == algorithm.bytes());
     bytes.ok_or_else(malformed)
+}
+
+/// Checks a document against the digests that came with it. To CompleteMultipartUpload (`?uploadId`) the checksum in the
+/// headers is that of the object; only `Content-MD5` is of the document then.
+///
+/// # Errors
+///
+/// `BadDigest`, `InvalidDigest`, `InvalidRequest`, and what [`incoming`] says of headers that contradict each other.
+pub fn check_document(
+    uri: &Uri,
+    headers: &HeaderMap,
+    announced: &AnnouncedTrailers,
+    document: &[u8],
+) -> S3Result<()> {
+    let mut headers = headers.clone();
+    if uri
+        .query()
+        .is_some_and(|query| query.split('&').any(|pair| pair.starts_with("uploadId=")))
+    {
+        for (name, _) in ALL {
+            headers.remove(name);
+        }
+    }
+    let mut extensions = http::Extensions::new();
+    extensions.insert(announced.clone());
+    let body = futures::stream::empty::<Result<Bytes, s3s::StdError>>();
+    let incoming = incoming(body, &headers, &extensions, None)?;
+    let mut digests = Digests::new(incoming.algorithm, None, incoming.content_md5.is_some());
+    digests.update(document);
+    let digested = digests.finish();
+    if incoming.content_md5.is_some() && incoming.content_md5 != digested.md5 {
+        return Err(StoreError::Md5Mismatch.into());
+    }
+    match (incoming.expected)()? {
+        Some(expected) if expected != digested.checksum => {
+            Err(StoreError::ChecksumMismatch(incoming.algorithm.name()).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn content_md5(headers: &HeaderMap) -> S3Result<Option<[u8; 16]>> {

@@ -14,6 +14,7 @@ use super::{Front, checksum, context, may_object};
 use crate::store::record::ChecksumKind;
 use crate::store::{
     CHECKSUM_DEFAULT, Conditions, CopyRequest, Incoming, KeyAccess, Located, Selection, StoreError,
+    WriteConditions,
 };
 
 /// The largest object that one `CopyObject` copies: AWS's limit.
@@ -32,6 +33,17 @@ fn source_conditions(
         if_modified_since: if_modified_since.map(seconds),
         if_unmodified_since: if_unmodified_since.map(seconds),
     }
+}
+
+/// Conditions of a copy on its target: `s3s` does not know them.
+fn conditions_of_target(headers: &http::HeaderMap) -> S3Result<WriteConditions> {
+    let condition = |name: &str| match headers.get(name) {
+        None => Ok(None),
+        Some(value) => ETagCondition::parse_http_header(value.as_bytes())
+            .map(Some)
+            .map_err(|_syntax| s3_error!(InvalidArgument, "A condition is not an entity tag")),
+    };
+    headers::write_conditions(condition("if-match")?, condition("if-none-match")?.as_ref())
 }
 
 /// Finds the source of a copy, decides about it, and says what reading it takes.
@@ -145,7 +157,7 @@ pub(super) async fn copy(
                 None
             },
             algorithm,
-            conditions: headers::write_conditions(None, None)?,
+            conditions: conditions_of_target(&request.headers)?,
         })
         .await?;
     let answer = SseAnswer::with_context(&written.sse, &request.headers);

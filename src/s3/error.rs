@@ -129,7 +129,13 @@ impl From<StoreError> for S3Error {
                     "The requested range is not satisfiable",
                 );
                 if let Ok(range) = HeaderValue::from_str(&format!("bytes */{size}")) {
-                    error.set_headers([(header::CONTENT_RANGE, range)].into_iter().collect());
+                    // These replace what `s3s` would set.
+                    let xml = HeaderValue::from_static("application/xml");
+                    error.set_headers(
+                        [(header::CONTENT_RANGE, range), (header::CONTENT_TYPE, xml)]
+                            .into_iter()
+                            .collect(),
+                    );
                 }
                 error
             }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use http::HeaderMap;
-use s3s::dto::{ETag, ETagCondition, Timestamp, TimestampFormat};
+use s3s::dto::{ETag, ETagCondition, Range, Timestamp, TimestampFormat};
 use s3s::{S3Result, s3_error};
 use time::OffsetDateTime;
 
@@ -45,6 +45,16 @@ pub(super) fn kept(
         expires: text("expires"),
         user,
     })
+}
+
+/// Removes a `Range` that is none, or that asks for several pieces: RFC 9110 §14.2 lets a server ignore it, and S3 does.
+pub fn drop_meaningless_range(headers: &mut HeaderMap) {
+    let range = headers
+        .get("range")
+        .map(|range| range.to_str().is_ok_and(|text| Range::parse(text).is_ok()));
+    if range == Some(false) {
+        headers.remove("range");
+    }
 }
 
 /// User metadata of an answer.

@@ -39,8 +39,9 @@ mod object;
 pub mod refuse;
 mod sse;
 
-pub use checksum::AnnouncedTrailers;
+pub use checksum::{AnnouncedTrailers, check_document};
 pub use error::error_response;
+pub use headers::drop_meaningless_range;
 
 /// What the front end stands on.
 #[derive(Debug, Clone)]

@@ -6,14 +6,14 @@ use s3s::dto::{
     CreateMultipartUploadInput, CreateMultipartUploadOutput, ETag, ListPartsInput, ListPartsOutput,
     Part, StorageClass, UploadPartInput, UploadPartOutput,
 };
-use s3s::{S3Request, S3Response, S3Result, s3_error};
+use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
 
 use super::headers::{self, etag, length, timestamp};
 use super::sse::{self, SseAnswer};
 use super::{Front, checksum, context, may_object, object};
 use crate::auth::RequestContext;
 use crate::store::record::{ChecksumAlgorithm, ChecksumKind, SseRecord};
-use crate::store::{CompletePart, CompleteRequest, KeyAccess, UploadTarget};
+use crate::store::{CompletePart, CompleteRequest, KeyAccess, StoreError, UploadTarget};
 
 /// The most parts of one `ListParts`: AWS's limit.
 const PARTS_LISTED_MAX: usize = 1000;
@@ -170,7 +170,8 @@ pub(super) async fn put_part(
     let (part, bytes) = front
         .store
         .put_part(&upload, &access, number, incoming)
-        .await?;
+        .await
+        .map_err(of_an_upload)?;
     let answer = SseAnswer::new(&upload.record().sse, &request.headers);
     let mut output = UploadPartOutput {
         e_tag: Some(etag(&part.etag)),
@@ -190,6 +191,17 @@ pub(super) async fn put_part(
         None
     );
     Ok(S3Response::new(output))
+}
+
+/// To an upload's parts AWS answers otherwise than to its readers.
+pub(super) fn of_an_upload(error: StoreError) -> S3Error {
+    match error {
+        StoreError::CustomerKeyWrong => s3_error!(
+            InvalidRequest,
+            "The provided encryption parameters did not match the ones used originally."
+        ),
+        other => other.into(),
+    }
 }
 
 fn complete_part(part: &CompletedPart) -> S3Result<CompletePart> {
@@ -296,7 +308,8 @@ pub(super) async fn complete(
                 input.if_none_match.as_ref(),
             )?,
         })
-        .await?;
+        .await
+        .map_err(of_an_upload)?;
     let answer = SseAnswer::new(&written.sse, &request.headers);
     let parts = u32::try_from(
         input

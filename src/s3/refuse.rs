@@ -37,6 +37,103 @@ const ONLY: [(&str, &[&str]); 5] = [
     ("x-amz-object-ownership", &["BucketOwnerEnforced"]),
 ];
 
+/// Parameters that an operation here has, by method and by what the path names. `s3s` takes a request with a parameter
+/// that it does not know for the plain operation, and a `PUT ?something-new` would overwrite the object.
+const PARAMETERS: [(Level, &[&str], &[&str]); 10] = [
+    (
+        Level::Service,
+        &["GET"],
+        &[
+            "max-buckets",
+            "continuation-token",
+            "prefix",
+            "bucket-region",
+        ],
+    ),
+    (
+        Level::Bucket,
+        &["GET"],
+        &[
+            "location",
+            "encryption",
+            "uploads",
+            "list-type",
+            "prefix",
+            "delimiter",
+            "max-keys",
+            "marker",
+            "continuation-token",
+            "start-after",
+            "fetch-owner",
+            "encoding-type",
+            "key-marker",
+            "upload-id-marker",
+            "max-uploads",
+        ],
+    ),
+    (Level::Bucket, &["PUT", "DELETE"], &["encryption"]),
+    (Level::Bucket, &["HEAD"], &[]),
+    (Level::Bucket, &["POST"], &["delete"]),
+    (
+        Level::Object,
+        &["GET", "HEAD"],
+        &[
+            "partNumber",
+            "versionId",
+            "uploadId",
+            "max-parts",
+            "part-number-marker",
+            "response-cache-control",
+            "response-content-disposition",
+            "response-content-encoding",
+            "response-content-language",
+            "response-content-type",
+            "response-expires",
+        ],
+    ),
+    (Level::Object, &["PUT"], &["partNumber", "uploadId"]),
+    (Level::Object, &["POST"], &["uploads", "uploadId"]),
+    (Level::Object, &["DELETE"], &["uploadId", "versionId"]),
+    (Level::Service, &["POST"], &[]),
+];
+
+/// What a path names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Service,
+    Bucket,
+    Object,
+}
+
+impl Level {
+    fn of(path: &str) -> Self {
+        match path.trim_start_matches('/').split_once('/') {
+            None if path.trim_start_matches('/').is_empty() => Self::Service,
+            None | Some((_, "")) => Self::Bucket,
+            Some(_) => Self::Object,
+        }
+    }
+}
+
+/// Refuses parameters of operations that are not here.
+fn check_parameters(method: &Method, uri: &Uri) -> S3Result<()> {
+    let level = Level::of(uri.path());
+    let known = PARAMETERS
+        .iter()
+        .find(|(at, methods, _)| *at == level && methods.contains(&method.as_str()));
+    for pair in uri.query().unwrap_or_default().split('&') {
+        let name = pair.split('=').next().unwrap_or_default();
+        // Clients say in `x-id` which operation they mean; nobody decides by it.
+        let fine = name.is_empty()
+            || name == "x-id"
+            || known.is_some_and(|(_, _, names)| names.contains(&name));
+        if !fine {
+            return Err(not_implemented(name));
+        }
+    }
+    Ok(())
+}
+
 /// Refuses what is not implemented, and what is meant for another owner.
 ///
 /// # Errors
@@ -78,6 +175,7 @@ pub fn check(method: &Method, uri: &Uri, headers: &HeaderMap, account: &str) -> 
     {
         return Err(not_implemented("POST form upload"));
     }
+    check_parameters(method, uri)?;
     // There is one version of everything, and it is called "null".
     let other_version = |query: &str| {
         query
@@ -145,6 +243,29 @@ mod tests {
             refused("x-amz-expected-bucket-owner", "999999999999").as_deref(),
             Some("AccessDenied")
         );
+    }
+
+    #[test]
+    fn a_parameter_that_nobody_knows_is_refused_and_never_ignored() {
+        let refused = |method: Method, uri: &'static str| {
+            check(
+                &method,
+                &Uri::from_static(uri),
+                &HeaderMap::new(),
+                "123456789012",
+            )
+            .is_err()
+        };
+        assert!(refused(Method::PUT, "/b/k?encryption"));
+        assert!(refused(Method::PUT, "/b/k?renameObject"));
+        assert!(refused(Method::DELETE, "/b?metadataConfiguration"));
+        assert!(refused(Method::GET, "/b/k?acl"));
+        assert!(!refused(
+            Method::PUT,
+            "/b/k?partNumber=1&uploadId=x&x-id=UploadPart"
+        ));
+        assert!(!refused(Method::PUT, "/b?encryption"));
+        assert!(!refused(Method::GET, "/b/?list-type=2&prefix=a/"));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::{Front, error};
 use crate::auth::{Action, RequestContext, Resource, Via, authorise};
 use crate::kms::{EncryptionContext, KeyArn, KeyRef};
 use crate::store::record::{BucketRecord, DefaultEncryption, SseRecord};
-use crate::store::{CustomerKey, KeyAccess, SseTarget};
+use crate::store::{CustomerKey, KeyAccess, SseTarget, StoreError};
 
 const ALGORITHM: &str = "x-amz-server-side-encryption";
 const KMS_KEY: &str = "x-amz-server-side-encryption-aws-kms-key-id";
@@ -92,7 +92,10 @@ impl Front {
         bucket: &str,
         key: &str,
     ) -> S3Result<SseTarget> {
-        let customer = customer_key(headers, CUSTOMER)?;
+        let without_md5 = invalid(
+            "Requests specifying Server Side Encryption with Customer provided keys must provide the client calculated MD5 of the secret key.",
+        );
+        let customer = customer_key(headers, CUSTOMER, without_md5)?;
         let algorithm = text_or_refuse(headers, ALGORITHM)?;
         let kms_key = text_or_refuse(headers, KMS_KEY)?;
         if customer.is_some()
@@ -207,15 +210,24 @@ pub(super) fn refuse_on_read(headers: &HeaderMap) -> S3Result<()> {
 
 /// The customer's key of a request.
 pub(super) fn customer_key_of(headers: &HeaderMap) -> S3Result<Option<CustomerKey>> {
-    customer_key(headers, CUSTOMER)
+    // Who reads without it is told no more than who reads with the wrong key.
+    customer_key(headers, CUSTOMER, StoreError::CustomerKeyWrong.into())
 }
 
 /// The customer's key of a copy's source.
 pub(super) fn source_customer_key_of(headers: &HeaderMap) -> S3Result<Option<CustomerKey>> {
-    customer_key(headers, COPY_SOURCE_CUSTOMER)
+    customer_key(
+        headers,
+        COPY_SOURCE_CUSTOMER,
+        StoreError::CustomerKeyWrong.into(),
+    )
 }
 
-fn customer_key(headers: &HeaderMap, prefix: &str) -> S3Result<Option<CustomerKey>> {
+fn customer_key(
+    headers: &HeaderMap,
+    prefix: &str,
+    without_md5: S3Error,
+) -> S3Result<Option<CustomerKey>> {
     let name = |suffix: &str| format!("{prefix}{suffix}");
     let algorithm = text_or_refuse(headers, &name("algorithm"))?;
     let key = text_or_refuse(headers, &name("key"))?;
@@ -250,9 +262,7 @@ fn customer_key(headers: &HeaderMap, prefix: &str) -> S3Result<Option<CustomerKe
     bytes.copy_from_slice(&decoded);
     let key = CustomerKey::new(bytes);
     let Some(md5) = md5 else {
-        return Err(invalid(
-            "Requests specifying Server Side Encryption with Customer provided keys must provide the client calculated MD5 of the secret key.",
-        ));
+        return Err(without_md5);
     };
     let found: [u8; 16] = Md5::digest(decoded.as_slice()).into();
     let claimed = STANDARD.decode(md5).unwrap_or_default();

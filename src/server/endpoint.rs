@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -24,14 +24,20 @@ use crate::auth::sigv4::{AuthError, Verifier};
 use crate::auth::{AccountId, Principal, RequestContext};
 use crate::config::Limits;
 use crate::kms::{self, Kms};
-use crate::s3::{AnnouncedTrailers, Front, error_response, refuse};
+use crate::s3::{
+    AnnouncedTrailers, Front, check_document, drop_meaningless_range, error_response, refuse,
+};
 
 /// The longest body of a KMS request.
 const KMS_BODY_BYTES_MAX: usize = 1024 * 1024;
 /// The longest body of an S3 request that is not an object's bytes: lists of parts and of keys, configurations.
 const S3_DOCUMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// The longest error document that is looked at again, to add the request id.
-const S3_ERROR_BYTES_MAX: usize = 64 * 1024;
+/// The longest document of an answer: a list of a thousand of the longest keys, encoded.
+const S3_ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How much of a body that nobody wants is read, so that the connection can be used again.
+const DRAIN_BYTES_MAX: usize = 1024 * 1024;
+/// How long that may take.
+const DRAIN_WAIT: Duration = Duration::from_secs(2);
 
 /// What answers requests.
 pub(super) struct Endpoint {
@@ -84,7 +90,8 @@ impl Endpoint {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let span = info_span!("request", id = %request_id);
         let (parts, body) = request.into_parts();
-        let body = TimedBody::new(body, self.limits.body_timeout);
+        let waits = parts.headers.contains_key(header::EXPECT);
+        let (body, rest) = TimedBody::new(body, self.limits.body_timeout);
         let answer = async {
             if is_kms(&parts) {
                 self.kms(parts, body, &request_id, peer).await
@@ -98,6 +105,12 @@ impl Endpoint {
             headers.insert("x-amz-request-id", id);
         }
         headers.insert(header::SERVER, HeaderValue::from_static("Strongroom"));
+        // Whoever waits to be asked for the body is not asked for it any more.
+        if waits || !rest.drain(DRAIN_BYTES_MAX, DRAIN_WAIT).await {
+            response
+                .headers_mut()
+                .insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         info!(
             event = "request",
             id = %request_id,
@@ -181,39 +194,54 @@ impl Endpoint {
                 ));
             }
         };
+        let announced = announced(&parts.headers);
+        verified.strip(&mut parts);
+        let refused = |error: s3s::S3Error| {
+            let status = error.status_code().unwrap_or(StatusCode::BAD_REQUEST);
+            let message = error.message().unwrap_or_default();
+            full(error_response(
+                status,
+                error.code().as_str(),
+                message,
+                request_id,
+                &[],
+            ))
+        };
         if let Err(error) = refuse::check(
             &parts.method,
             &parts.uri,
             &parts.headers,
             self.account.as_str(),
         ) {
-            let status = error.status_code().unwrap_or(StatusCode::NOT_IMPLEMENTED);
-            return full(error_response(
-                status,
-                error.code().as_str(),
-                error.message().unwrap_or_default(),
-                request_id,
-                &[],
-            ));
+            return refused(error);
         }
-        let announced = announced(&parts.headers);
-        verified.strip(&mut parts);
+        drop_meaningless_range(&mut parts.headers);
         let context = request_context(verified.principal, request_id, peer);
         let body = VerifiedBody::new(body, verified.payload);
         parts.extensions.insert(context);
-        parts.extensions.insert(AnnouncedTrailers {
+        let announced = AnnouncedTrailers {
             names: announced,
             trailers: body.trailers(),
-        });
+        };
+        parts.extensions.insert(announced.clone());
         let body = if carries_object(&parts) {
             s3s::Body::http_body_unsync(body)
         } else {
             // A document is read here, so that nothing of it is parsed before all of it is verified.
             match Limited::new(body, S3_DOCUMENT_BYTES_MAX).collect().await {
-                Ok(document) => s3s::Body::from(document.to_bytes()),
+                Ok(document) => {
+                    let document = document.to_bytes();
+                    if let Err(error) =
+                        check_document(&parts.uri, &parts.headers, &announced, &document)
+                    {
+                        return refused(error);
+                    }
+                    s3s::Body::from(document)
+                }
                 Err(error) => return full(document_error(error.as_ref(), request_id)),
             }
         };
+        let is_head = parts.method == Method::HEAD;
         let response = match self.s3.call(http::Request::from_parts(parts, body)).await {
             Ok(response) => response,
             Err(error) => {
@@ -227,7 +255,15 @@ impl Endpoint {
                 ));
             }
         };
-        with_request_id(response.map(Body::new), request_id).await
+        let mut response = response.map(Body::new);
+        // `s3s` drops the status that a HEAD of a range has.
+        if is_head
+            && response.status() == StatusCode::OK
+            && response.headers().contains_key(header::CONTENT_RANGE)
+        {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
+        mended_document(response, request_id).await
     }
 }
 
@@ -311,27 +347,36 @@ fn full(response: http::Response<Bytes>) -> Response {
     response.map(|bytes| Body::new(Full::new(bytes)))
 }
 
-/// Adds the request id to an error document, which `s3s` writes without one.
-async fn with_request_id(response: Response, request_id: &str) -> Response {
-    let is_error = response.status().is_client_error() || response.status().is_server_error();
-    let is_xml = response
+/// Mends what `s3s` writes: errors get the request id, and a carriage return in a key is written as XML must write it
+/// (XML 1.0 §2.11: raw, it would be read as a line feed).
+async fn mended_document(response: Response, request_id: &str) -> Response {
+    let is_xml = |kind: &HeaderValue| kind.as_bytes().starts_with(b"application/xml");
+    if !response
         .headers()
         .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/xml"));
-    if !is_error || !is_xml {
+        .is_some_and(is_xml)
+        || response.headers().contains_key(header::ACCEPT_RANGES)
+    {
         return response;
     }
+    let is_error = response.status().is_client_error() || response.status().is_server_error();
     let (mut parts, body) = response.into_parts();
-    let Ok(document) = Limited::new(body, S3_ERROR_BYTES_MAX).collect().await else {
+    let Ok(document) = Limited::new(body, S3_ANSWER_BYTES_MAX).collect().await else {
+        parts.status = StatusCode::INTERNAL_SERVER_ERROR;
         return Response::from_parts(parts, Body::empty());
     };
-    let document = String::from_utf8_lossy(&document.to_bytes()).into_owned();
-    let document = match document.rsplit_once("</Error>") {
-        Some((before, _)) if !before.contains("<RequestId>") => {
-            format!("{before}<RequestId>{request_id}</RequestId></Error>")
-        }
-        _ => document,
-    };
+    let mut document = document.to_bytes();
+    if document.contains(&b'\r') {
+        document = String::from_utf8_lossy(&document)
+            .replace('\r', "&#13;")
+            .into();
+    }
+    if is_error
+        && let Some((before, _)) = String::from_utf8_lossy(&document).rsplit_once("</Error>")
+        && !before.contains("<RequestId>")
+    {
+        document = format!("{before}<RequestId>{request_id}</RequestId></Error>").into();
+    }
     parts.headers.remove(header::CONTENT_LENGTH);
     Response::from_parts(parts, Body::from(document))
 }

@@ -150,7 +150,7 @@ async fn tamper(parts: &Parts, one: &str, two: &str) {
     for row in [&object_1, &object_2, &manifest_1, &manifest_2] {
         originals.push((row.clone(), load(parts, row).await));
     }
-    let [_, _, (_, value_1), (_, value_2)] = originals.as_slice() else {
+    let [(_, clear_1), (_, clear_2), (_, value_1), (_, value_2)] = originals.as_slice() else {
         unreachable!("four rows")
     };
     let sealed_1: ManifestRecord = codec::decode("manifest", value_1).expect("reads");
@@ -161,9 +161,9 @@ async fn tamper(parts: &Parts, one: &str, two: &str) {
             ..manifest.clone()
         })
     };
-    let record: ObjectRecord = codec::decode("object", &originals[0].1).expect("reads");
+    let record: ObjectRecord = codec::decode("object", clear_1).expect("reads");
     let changed = |record: ObjectRecord| vec![(object_1.clone(), codec::encode(&record))];
-    let other_body: ObjectRecord = codec::decode("object", &originals[1].1).expect("reads");
+    let other_body: ObjectRecord = codec::decode("object", clear_2).expect("reads");
     let attacks = [
         // The wrapped keys alone.
         vec![
@@ -179,8 +179,8 @@ async fn tamper(parts: &Parts, one: &str, two: &str) {
         vec![
             (manifest_1.clone(), value_2.clone()),
             (manifest_2.clone(), value_1.clone()),
-            (object_1.clone(), originals[1].1.clone()),
-            (object_2.clone(), originals[0].1.clone()),
+            (object_1.clone(), clear_2.clone()),
+            (object_2.clone(), clear_1.clone()),
         ],
         changed(ObjectRecord {
             size: record.size - 1,

@@ -454,7 +454,7 @@ def every_error_has_a_request_id():
         has_one(_signed(s, "PUT", "/bkt/k", md5(b"y"), b"x"), "BadDigest")
         has_one(_put_unsigned(s, b"x", _crc32_trailer(b"y")), "BadDigest")
         # Characters of the request come back escaped.
-        has_one(_signed(s, "GET", "/bkt/k?list-type=%3C%26%3E&uploadId=%3C%26%3E"), "NoSuchUpload", "InvalidArgument")
+        has_one(_signed(s, "GET", "/bkt/k?uploadId=%3C%26%3E"), "NoSuchUpload", "InvalidArgument")
         assert len(set(ids)) == len(ids), ids
         # An answer without a body has the header at least; KMS says it in its own way.
         for answer in _signed(s, "HEAD", "/bkt/none"), _send(s, "HEAD", "/bkt/k"), _signed(s, "GET", "/bkt/k"):

@@ -1,0 +1,232 @@
+//! PUT and GET against a server in a process of its own.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Instant;
+
+use aws_lc_rs::{digest, hmac};
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use strongroom::clock::{Clock as _, SystemClock};
+use time::macros::format_description;
+
+const SIZES: [(&str, usize, [usize; 2]); 3] = [
+    ("4 KiB", 4 << 10, [200, 2000]),
+    ("1 MiB", 1 << 20, [40, 320]),
+    ("64 MiB", 64 << 20, [3, 16]),
+];
+const CLIENTS: [usize; 2] = [1, 16];
+
+/// A server that is ended with this.
+struct Server {
+    child: Child,
+    exports: BTreeMap<String, String>,
+}
+
+impl Server {
+    fn start() -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_strongroom"))
+            .args(["serve", "--ephemeral"])
+            .env_remove("SOFTHSM2_CONF")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("strongroom starts");
+        let out = BufReader::new(child.stdout.take().expect("piped"));
+        let exports = out.lines().take(7).map(|line| {
+            let line = line.expect("a line");
+            let (name, value) = line
+                .strip_prefix("export ")
+                .and_then(|line| line.split_once('='))
+                .expect("an export");
+            (name.to_owned(), value.to_owned())
+        });
+        let exports = exports.collect();
+        Self { child, exports }
+    }
+
+    fn export(&self, name: &str) -> String {
+        self.exports.get(name).cloned().expect("exported")
+    }
+
+    fn memory(&self, field: &str) -> String {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))
+            .unwrap_or_default();
+        let kib = status
+            .lines()
+            .find_map(|line| line.strip_prefix(field)?.trim().strip_suffix(" kB"));
+        kib.and_then(|kib| kib.trim().parse::<f64>().ok())
+            .map_or("?".into(), |kib| format!("{:.0} MiB", kib / 1024.0))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let pid = i32::try_from(self.child.id())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
+        if let Some(pid) = pid {
+            let _gone = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        let _code = self.child.wait();
+    }
+}
+
+/// Signs and sends on one connection.
+struct Client {
+    sender: SendRequest<Full<Bytes>>,
+    account: Arc<Account>,
+}
+
+struct Account {
+    host: String,
+    region: String,
+    id: String,
+    secret: String,
+}
+
+impl Client {
+    async fn connect(account: Arc<Account>) -> Self {
+        let stream = tokio::net::TcpStream::connect(&account.host)
+            .await
+            .expect("connects");
+        stream.set_nodelay(true).expect("an option");
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.expect("HTTP");
+        tokio::spawn(connection);
+        Self { sender, account }
+    }
+
+    async fn send(&mut self, method: Method, path: &str, kms: bool, body: Bytes) -> usize {
+        let account = &self.account;
+        let format = format_description!("[year][month][day]T[hour][minute][second]Z");
+        let at = SystemClock.now().format(format).expect("a date");
+        let (extra, name) = if kms {
+            (
+                "x-amz-server-side-encryption:aws:kms\n",
+                ";x-amz-server-side-encryption",
+            )
+        } else {
+            ("", "")
+        };
+        let signed = format!("host;x-amz-content-sha256;x-amz-date{name}");
+        let canonical = format!(
+            "{method}\n{path}\n\nhost:{}\nx-amz-content-sha256:UNSIGNED-PAYLOAD\nx-amz-date:{at}\n{extra}\n{signed}\nUNSIGNED-PAYLOAD",
+            account.host
+        );
+        let date = at.get(..8).unwrap_or_default();
+        let scope = format!("{date}/{}/s3/aws4_request", account.region);
+        let hash = hex::encode(digest::digest(&digest::SHA256, canonical.as_bytes()));
+        let mut key = hmac::Key::new(
+            hmac::HMAC_SHA256,
+            format!("AWS4{}", account.secret).as_bytes(),
+        );
+        for part in [date, &account.region, "s3", "aws4_request"] {
+            key = hmac::Key::new(
+                hmac::HMAC_SHA256,
+                hmac::sign(&key, part.as_bytes()).as_ref(),
+            );
+        }
+        let signature = hmac::sign(
+            &key,
+            format!("AWS4-HMAC-SHA256\n{at}\n{scope}\n{hash}").as_bytes(),
+        );
+        let authorization = format!(
+            "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={signed}, Signature={}",
+            account.id,
+            hex::encode(signature)
+        );
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", &account.host)
+            .header("x-amz-content-sha256", "UNSIGNED-PAYLOAD")
+            .header("x-amz-date", at)
+            .header("authorization", authorization);
+        if kms {
+            request = request.header("x-amz-server-side-encryption", "aws:kms");
+        }
+        let request = request.body(Full::new(body)).expect("a request");
+        let mut response = self.sender.send_request(request).await.expect("an answer");
+        assert!(response.status().is_success(), "{}", response.status());
+        let mut bytes = 0;
+        while let Some(frame) = response.body_mut().frame().await {
+            bytes += frame
+                .expect("a whole body")
+                .data_ref()
+                .map_or(0, Bytes::len);
+        }
+        bytes
+    }
+}
+
+pub(crate) fn run() {
+    let server = Server::start();
+    let account = Arc::new(Account {
+        host: server
+            .export("AWS_ENDPOINT_URL")
+            .trim_start_matches("http://")
+            .to_owned(),
+        region: server.export("AWS_REGION"),
+        id: server.export("AWS_ACCESS_KEY_ID"),
+        secret: server.export("AWS_SECRET_ACCESS_KEY"),
+    });
+    println!("  memory at rest {}", server.memory("VmRSS:"));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        Client::connect(Arc::clone(&account)).await.send(Method::PUT, "/bench", false, Bytes::new()).await;
+        for (name, size, operations) in SIZES {
+            for (clients, operations) in CLIENTS.into_iter().zip(operations) {
+                for method in [Method::PUT, Method::GET] {
+                    let seconds = measure(&account, &method, size, clients, operations).await;
+                    let rate = operations as f64 / seconds;
+                    let megabytes = rate * size as f64 / 1e6;
+                    println!("  {method} {name:>6} {clients:2} client(s)   {rate:8.1}/s   {megabytes:8.1} MB/s");
+                }
+            }
+        }
+    });
+    println!("  peak memory of the server {}", server.memory("VmHWM:"));
+}
+
+async fn measure(
+    account: &Arc<Account>,
+    method: &Method,
+    size: usize,
+    clients: usize,
+    operations: usize,
+) -> f64 {
+    let body = Bytes::from(vec![0x5A; size]);
+    let mut connected = Vec::new();
+    for _ in 0..clients {
+        connected.push(Client::connect(Arc::clone(account)).await);
+    }
+    let began = Instant::now();
+    let tasks: Vec<_> = connected
+        .into_iter()
+        .enumerate()
+        .map(|(number, mut client)| {
+            let (method, body) = (method.clone(), body.clone());
+            tokio::spawn(async move {
+                for i in 0..operations / clients {
+                    let path = format!("/bench/{size}/{number}/{}", i % 100);
+                    let is_put = method == Method::PUT;
+                    let sent = if is_put { body.clone() } else { Bytes::new() };
+                    let received = client.send(method.clone(), &path, is_put, sent).await;
+                    assert!(is_put || received == size);
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.expect("no panic");
+    }
+    began.elapsed().as_secs_f64()
+}
