@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::blob::{BlobError, BlobId, BlobReader, BlobStore};
 
 const ID: BlobId = BlobId::from_bytes([1; BlobId::BYTES]);
@@ -18,10 +16,7 @@ fn pattern(length: usize) -> Vec<u8> {
 async fn put(blobs: &dyn BlobStore, id: BlobId, content: &[u8], piece_bytes: usize) {
     let mut writer = blobs.create(id).await.expect("create");
     for piece in content.chunks(piece_bytes) {
-        writer
-            .write(Bytes::copy_from_slice(piece))
-            .await
-            .expect("write");
+        writer.write(piece).await.expect("write");
     }
     writer.commit().await.expect("commit");
 }
@@ -80,10 +75,7 @@ pub(super) async fn an_empty_blob_is_a_blob(blobs: Arc<dyn BlobStore>) {
 
 pub(super) async fn a_blob_is_not_there_before_its_commit(blobs: Arc<dyn BlobStore>) {
     let mut writer = blobs.create(ID).await.expect("create");
-    writer
-        .write(pattern(2_000_000).into())
-        .await
-        .expect("write");
+    writer.write(&pattern(2_000_000)).await.expect("write");
     assert!(missing(&*blobs, ID).await);
     writer.commit().await.expect("commit");
     assert!(!missing(&*blobs, ID).await);
@@ -92,7 +84,7 @@ pub(super) async fn a_blob_is_not_there_before_its_commit(blobs: Arc<dyn BlobSto
 pub(super) async fn a_dropped_writer_leaves_nothing(blobs: Arc<dyn BlobStore>) {
     for length in [10, 2_000_000] {
         let mut writer = blobs.create(ID).await.expect("create");
-        writer.write(pattern(length).into()).await.expect("write");
+        writer.write(&pattern(length)).await.expect("write");
         drop(writer);
         assert!(missing(&*blobs, ID).await);
     }
@@ -153,10 +145,7 @@ pub(super) async fn deleting_what_is_not_there_succeeds(blobs: Arc<dyn BlobStore
 pub(super) async fn a_writer_whose_blob_is_deleted_does_not_commit(blobs: Arc<dyn BlobStore>) {
     let mut writer = blobs.create(ID).await.expect("create");
     for _ in 0..3 {
-        writer
-            .write(pattern(1_000_000).into())
-            .await
-            .expect("write");
+        writer.write(&pattern(1_000_000)).await.expect("write");
     }
     blobs.delete(ID).await.expect("delete");
     writer.commit().await.expect_err("its bytes are gone");
@@ -170,16 +159,8 @@ pub(super) async fn two_writers_do_not_meet(blobs: Arc<dyn BlobStore>) {
         blobs.create(OTHER).await.expect("create"),
     );
     for (piece, other_piece) in one.chunks(100_000).zip(other.chunks(100_000)) {
-        writers
-            .0
-            .write(Bytes::copy_from_slice(piece))
-            .await
-            .expect("write");
-        writers
-            .1
-            .write(Bytes::copy_from_slice(other_piece))
-            .await
-            .expect("write");
+        writers.0.write(piece).await.expect("write");
+        writers.1.write(other_piece).await.expect("write");
     }
     let (first, second) = tokio::join!(writers.0.commit(), writers.1.commit());
     first.expect("commit");

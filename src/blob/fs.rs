@@ -22,7 +22,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use tokio::task::{JoinError, JoinHandle};
 
 use super::{BlobError, BlobId, BlobReader, BlobStore, BlobWriter};
@@ -201,8 +200,8 @@ enum Progress {
 
 #[async_trait]
 impl BlobWriter for FsWriter {
-    async fn write(&mut self, bytes: Bytes) -> Result<(), BlobError> {
-        let mut rest = bytes.as_ref();
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), BlobError> {
+        let mut rest = bytes;
         while !rest.is_empty() {
             let room = BATCH_BYTES - self.collected.len();
             let (now, later) = rest.split_at(room.min(rest.len()));
@@ -436,7 +435,7 @@ mod tests {
     async fn write(store: &Store, lengths: &[usize]) -> Box<dyn BlobWriter> {
         let mut writer = store.blobs.create(ID).await.expect("create");
         for length in lengths {
-            writer.write(vec![7; *length].into()).await.expect("write");
+            writer.write(&vec![7; *length]).await.expect("write");
         }
         writer
     }
@@ -574,10 +573,10 @@ mod tests {
         std::fs::write(store.blobs.dir.pending(ID), "in the way").expect("write");
         let mut writer = store.blobs.create(ID).await.expect("create");
         let batch = Bytes::from(vec![7; BATCH_BYTES]);
-        writer.write(batch.clone()).await.expect("on its way");
-        writer.write(batch.clone()).await.expect_err("in the way");
+        writer.write(&batch).await.expect("on its way");
+        writer.write(&batch).await.expect_err("in the way");
         std::fs::remove_file(store.blobs.dir.pending(ID)).expect("remove");
-        writer.write(batch).await.expect_err("bytes are lost");
+        writer.write(&batch).await.expect_err("bytes are lost");
         writer.commit().await.expect_err("bytes are lost");
         assert!(matches!(
             store.blobs.open(ID).await.err(),

@@ -7,7 +7,6 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
 #[cfg(test)]
 mod conformance;
@@ -80,7 +79,7 @@ pub trait BlobWriter: Send {
     /// # Errors
     ///
     /// [`BlobError::Storage`], or [`BlobError::Full`]; the writer is of no use then.
-    async fn write(&mut self, bytes: Bytes) -> Result<(), BlobError>;
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), BlobError>;
 
     /// Makes bytes and name durable, and the blob readable.
     ///

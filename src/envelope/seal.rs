@@ -3,24 +3,24 @@
 use aws_lc_rs::aead::LessSafeKey;
 
 use super::schedule::{segment_aad, segment_nonce};
-use super::segment::{PLAINTEXT_BYTES_MAX, SEALED_SEGMENT_BYTES, SEGMENT_BYTES};
+use super::segment::{PLAINTEXT_BYTES_MAX, SEGMENT_BYTES, TAG_BYTES};
 use super::{BLOB_ID_BYTES, EnvelopeError, SALT_BYTES};
 
-/// Sealed bytes are handed out in runs of so many segments.
-const RUN_SEGMENTS: usize = 4;
-
-/// Seals one blob, front to back. Holds at most a run of segments (256 KiB).
+/// Seals one blob, front to back. Holds one segment.
 ///
-/// Plaintext is copied once, into the place where it is sealed and from which it is handed out.
+/// Plaintext is copied once, into the place where it is sealed and from which it is lent out: the same place for every
+/// segment, so that it stays in the processor's cache.
 #[must_use = "a blob is sealed only when it is finished"]
 pub struct Sealer {
     key: LessSafeKey,
     blob_id: [u8; BLOB_ID_BYTES],
     salt: [u8; SALT_BYTES],
-    /// Header (in the first run) and sealed segments, then the plaintext of the segment under way.
+    /// Header (before the first segment), then the segment under way.
     run: Vec<u8>,
     /// Where the segment under way begins in `run`.
     open_at: usize,
+    /// Everything in `run` has been lent out, and is over.
+    lent: bool,
     index: u64,
     plaintext_bytes: u64,
 }
@@ -54,30 +54,36 @@ impl Sealer {
             salt,
             run: header,
             open_at,
+            lent: false,
             index: 0,
             plaintext_bytes: 0,
         }
     }
 
-    /// Takes plaintext from the front of `plaintext`, all of it unless a run of sealed bytes is handed out. Call
-    /// again until `plaintext` is empty.
+    /// Takes plaintext from the front of `plaintext`, all of it unless sealed bytes are lent out. Call again until it
+    /// returns `None`.
     ///
     /// # Errors
     ///
     /// [`EnvelopeError::Limit`] when the blob grows beyond [`PLAINTEXT_BYTES_MAX`].
-    pub fn push(&mut self, plaintext: &mut &[u8]) -> Result<Option<Vec<u8>>, EnvelopeError> {
+    pub fn push(&mut self, plaintext: &mut &[u8]) -> Result<Option<&[u8]>, EnvelopeError> {
         while !plaintext.is_empty() {
+            if self.lent {
+                self.run.clear();
+                self.open_at = 0;
+                self.lent = false;
+            }
             // A full segment is sealed only when more follows: the last one is marked as such.
             if self.run.len() - self.open_at == SEGMENT_BYTES {
                 self.seal_segment(false)?;
-                if self.run.len() >= RUN_SEGMENTS * SEALED_SEGMENT_BYTES {
-                    self.open_at = 0;
-                    let next = Vec::with_capacity(RUN_SEGMENTS * SEALED_SEGMENT_BYTES);
-                    return Ok(Some(std::mem::replace(&mut self.run, next)));
-                }
+                self.lent = true;
+                return Ok(Some(&self.run));
             }
             let room = SEGMENT_BYTES - (self.run.len() - self.open_at);
             let (now, later) = plaintext.split_at(room.min(plaintext.len()));
+            if now.len() == room {
+                self.run.reserve_exact(room + TAG_BYTES);
+            }
             self.run.extend_from_slice(now);
             *plaintext = later;
             self.plaintext_bytes += now.len() as u64;
@@ -94,6 +100,8 @@ impl Sealer {
     ///
     /// [`EnvelopeError::Limit`], never within [`PLAINTEXT_BYTES_MAX`].
     pub fn finish(mut self) -> Result<(Vec<u8>, Sealed), EnvelopeError> {
+        // A segment is sealed only when more follows, so that a loan is never the end.
+        assert!(!self.lent, "push was not called until it returned None");
         self.seal_segment(true)?;
         let run = std::mem::take(&mut self.run);
         self.open_at = 0;

@@ -243,7 +243,7 @@ impl Store {
             digests.update(&frame);
             let mut plaintext: &[u8] = &frame;
             while let Some(run) = sealer.push(&mut plaintext)? {
-                writer.write(Bytes::from(run)).await?;
+                writer.write(run).await?;
                 self.renew(pending).await?;
             }
         }
@@ -256,7 +256,7 @@ impl Store {
             return Err(StoreError::ChecksumMismatch(claimed.name()));
         }
         let (last_run, outcome) = sealer.finish()?;
-        writer.write(Bytes::from(last_run)).await?;
+        writer.write(&last_run).await?;
         writer.commit().await?;
         Ok((outcome, digested))
     }
