@@ -572,7 +572,7 @@ mod tests {
         let store = store();
         std::fs::write(store.blobs.dir.pending(ID), "in the way").expect("write");
         let mut writer = store.blobs.create(ID).await.expect("create");
-        let batch = Bytes::from(vec![7; BATCH_BYTES]);
+        let batch = vec![7; BATCH_BYTES];
         writer.write(&batch).await.expect("on its way");
         writer.write(&batch).await.expect_err("in the way");
         std::fs::remove_file(store.blobs.dir.pending(ID)).expect("remove");

@@ -99,6 +99,10 @@ impl Sealer {
     /// # Errors
     ///
     /// [`EnvelopeError::Limit`], never within [`PLAINTEXT_BYTES_MAX`].
+    ///
+    /// # Panics
+    ///
+    /// When the last [`Sealer::push`] has lent something out: that plaintext follows would be lost.
     pub fn finish(mut self) -> Result<(Vec<u8>, Sealed), EnvelopeError> {
         // A segment is sealed only when more follows, so that a loan is never the end.
         assert!(!self.lent, "push was not called until it returned None");

@@ -208,12 +208,12 @@ fn in_trailers(trailers: &Trailers, algorithm: ChecksumAlgorithm) -> Result<Vec<
     bytes.ok_or_else(malformed)
 }
 
-/// Checks a document against the digests that came with it. To CompleteMultipartUpload (`?uploadId`) the checksum in the
+/// Checks a document against the digests that came with it. To `CompleteMultipartUpload` (`?uploadId`) the checksum in the
 /// headers is that of the object; only `Content-MD5` is of the document then.
 ///
 /// # Errors
 ///
-/// `BadDigest`, `InvalidDigest`, `InvalidRequest`, and what [`incoming`] says of headers that contradict each other.
+/// `BadDigest`, `InvalidDigest`, `InvalidRequest`, and what is said of headers that contradict each other.
 pub fn check_document(
     uri: &Uri,
     headers: &HeaderMap,

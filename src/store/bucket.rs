@@ -18,7 +18,7 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::BucketExists`]; [`StoreError::InvalidRequest`] for a name that the server keeps for itself or
-    /// beyond [`BUCKETS_MAX`].
+    /// beyond 10,000 buckets.
     pub async fn create_bucket(&self, name: &str, region: &str) -> Result<(), StoreError> {
         if RESERVED.contains(&name) {
             return Err(StoreError::InvalidRequest(format!("{name:?} is reserved")));

@@ -5,7 +5,7 @@
 //!
 //! What is where:
 //!
-//! - [`record`] says what the rows are; [`error`] who must act; [`digest`] what is computed over plaintext.
+//! - [`record`] says what the rows are; [`StoreError`] who must act; [`digest`] what is computed over plaintext.
 //! - `keys` gets a data key from the kind of encryption that an object has.
 //! - `gc` owns the life of blobs: intent, reference, garbage.
 //! - `put`, `get`, `copy`, `delete`, `list`, `bucket`, `multipart` are the use cases.

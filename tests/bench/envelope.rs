@@ -40,14 +40,14 @@ pub(crate) fn run() {
             }
         })));
 
-        let mut sealer = schedule.sealer(&[1; 16]).expect("randomness");
+        let mut writer = schedule.sealer(&[1; 16]).expect("randomness");
         let began = std::time::Instant::now();
         for mut frame in plaintext.chunks(FRAME) {
-            while let Some(run) = sealer.push(&mut frame).expect("within limits") {
+            while let Some(run) = writer.push(&mut frame).expect("within limits") {
                 std::hint::black_box(run);
             }
         }
-        let (_, outcome) = sealer.finish().expect("within limits");
+        let (_, outcome) = writer.finish().expect("within limits");
         seal.push(rate(began.elapsed()));
         assert_eq!(outcome.plaintext_bytes, BYTES as u64);
 
@@ -85,12 +85,12 @@ fn nonce(index: usize) -> Nonce {
 }
 
 fn sealed_blob(schedule: &KeySchedule, plaintext: &[u8]) -> Vec<u8> {
-    let mut sealer = schedule.sealer(&[1; 16]).expect("randomness");
+    let mut writer = schedule.sealer(&[1; 16]).expect("randomness");
     let mut blob = Vec::with_capacity(plaintext.len() + (1 << 20));
     let mut rest = plaintext;
-    while let Some(run) = sealer.push(&mut rest).expect("within limits") {
+    while let Some(run) = writer.push(&mut rest).expect("within limits") {
         blob.extend(run);
     }
-    blob.extend(sealer.finish().expect("within limits").0);
+    blob.extend(writer.finish().expect("within limits").0);
     blob
 }

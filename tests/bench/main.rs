@@ -1,5 +1,10 @@
 //! The figures of this machine, each beside what it is to be compared with, in one run. `ci/bench` runs it.
 
+#![expect(
+    clippy::cast_precision_loss,
+    reason = "figures are rounded when they are printed"
+)]
+
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
