@@ -4,7 +4,7 @@
 //! default. A key that nobody knows is an error that names it. Secrets are never values: PIN and access keys are read
 //! from files, whose names may be relative to `$CREDENTIALS_DIRECTORY` (systemd) as `credential:NAME`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,92 +18,141 @@ use crate::auth::AccountId;
 use crate::auth::credentials::Credentials;
 use crate::store::StoreSettings;
 
-/// The region of keys and of buckets that name none.
-const REGION_DEFAULT: &str = "us-west-2";
-/// Also served: what clients sign for that name no region.
-const EXTRA_REGION_DEFAULT: &str = "us-east-1";
-
-/// Configuration as typed: every value optional, nothing checked.
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+/// Configuration as typed, over the defaults: nothing checked.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct RawConfig {
-    /// Address and port to listen on.
-    pub listen: Option<String>,
+    /// Address and port to listen on; port 0 takes a free one.
+    pub listen: String,
     /// Where metadata and blobs are.
     pub data_dir: Option<PathBuf>,
     /// Region of keys, and of buckets that name none.
-    pub region: Option<String>,
-    /// Further regions that are served.
-    pub extra_regions: Option<Vec<String>>,
+    pub region: String,
+    /// Further regions that are served: what clients sign for that name no region.
+    pub extra_regions: Vec<String>,
     /// Twelve digits.
-    pub account: Option<String>,
-    /// Access keys, in the format of `~/.aws/credentials`.
+    pub account: String,
+    /// Access keys, in the format of `~/.aws/credentials`; `credentials` in the data directory without.
     pub credentials_file: Option<String>,
     /// The token.
-    #[serde(default)]
     pub hsm: RawHsm,
     /// Limits of the server.
-    #[serde(default)]
     pub limits: RawLimits,
     /// The store.
-    #[serde(default)]
     pub store: RawStore,
     /// Logs.
-    #[serde(default)]
     pub log: RawLog,
 }
 
 /// The token, as typed.
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct RawHsm {
     /// RFC 7512 URI: token, serial, module-path, pin-source.
     pub uri: Option<String>,
     /// Sessions, each with a thread of its own.
-    pub sessions: Option<usize>,
+    pub sessions: usize,
     /// Calls that may wait.
-    pub queue: Option<usize>,
+    pub queue: usize,
     /// Longest wait for an answer, in milliseconds.
-    pub deadline_ms: Option<u64>,
+    pub deadline_ms: u64,
     /// Whether every wrap is decrypted back before it is acknowledged.
-    pub verify_wraps: Option<bool>,
+    pub verify_wraps: bool,
     /// Environment that the module needs, such as `SOFTHSM2_CONF`.
-    #[serde(default)]
     pub env: BTreeMap<String, String>,
 }
 
 /// Limits, as typed.
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct RawLimits {
     /// Connections at a time.
-    pub connections: Option<usize>,
+    pub connections: usize,
     /// Longest wait for the head of a request, in milliseconds.
-    pub header_timeout_ms: Option<u64>,
+    pub header_timeout_ms: u64,
     /// Longest wait for the next bytes of a body, in milliseconds.
-    pub body_timeout_ms: Option<u64>,
+    pub body_timeout_ms: u64,
     /// Longest wait for requests under way when the server stops, in milliseconds.
-    pub shutdown_ms: Option<u64>,
+    pub shutdown_ms: u64,
 }
 
 /// The store, as typed.
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct RawStore {
     /// How long replaced and deleted bytes are kept for readers under way, in seconds.
-    pub garbage_grace_s: Option<u64>,
+    pub garbage_grace_s: u64,
     /// Pause between two rounds of garbage collection and of due key deletions, in seconds.
-    pub maintenance_s: Option<u64>,
+    pub maintenance_s: u64,
 }
 
 /// Logs, as typed.
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct RawLog {
     /// `text` or `json`.
-    pub format: Option<String>,
+    pub format: String,
     /// A filter of the crate `tracing-subscriber`, such as `info`.
-    pub level: Option<String>,
+    pub level: String,
+}
+
+impl Default for RawConfig {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:9000".into(),
+            data_dir: None,
+            region: "us-west-2".into(),
+            extra_regions: vec!["us-east-1".into()],
+            account: "000000000000".into(),
+            credentials_file: None,
+            hsm: RawHsm::default(),
+            limits: RawLimits::default(),
+            store: RawStore::default(),
+            log: RawLog::default(),
+        }
+    }
+}
+
+impl Default for RawHsm {
+    fn default() -> Self {
+        Self {
+            uri: None,
+            sessions: 4,
+            queue: 1024,
+            deadline_ms: 5_000,
+            verify_wraps: true,
+            env: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for RawLimits {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            header_timeout_ms: 30_000,
+            body_timeout_ms: 60_000,
+            shutdown_ms: 30_000,
+        }
+    }
+}
+
+impl Default for RawStore {
+    fn default() -> Self {
+        Self {
+            garbage_grace_s: 900,
+            maintenance_s: 60,
+        }
+    }
+}
+
+impl Default for RawLog {
+    fn default() -> Self {
+        Self {
+            format: "text".into(),
+            level: "info".into(),
+        }
+    }
 }
 
 /// What is meant.
@@ -210,53 +259,48 @@ impl RawConfig {
     /// Takes over what the environment says: `STRONGROOM_LISTEN`, `STRONGROOM_DATA_DIR`, `STRONGROOM_REGION`,
     /// `STRONGROOM_CREDENTIALS_FILE`, `STRONGROOM_HSM_URI`, `STRONGROOM_LOG_FORMAT`, `STRONGROOM_LOG_LEVEL`.
     pub fn merge_environment(&mut self) {
-        let take = |name: &str, into: &mut Option<String>| {
+        let take = |name: &str, into: &mut String| {
             if let Some(value) = environment(name) {
-                *into = Some(value);
+                *into = value;
             }
         };
         take("STRONGROOM_LISTEN", &mut self.listen);
         take("STRONGROOM_REGION", &mut self.region);
-        take("STRONGROOM_CREDENTIALS_FILE", &mut self.credentials_file);
-        take("STRONGROOM_HSM_URI", &mut self.hsm.uri);
         take("STRONGROOM_LOG_FORMAT", &mut self.log.format);
         take("STRONGROOM_LOG_LEVEL", &mut self.log.level);
-        if let Some(dir) = environment("STRONGROOM_DATA_DIR") {
-            self.data_dir = Some(dir.into());
-        }
+        self.credentials_file =
+            environment("STRONGROOM_CREDENTIALS_FILE").or(self.credentials_file.take());
+        self.hsm.uri = environment("STRONGROOM_HSM_URI").or(self.hsm.uri.take());
+        self.data_dir = environment("STRONGROOM_DATA_DIR")
+            .map(PathBuf::from)
+            .or(self.data_dir.take());
     }
 
-    /// Checks every value and fills in the defaults.
+    /// Checks every value.
     ///
     /// # Errors
     ///
     /// [`ConfigError::Value`], naming the key.
     pub fn validate(self) -> Result<Config, ConfigError> {
-        let listen = self.listen.as_deref().unwrap_or("127.0.0.1:9000");
+        let listen = self.listen;
         let listen = listen
             .parse()
-            .map_err(|_error| value("listen", format!("{listen:?} is not ADDRESS:PORT")))?;
+            .map_err(|_syntax| value("listen", format!("{listen:?} is not ADDRESS:PORT")))?;
         let data_dir = self
             .data_dir
             .ok_or_else(|| value("data_dir", "is not set"))?;
-        let mut regions = vec![self.region.unwrap_or_else(|| REGION_DEFAULT.into())];
-        for region in self
-            .extra_regions
-            .unwrap_or_else(|| vec![EXTRA_REGION_DEFAULT.into()])
-        {
-            if !regions.contains(&region) {
-                regions.push(region);
-            }
-        }
+        let mut regions = vec![self.region];
+        regions.extend(self.extra_regions);
+        let mut seen = BTreeSet::new();
+        regions.retain(|region| seen.insert(region.clone()));
         if let Some(bad) = regions.iter().find(|region| !is_region(region)) {
             return Err(value(
                 "region",
                 format!("{bad:?} is not the name of a region"),
             ));
         }
-        let account = self.account.as_deref().unwrap_or("000000000000");
-        let account =
-            AccountId::parse(account).ok_or_else(|| value("account", "is not twelve digits"))?;
+        let account = AccountId::parse(&self.account)
+            .ok_or_else(|| value("account", "is not twelve digits"))?;
         let credentials_file = match self.credentials_file {
             Some(name) => secret_file("credentials_file", &name)?,
             None => data_dir.join("credentials"),
@@ -265,40 +309,34 @@ impl RawConfig {
         let pkcs11 = Pkcs11Config::from_uri(&resolve_pin_source(&uri)?)
             .map_err(|error| value("hsm.uri", error.to_string()))?;
         let hsm = HsmSettings {
-            workers: bounded("hsm.sessions", self.hsm.sessions, 4, 1..=256)?,
-            queue: bounded("hsm.queue", self.hsm.queue, 1024, 1..=65_536)?,
-            deadline: milliseconds("hsm.deadline_ms", self.hsm.deadline_ms, 5_000)?,
-            verify_wraps: self.hsm.verify_wraps.unwrap_or(true),
+            workers: bounded(
+                "hsm.sessions",
+                self.hsm.sessions,
+                1..=HsmSettings::WORKERS_MAX,
+            )?,
+            queue: bounded("hsm.queue", self.hsm.queue, 1..=HsmSettings::QUEUE_MAX)?,
+            deadline: milliseconds("hsm.deadline_ms", self.hsm.deadline_ms)?,
+            verify_wraps: self.hsm.verify_wraps,
         };
         let limits = Limits {
-            connections: bounded(
-                "limits.connections",
-                self.limits.connections,
-                1024,
-                1..=65_536,
-            )?,
+            connections: bounded("limits.connections", self.limits.connections, 1..=65_536)?,
             header_timeout: milliseconds(
                 "limits.header_timeout_ms",
                 self.limits.header_timeout_ms,
-                30_000,
             )?,
-            body_timeout: milliseconds(
-                "limits.body_timeout_ms",
-                self.limits.body_timeout_ms,
-                60_000,
-            )?,
-            shutdown: milliseconds("limits.shutdown_ms", self.limits.shutdown_ms, 30_000)?,
+            body_timeout: milliseconds("limits.body_timeout_ms", self.limits.body_timeout_ms)?,
+            shutdown: milliseconds("limits.shutdown_ms", self.limits.shutdown_ms)?,
         };
-        let mut store = StoreSettings::default();
-        if let Some(seconds) = self.store.garbage_grace_s {
-            store.garbage_grace = Duration::from_secs(seconds);
-        }
-        let maintenance = bounded(
-            "store.maintenance_s",
-            self.store.maintenance_s,
-            60,
-            1..=86_400,
+        let garbage_grace = bounded(
+            "store.garbage_grace_s",
+            self.store.garbage_grace_s,
+            0..=30 * 86_400,
         )?;
+        let store = StoreSettings {
+            garbage_grace: Duration::from_secs(garbage_grace),
+            ..StoreSettings::default()
+        };
+        let maintenance = bounded("store.maintenance_s", self.store.maintenance_s, 1..=86_400)?;
         Ok(Config {
             listen,
             data_dir,
@@ -322,29 +360,6 @@ impl RawConfig {
     pub fn to_toml(&self) -> Result<String, ConfigError> {
         toml::to_string_pretty(self).map_err(|error| value("config", error.to_string()))
     }
-
-    /// Fills in the defaults, to be shown.
-    #[must_use]
-    pub fn with_defaults(mut self) -> Self {
-        self.listen.get_or_insert_with(|| "127.0.0.1:9000".into());
-        self.region.get_or_insert_with(|| REGION_DEFAULT.into());
-        self.extra_regions
-            .get_or_insert_with(|| vec![EXTRA_REGION_DEFAULT.into()]);
-        self.account.get_or_insert_with(|| "000000000000".into());
-        self.hsm.sessions.get_or_insert(4);
-        self.hsm.queue.get_or_insert(1024);
-        self.hsm.deadline_ms.get_or_insert(5_000);
-        self.hsm.verify_wraps.get_or_insert(true);
-        self.limits.connections.get_or_insert(1024);
-        self.limits.header_timeout_ms.get_or_insert(30_000);
-        self.limits.body_timeout_ms.get_or_insert(60_000);
-        self.limits.shutdown_ms.get_or_insert(30_000);
-        self.store.garbage_grace_s.get_or_insert(900);
-        self.store.maintenance_s.get_or_insert(60);
-        self.log.format.get_or_insert_with(|| "text".into());
-        self.log.level.get_or_insert_with(|| "info".into());
-        self
-    }
 }
 
 /// An environment variable, if it is set and UTF-8.
@@ -365,11 +380,9 @@ fn is_region(name: &str) -> bool {
 
 fn bounded<T: PartialOrd + std::fmt::Display>(
     key: &'static str,
-    given: Option<T>,
-    default: T,
+    given: T,
     bounds: std::ops::RangeInclusive<T>,
 ) -> Result<T, ConfigError> {
-    let given = given.unwrap_or(default);
     if bounds.contains(&given) {
         return Ok(given);
     }
@@ -383,12 +396,8 @@ fn bounded<T: PartialOrd + std::fmt::Display>(
     ))
 }
 
-fn milliseconds(
-    key: &'static str,
-    given: Option<u64>,
-    default: u64,
-) -> Result<Duration, ConfigError> {
-    bounded(key, given, default, 1..=3_600_000).map(Duration::from_millis)
+fn milliseconds(key: &'static str, given: u64) -> Result<Duration, ConfigError> {
+    bounded(key, given, 1..=3_600_000).map(Duration::from_millis)
 }
 
 /// A file with a secret: a path, or `credential:NAME` in systemd's `$CREDENTIALS_DIRECTORY`.
@@ -480,13 +489,13 @@ mod tests {
             data_dir: Some("/nowhere".into()),
             hsm: RawHsm {
                 uri: Some("pkcs11:token=t?module-path=/m.so&pin-source=file:/p".into()),
-                sessions: Some(257),
+                sessions: HsmSettings::WORKERS_MAX + 1,
                 ..RawHsm::default()
             },
             ..RawConfig::default()
         };
         let mut good = raw.clone();
-        good.hsm.sessions = Some(256);
+        good.hsm.sessions = HsmSettings::WORKERS_MAX;
         assert!(good.validate().is_ok());
         assert!(
             raw.validate()

@@ -118,6 +118,25 @@ impl Authorised {
     pub fn resource(&self) -> &Resource {
         &self.resource
     }
+
+    /// The bucket, or the bucket of the object.
+    pub fn bucket(&self) -> Option<&str> {
+        match &self.resource {
+            Resource::Bucket(bucket) | Resource::Object(bucket, _) => Some(bucket),
+            Resource::Service | Resource::KmsKey(_) | Resource::KmsAlias(_) => None,
+        }
+    }
+
+    /// The object: bucket and key.
+    pub fn object(&self) -> Option<(&str, &str)> {
+        match &self.resource {
+            Resource::Object(bucket, key) => Some((bucket, key)),
+            Resource::Service
+            | Resource::Bucket(_)
+            | Resource::KmsKey(_)
+            | Resource::KmsAlias(_) => None,
+        }
+    }
 }
 
 /// Caller: may not.

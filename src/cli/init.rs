@@ -170,14 +170,15 @@ impl Laid {
         ));
         write_private(&self.credentials, credentials.as_bytes())?;
         DirBuilder::new().mode(0o700).create(&self.data)?;
+        let defaults = RawConfig::default();
         let config = RawConfig {
             data_dir: Some(self.data.clone()),
             credentials_file: Some(self.credentials.display().to_string()),
-            region: region.map(str::to_owned),
+            region: region.map_or(defaults.region, str::to_owned),
             hsm,
             ..RawConfig::default()
         };
-        write_private(&self.config, config.with_defaults().to_toml()?.as_bytes())
+        write_private(&self.config, config.to_toml()?.as_bytes())
     }
 
     /// The access key that was made.

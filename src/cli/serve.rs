@@ -50,7 +50,7 @@ impl Serve {
         let mut raw = load(config)?;
         self.merge_into(&mut raw);
         if self.print_config {
-            std::io::stdout().write_all(raw.with_defaults().to_toml()?.as_bytes())?;
+            std::io::stdout().write_all(raw.to_toml()?.as_bytes())?;
             return Ok(());
         }
         let log = raw.log.clone();
@@ -60,18 +60,14 @@ impl Serve {
     }
 
     fn merge_into(&self, raw: &mut RawConfig) {
-        if self.listen.is_some() {
-            raw.listen.clone_from(&self.listen);
+        if let Some(listen) = &self.listen {
+            raw.listen.clone_from(listen);
         }
-        if self.data_dir.is_some() {
-            raw.data_dir.clone_from(&self.data_dir);
+        if let Some(region) = &self.region {
+            raw.region.clone_from(region);
         }
-        if self.region.is_some() {
-            raw.region.clone_from(&self.region);
-        }
-        if self.hsm_uri.is_some() {
-            raw.hsm.uri.clone_from(&self.hsm_uri);
-        }
+        raw.data_dir = self.data_dir.clone().or(raw.data_dir.take());
+        raw.hsm.uri = self.hsm_uri.clone().or(raw.hsm.uri.take());
     }
 
     /// Lays everything out, starts this program again with the token's environment, and serves.
@@ -93,13 +89,13 @@ impl Serve {
     fn serve_ephemeral(&self, laid: &Laid) -> Result<(), CliError> {
         laid.make_token(self.region.as_deref())?;
         let mut raw = RawConfig::from_file(&laid.config)?;
-        raw.listen = Some(self.listen.clone().unwrap_or_else(|| "127.0.0.1:0".into()));
+        raw.listen = self.listen.clone().unwrap_or_else(|| "127.0.0.1:0".into());
         let data = match &self.data_dir {
             Some(data) => data.canonicalize()?,
             None => laid.data.clone(),
         };
         raw.data_dir = Some(data.clone());
-        let (log, region) = (raw.log.clone(), raw.region.clone().unwrap_or_default());
+        let (log, region) = (raw.log.clone(), raw.region.clone());
         let (id, secret) = laid.access_key()?;
         let exports = [
             ("AWS_ACCESS_KEY_ID", id),

@@ -34,7 +34,7 @@ pub(super) async fn list(
     front: &Front,
     request: S3Request<ListBucketsInput>,
 ) -> S3Result<S3Response<ListBucketsOutput>> {
-    let _proof = decide(context(&request)?, "s3:ListAllMyBuckets", Resource::Service)?;
+    let proof = decide(context(&request)?, "s3:ListAllMyBuckets", Resource::Service)?;
     let input = &request.input;
     let prefix = input.prefix.clone().unwrap_or_default();
     let after = input.continuation_token.clone().unwrap_or_default();
@@ -44,7 +44,7 @@ pub(super) async fn list(
         .unwrap_or(usize::MAX);
     let mut buckets: Vec<Bucket> = front
         .store
-        .list_buckets()
+        .list_buckets(&proof)
         .await?
         .into_iter()
         .filter(|(name, record)| {
@@ -81,7 +81,7 @@ pub(super) async fn create(
     request: S3Request<CreateBucketInput>,
 ) -> S3Result<S3Response<CreateBucketOutput>> {
     let bucket = &request.input.bucket;
-    let _proof = may_bucket(&request, "s3:CreateBucket", bucket)?;
+    let proof = may_bucket(&request, "s3:CreateBucket", bucket)?;
     let configuration = request.input.create_bucket_configuration.as_ref();
     if configuration.is_some_and(|configuration| {
         configuration.bucket.is_some() || configuration.location.is_some()
@@ -108,7 +108,7 @@ pub(super) async fn create(
                 .first()
                 .ok_or_else(|| s3_error!(InternalError))?,
         };
-    front.store.create_bucket(bucket, region).await?;
+    front.store.create_bucket(&proof, region).await?;
     Ok(S3Response::new(CreateBucketOutput {
         location: Some(format!("/{bucket}")),
     }))
@@ -118,8 +118,8 @@ pub(super) async fn head(
     front: &Front,
     request: S3Request<HeadBucketInput>,
 ) -> S3Result<S3Response<HeadBucketOutput>> {
-    let _proof = may_bucket(&request, "s3:ListBucket", &request.input.bucket)?;
-    let record = front.store.load_bucket(&request.input.bucket).await?;
+    let proof = may_bucket(&request, "s3:ListBucket", &request.input.bucket)?;
+    let record = front.store.load_bucket(&proof).await?;
     Ok(S3Response::new(HeadBucketOutput {
         bucket_region: Some(record.region),
         ..HeadBucketOutput::default()
@@ -130,8 +130,8 @@ pub(super) async fn delete(
     front: &Front,
     request: S3Request<DeleteBucketInput>,
 ) -> S3Result<S3Response<DeleteBucketOutput>> {
-    let _proof = may_bucket(&request, "s3:DeleteBucket", &request.input.bucket)?;
-    front.store.delete_bucket(&request.input.bucket).await?;
+    let proof = may_bucket(&request, "s3:DeleteBucket", &request.input.bucket)?;
+    front.store.delete_bucket(&proof).await?;
     Ok(S3Response::with_status(
         DeleteBucketOutput {},
         http::StatusCode::NO_CONTENT,
@@ -142,8 +142,8 @@ pub(super) async fn location(
     front: &Front,
     request: S3Request<GetBucketLocationInput>,
 ) -> S3Result<S3Response<GetBucketLocationOutput>> {
-    let _proof = may_bucket(&request, "s3:GetBucketLocation", &request.input.bucket)?;
-    let region = front.store.load_bucket(&request.input.bucket).await?.region;
+    let proof = may_bucket(&request, "s3:GetBucketLocation", &request.input.bucket)?;
+    let region = front.store.load_bucket(&proof).await?.region;
     let location_constraint =
         (region != REGION_WITHOUT_CONSTRAINT).then(|| BucketLocationConstraint::from(region));
     Ok(S3Response::new(GetBucketLocationOutput {
@@ -155,7 +155,7 @@ pub(super) async fn put_encryption(
     front: &Front,
     request: S3Request<PutBucketEncryptionInput>,
 ) -> S3Result<S3Response<PutBucketEncryptionOutput>> {
-    let _proof = may_bucket(
+    let proof = may_bucket(
         &request,
         "s3:PutEncryptionConfiguration",
         &request.input.bucket,
@@ -204,7 +204,7 @@ pub(super) async fn put_encryption(
     };
     front
         .store
-        .put_bucket_encryption(&request.input.bucket, &encryption)
+        .put_bucket_encryption(&proof, &encryption)
         .await?;
     Ok(S3Response::new(PutBucketEncryptionOutput {}))
 }
@@ -213,17 +213,12 @@ pub(super) async fn get_encryption(
     front: &Front,
     request: S3Request<GetBucketEncryptionInput>,
 ) -> S3Result<S3Response<GetBucketEncryptionOutput>> {
-    let _proof = may_bucket(
+    let proof = may_bucket(
         &request,
         "s3:GetEncryptionConfiguration",
         &request.input.bucket,
     )?;
-    let by_default = match front
-        .store
-        .load_bucket(&request.input.bucket)
-        .await?
-        .encryption
-    {
+    let by_default = match front.store.load_bucket(&proof).await?.encryption {
         DefaultEncryption::S3 => ServerSideEncryptionByDefault {
             kms_master_key_id: None,
             sse_algorithm: aes256(),
@@ -248,14 +243,14 @@ pub(super) async fn delete_encryption(
     front: &Front,
     request: S3Request<DeleteBucketEncryptionInput>,
 ) -> S3Result<S3Response<DeleteBucketEncryptionOutput>> {
-    let _proof = may_bucket(
+    let proof = may_bucket(
         &request,
         "s3:PutEncryptionConfiguration",
         &request.input.bucket,
     )?;
     front
         .store
-        .put_bucket_encryption(&request.input.bucket, &DefaultEncryption::S3)
+        .put_bucket_encryption(&proof, &DefaultEncryption::S3)
         .await?;
     Ok(S3Response::with_status(
         DeleteBucketEncryptionOutput {},

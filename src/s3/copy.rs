@@ -3,11 +3,11 @@
 use futures::StreamExt;
 use s3s::dto::{
     CopyObjectInput, CopyObjectOutput, CopyObjectResult, CopyPartResult, CopySource, ETagCondition,
-    MetadataDirective, Range, Timestamp, UploadPartCopyInput, UploadPartCopyOutput,
+    MetadataDirective, Range, UploadPartCopyInput, UploadPartCopyOutput,
 };
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
-use super::headers::{self, etag, etag_condition, seconds, timestamp};
+use super::headers::{self, etag, read_conditions, timestamp};
 use super::multipart::part_number;
 use super::sse::{self, SseAnswer};
 use super::{Front, checksum, context, may_object};
@@ -19,21 +19,6 @@ use crate::store::{
 
 /// The largest object that one `CopyObject` copies: AWS's limit.
 const COPY_BYTES_MAX: u64 = 5 << 30;
-
-/// Conditions of a copy on its source: all fail with 412.
-fn source_conditions(
-    if_match: Option<ETagCondition>,
-    if_none_match: Option<ETagCondition>,
-    if_modified_since: Option<Timestamp>,
-    if_unmodified_since: Option<Timestamp>,
-) -> Conditions {
-    Conditions {
-        if_match: if_match.map(|condition| vec![etag_condition(condition)]),
-        if_none_match: if_none_match.map(|condition| vec![etag_condition(condition)]),
-        if_modified_since: if_modified_since.map(seconds),
-        if_unmodified_since: if_unmodified_since.map(seconds),
-    }
-}
 
 /// Conditions of a copy on its target: `s3s` does not know them.
 fn conditions_of_target(headers: &http::HeaderMap) -> S3Result<WriteConditions> {
@@ -73,8 +58,8 @@ async fn source<T>(
             "The specified version does not exist."
         ));
     }
-    let _proof = may_object(request, "s3:GetObject", bucket, key)?;
-    let located = front.store.locate(bucket, key).await?;
+    let proof = may_object(request, "s3:GetObject", bucket, key)?;
+    let located = front.store.locate(&proof).await?;
     conditions
         .check(located.record())
         .map_err(|error| match error {
@@ -100,9 +85,9 @@ pub(super) async fn copy(
     mut request: S3Request<CopyObjectInput>,
 ) -> S3Result<S3Response<CopyObjectOutput>> {
     let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
-    let _proof = may_object(&request, "s3:PutObject", &bucket, &key)?;
+    let proof = may_object(&request, "s3:PutObject", &bucket, &key)?;
     let input = &mut request.input;
-    let conditions = source_conditions(
+    let conditions = read_conditions(
         input.copy_source_if_match.take(),
         input.copy_source_if_none_match.take(),
         input.copy_source_if_modified_since.take(),
@@ -128,7 +113,7 @@ pub(super) async fn copy(
             "The specified copy source is larger than the maximum allowable size for a copy source: {COPY_BYTES_MAX}"
         ));
     }
-    let record = front.store.load_bucket(&bucket).await?;
+    let record = front.store.load_bucket(&proof).await?;
     let target = front
         .sse_target(context(&request)?, &request.headers, &record, &bucket, &key)
         .await?;
@@ -148,8 +133,7 @@ pub(super) async fn copy(
         .copy(CopyRequest {
             source: located,
             access,
-            bucket,
-            key,
+            proof,
             sse: target,
             headers: if replaces {
                 Some(headers::kept(&request.headers, metadata)?)
@@ -186,10 +170,10 @@ pub(super) async fn copy_part(
     mut request: S3Request<UploadPartCopyInput>,
 ) -> S3Result<S3Response<UploadPartCopyOutput>> {
     let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
-    let _proof = may_object(&request, "s3:PutObject", &bucket, &key)?;
+    let proof = may_object(&request, "s3:PutObject", &bucket, &key)?;
     let number = part_number(request.input.part_number)?;
     let input = &mut request.input;
-    let conditions = source_conditions(
+    let conditions = read_conditions(
         input.copy_source_if_match.take(),
         input.copy_source_if_none_match.take(),
         input.copy_source_if_modified_since.take(),
@@ -213,7 +197,7 @@ pub(super) async fn copy_part(
     let copy_source = input.copy_source.clone();
     let upload = front
         .store
-        .locate_upload(&bucket, &key, &request.input.upload_id)
+        .locate_upload(&proof, &request.input.upload_id)
         .await?;
     let upload_access = Front::upload_access(
         context(&request)?,

@@ -200,7 +200,7 @@ impl From<StoreError> for S3Error {
                 "A conflicting operation is in progress against this resource. Please try again.",
             ),
             E::Busy => coded(UNAVAILABLE, "SlowDown", "Please reduce your request rate."),
-            E::Damaged(_) | E::Meta(_) | E::Blob(_) | E::Random => internal(error),
+            E::Proof | E::Damaged(_) | E::Meta(_) | E::Blob(_) | E::Random => internal(error),
         }
     }
 }

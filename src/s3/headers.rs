@@ -7,8 +7,8 @@ use s3s::dto::{ETag, ETagCondition, Range, Timestamp, TimestampFormat};
 use s3s::{S3Result, s3_error};
 use time::OffsetDateTime;
 
-use crate::store::WriteConditions;
 use crate::store::record::Headers;
+use crate::store::{Conditions, WriteConditions};
 
 /// The most bytes of user metadata, names and values: AWS's limit.
 pub(super) const USER_METADATA_BYTES_MAX: usize = 2 * 1024;
@@ -77,7 +77,7 @@ pub(super) fn timestamp(milliseconds: i64) -> Timestamp {
 }
 
 /// A moment of a request, in seconds since 1970.
-pub(super) fn seconds(timestamp: Timestamp) -> i64 {
+fn seconds(timestamp: Timestamp) -> i64 {
     OffsetDateTime::from(timestamp).unix_timestamp()
 }
 
@@ -91,6 +91,21 @@ pub(super) fn etag_condition(condition: ETagCondition) -> String {
     condition
         .into_etag()
         .map_or_else(|| "*".to_owned(), ETag::into_value)
+}
+
+/// Conditions of reading an object, or the source of a copy.
+pub(super) fn read_conditions(
+    if_match: Option<ETagCondition>,
+    if_none_match: Option<ETagCondition>,
+    if_modified_since: Option<Timestamp>,
+    if_unmodified_since: Option<Timestamp>,
+) -> Conditions {
+    Conditions {
+        if_match: if_match.map(|condition| vec![etag_condition(condition)]),
+        if_none_match: if_none_match.map(|condition| vec![etag_condition(condition)]),
+        if_modified_since: if_modified_since.map(seconds),
+        if_unmodified_since: if_unmodified_since.map(seconds),
+    }
 }
 
 /// Conditions of a write.

@@ -95,19 +95,21 @@ pub(super) async fn v1(
     front: &Front,
     request: S3Request<ListObjectsInput>,
 ) -> S3Result<S3Response<ListObjectsOutput>> {
-    let _proof = may_bucket(&request, "s3:ListBucket", &request.input.bucket)?;
+    let proof = may_bucket(&request, "s3:ListBucket", &request.input.bucket)?;
     let input = request.input;
     let encoding = Encoding::new(input.encoding_type.as_ref())?;
     let entries_max = limit(input.max_keys)?;
     let listing = front
         .store
-        .list(&ListRequest {
-            bucket: input.bucket.clone(),
-            prefix: input.prefix.clone().unwrap_or_default(),
-            delimiter: input.delimiter.clone(),
-            after: input.marker.clone().unwrap_or_default(),
-            entries_max,
-        })
+        .list(
+            &proof,
+            &ListRequest {
+                prefix: input.prefix.clone().unwrap_or_default(),
+                delimiter: input.delimiter.clone(),
+                after: input.marker.clone().unwrap_or_default(),
+                entries_max,
+            },
+        )
         .await?;
     let contents = listing
         .entries
@@ -141,7 +143,7 @@ pub(super) async fn v2(
     front: &Front,
     request: S3Request<ListObjectsV2Input>,
 ) -> S3Result<S3Response<ListObjectsV2Output>> {
-    let _proof = may_bucket(&request, "s3:ListBucket", &request.input.bucket)?;
+    let proof = may_bucket(&request, "s3:ListBucket", &request.input.bucket)?;
     let input = request.input;
     let encoding = Encoding::new(input.encoding_type.as_ref())?;
     let entries_max = limit(input.max_keys)?;
@@ -160,13 +162,15 @@ pub(super) async fn v2(
     };
     let listing = front
         .store
-        .list(&ListRequest {
-            bucket: input.bucket.clone(),
-            prefix: input.prefix.clone().unwrap_or_default(),
-            delimiter: input.delimiter.clone(),
-            after,
-            entries_max,
-        })
+        .list(
+            &proof,
+            &ListRequest {
+                prefix: input.prefix.clone().unwrap_or_default(),
+                delimiter: input.delimiter.clone(),
+                after,
+                entries_max,
+            },
+        )
         .await?;
     let owner = input
         .fetch_owner
@@ -207,7 +211,7 @@ pub(super) async fn uploads(
     front: &Front,
     request: S3Request<ListMultipartUploadsInput>,
 ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
-    let _proof = may_bucket(
+    let proof = may_bucket(
         &request,
         "s3:ListBucketMultipartUploads",
         &request.input.bucket,
@@ -227,8 +231,8 @@ pub(super) async fn uploads(
     let listing = front
         .store
         .list_uploads(
+            &proof,
             &ListRequest {
-                bucket: input.bucket.clone(),
                 prefix: input.prefix.clone().unwrap_or_default(),
                 delimiter: input.delimiter.clone(),
                 after: input.key_marker.clone().unwrap_or_default(),

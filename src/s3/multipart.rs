@@ -112,20 +112,20 @@ pub(super) async fn create(
     mut request: S3Request<CreateMultipartUploadInput>,
 ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
     let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
-    let _proof = may_object(&request, "s3:PutObject", &bucket, &key)?;
+    let proof = may_object(&request, "s3:PutObject", &bucket, &key)?;
     let checksum = checksum_kind(
         request.input.checksum_algorithm.as_ref(),
         request.input.checksum_type.as_ref(),
     )?;
     let kept = headers::kept(&request.headers, request.input.metadata.take())?;
-    let record = front.store.load_bucket(&bucket).await?;
+    let record = front.store.load_bucket(&proof).await?;
     let target = front
         .sse_target(context(&request)?, &request.headers, &record, &bucket, &key)
         .await?;
     let asked = request.input.checksum_algorithm.is_some();
     let id = front
         .store
-        .create_upload(&bucket, &key, &target, kept, (checksum, asked))
+        .create_upload(&proof, &target, kept, (checksum, asked))
         .await?;
     let answer = SseAnswer::with_context(&target.record(), &request.headers);
     Ok(S3Response::new(CreateMultipartUploadOutput {
@@ -148,11 +148,11 @@ pub(super) async fn put_part(
     mut request: S3Request<UploadPartInput>,
 ) -> S3Result<S3Response<UploadPartOutput>> {
     let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
-    let _proof = may_object(&request, "s3:PutObject", &bucket, &key)?;
+    let proof = may_object(&request, "s3:PutObject", &bucket, &key)?;
     let number = part_number(request.input.part_number)?;
     let upload = front
         .store
-        .locate_upload(&bucket, &key, &request.input.upload_id)
+        .locate_upload(&proof, &request.input.upload_id)
         .await?;
     let access = Front::upload_access(
         context(&request)?,
@@ -238,7 +238,7 @@ pub(super) async fn complete(
 ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
     let input = &request.input;
     let (bucket, key) = (input.bucket.clone(), input.key.clone());
-    let _proof = may_object(&request, "s3:PutObject", &bucket, &key)?;
+    let proof = may_object(&request, "s3:PutObject", &bucket, &key)?;
     let parts = input
         .multipart_upload
         .as_ref()
@@ -258,10 +258,7 @@ pub(super) async fn complete(
         (ChecksumAlgorithm::Sha1, input.checksum_sha1.as_deref()),
         (ChecksumAlgorithm::Sha256, input.checksum_sha256.as_deref()),
     ])?;
-    let upload = front
-        .store
-        .locate_upload(&bucket, &key, &input.upload_id)
-        .await?;
+    let upload = front.store.locate_upload(&proof, &input.upload_id).await?;
     let kind = upload.record().checksum;
     if let Some((algorithm, _)) = &checksum
         && kind.is_none_or(|kind| kind.algorithm != *algorithm)
@@ -340,7 +337,7 @@ pub(super) async fn abort(
     request: S3Request<AbortMultipartUploadInput>,
 ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
     let input = &request.input;
-    let _proof = may_object(
+    let proof = may_object(
         &request,
         "s3:AbortMultipartUpload",
         &input.bucket,
@@ -352,10 +349,7 @@ pub(super) async fn abort(
             "x-amz-if-match-initiated-time is not implemented"
         ));
     }
-    let upload = front
-        .store
-        .locate_upload(&input.bucket, &input.key, &input.upload_id)
-        .await?;
+    let upload = front.store.locate_upload(&proof, &input.upload_id).await?;
     front.store.abort_upload(&upload).await?;
     Ok(S3Response::with_status(
         AbortMultipartUploadOutput::default(),
@@ -367,7 +361,7 @@ pub(super) async fn list_parts(
     front: &Front,
     request: S3Request<ListPartsInput>,
 ) -> S3Result<S3Response<ListPartsOutput>> {
-    let _proof = may_object(
+    let proof = may_object(
         &request,
         "s3:ListMultipartUploadParts",
         &request.input.bucket,
@@ -394,10 +388,7 @@ pub(super) async fn list_parts(
             )
         })?,
     };
-    let upload = front
-        .store
-        .locate_upload(&input.bucket, &input.key, &input.upload_id)
-        .await?;
+    let upload = front.store.locate_upload(&proof, &input.upload_id).await?;
     let listing = front.store.list_parts(&upload, after, max).await?;
     let checksum = upload.record().checksum;
     // The parts' checksums are sealed: listing needs no key, so it does not show them.

@@ -4,12 +4,12 @@ use futures::StreamExt;
 use futures::future::join_all;
 use s3s::dto::{
     DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, DeletedObject,
-    ETag, ETagCondition, Error, GetObjectInput, GetObjectOutput, HeadObjectInput, HeadObjectOutput,
-    ObjectIdentifier, PutObjectInput, PutObjectOutput, Range, StreamingBlob, Timestamp,
+    ETag, Error, GetObjectInput, GetObjectOutput, HeadObjectInput, HeadObjectOutput,
+    ObjectIdentifier, PutObjectInput, PutObjectOutput, Range, StreamingBlob,
 };
 use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
 
-use super::headers::{self, etag, etag_condition, length, seconds, timestamp};
+use super::headers::{self, etag, etag_condition, length, read_conditions, timestamp};
 use super::sse::{self, SseAnswer};
 use super::{Front, checksum, context, may_object};
 use crate::store::{Conditions, Located, PutRequest, Selection};
@@ -24,8 +24,8 @@ pub(super) async fn put(
     mut request: S3Request<PutObjectInput>,
 ) -> S3Result<S3Response<PutObjectOutput>> {
     let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
-    let _proof = may_object(&request, "s3:PutObject", &bucket, &key)?;
-    let record = front.store.load_bucket(&bucket).await?;
+    let proof = may_object(&request, "s3:PutObject", &bucket, &key)?;
+    let record = front.store.load_bucket(&proof).await?;
     let target = front
         .sse_target(context(&request)?, &request.headers, &record, &bucket, &key)
         .await?;
@@ -34,8 +34,7 @@ pub(super) async fn put(
     let written = front
         .store
         .put(PutRequest {
-            bucket,
-            key,
+            proof,
             sse: target,
             headers: headers::kept(&request.headers, request.input.metadata.take())?,
             conditions: headers::write_conditions(
@@ -74,20 +73,6 @@ struct Reader {
 }
 
 impl Reader {
-    fn conditions(
-        if_match: Option<ETagCondition>,
-        if_none_match: Option<ETagCondition>,
-        if_modified_since: Option<Timestamp>,
-        if_unmodified_since: Option<Timestamp>,
-    ) -> Conditions {
-        Conditions {
-            if_match: if_match.map(|condition| vec![etag_condition(condition)]),
-            if_none_match: if_none_match.map(|condition| vec![etag_condition(condition)]),
-            if_modified_since: if_modified_since.map(seconds),
-            if_unmodified_since: if_unmodified_since.map(seconds),
-        }
-    }
-
     fn selection(range: Option<Range>, part: Option<i32>) -> S3Result<Selection> {
         match (range, part) {
             (None, None) => Ok(Selection::Whole),
@@ -168,11 +153,11 @@ pub(super) async fn get(
     mut request: S3Request<GetObjectInput>,
 ) -> S3Result<S3Response<GetObjectOutput>> {
     let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
-    let _proof = may_object(&request, "s3:GetObject", &bucket, &key)?;
+    let proof = may_object(&request, "s3:GetObject", &bucket, &key)?;
     sse::refuse_on_read(&request.headers)?;
     let input = &mut request.input;
     let reader = Reader {
-        conditions: Reader::conditions(
+        conditions: read_conditions(
             input.if_match.take(),
             input.if_none_match.take(),
             input.if_modified_since.take(),
@@ -181,7 +166,7 @@ pub(super) async fn get(
         selection: Reader::selection(input.range.take(), input.part_number)?,
         checksum: input.checksum_mode.is_some(),
     };
-    let located = front.store.locate(&bucket, &key).await?;
+    let located = front.store.locate(&proof).await?;
     let record = located.record();
     reader
         .conditions
@@ -215,11 +200,11 @@ pub(super) async fn head(
     mut request: S3Request<HeadObjectInput>,
 ) -> S3Result<S3Response<HeadObjectOutput>> {
     let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
-    let _proof = may_object(&request, "s3:GetObject", &bucket, &key)?;
+    let proof = may_object(&request, "s3:GetObject", &bucket, &key)?;
     sse::refuse_on_read(&request.headers)?;
     let input = &mut request.input;
     let reader = Reader {
-        conditions: Reader::conditions(
+        conditions: read_conditions(
             input.if_match.take(),
             input.if_none_match.take(),
             input.if_modified_since.take(),
@@ -228,7 +213,7 @@ pub(super) async fn head(
         selection: Reader::selection(input.range.take(), input.part_number)?,
         checksum: input.checksum_mode.is_some(),
     };
-    let located = front.store.locate(&bucket, &key).await?;
+    let located = front.store.locate(&proof).await?;
     let record = located.record();
     reader
         .conditions
@@ -292,7 +277,7 @@ pub(super) async fn delete(
     request: S3Request<DeleteObjectInput>,
 ) -> S3Result<S3Response<DeleteObjectOutput>> {
     let input = &request.input;
-    let _proof = may_object(&request, "s3:DeleteObject", &input.bucket, &input.key)?;
+    let proof = may_object(&request, "s3:DeleteObject", &input.bucket, &input.key)?;
     if input.if_match_last_modified_time.is_some() || input.if_match_size.is_some() {
         return Err(s3_error!(
             NotImplemented,
@@ -300,10 +285,7 @@ pub(super) async fn delete(
         ));
     }
     let if_match = input.if_match.clone().map(etag_condition);
-    front
-        .store
-        .delete(&input.bucket, &input.key, if_match.as_deref())
-        .await?;
+    front.store.delete(&proof, if_match.as_deref()).await?;
     Ok(S3Response::with_status(
         DeleteObjectOutput::default(),
         http::StatusCode::NO_CONTENT,
@@ -323,7 +305,10 @@ pub(super) async fn delete_many(
             "The XML you provided was not well-formed or did not validate against our published schema"
         ));
     }
-    front.store.load_bucket(bucket).await?;
+    if let Some(first) = delete.objects.first() {
+        let proof = may_object(&request, "s3:DeleteObject", bucket, &first.key)?;
+        front.store.load_bucket(&proof).await?;
+    }
     let mut results = Vec::with_capacity(delete.objects.len());
     for objects in delete.objects.chunks(DELETES_AT_ONCE) {
         results.extend(
@@ -365,7 +350,7 @@ async fn delete_one(
     object: &ObjectIdentifier,
 ) -> S3Result<()> {
     let bucket = &request.input.bucket;
-    let _proof = may_object(request, "s3:DeleteObject", bucket, &object.key)?;
+    let proof = may_object(request, "s3:DeleteObject", bucket, &object.key)?;
     if object
         .version_id
         .as_ref()
@@ -383,7 +368,7 @@ async fn delete_one(
         ));
     }
     let if_match = object.e_tag.as_ref().map(ETag::value);
-    Ok(front.store.delete(bucket, &object.key, if_match).await?)
+    Ok(front.store.delete(&proof, if_match).await?)
 }
 
 /// Makes a stream `Sync`, as `s3s` asks: it is polled through `&mut` only.

@@ -3,7 +3,8 @@
 use aws_lc_rs::rand;
 
 use super::record::{BucketRecord, DefaultEncryption, Uuid, bucket_row, bucket_rows};
-use super::{Store, StoreError};
+use super::{Store, StoreError, bucket_of};
+use crate::auth::{Authorised, Resource};
 use crate::meta::{Batch, KeyRange, MetaError, Snapshot, codec, table};
 
 /// Names that the server's own paths take.
@@ -19,11 +20,12 @@ impl Store {
     ///
     /// [`StoreError::BucketExists`]; [`StoreError::InvalidRequest`] for a name that the server keeps for itself or
     /// beyond 10,000 buckets.
-    pub async fn create_bucket(&self, name: &str, region: &str) -> Result<(), StoreError> {
+    pub async fn create_bucket(&self, proof: &Authorised, region: &str) -> Result<(), StoreError> {
+        let name = bucket_of(proof)?;
         if RESERVED.contains(&name) {
             return Err(StoreError::InvalidRequest(format!("{name:?} is reserved")));
         }
-        if self.list_buckets().await?.len() >= BUCKETS_MAX {
+        if self.load_buckets().await?.len() >= BUCKETS_MAX {
             return Err(StoreError::InvalidRequest("too many buckets".into()));
         }
         let mut uuid: Uuid = [0; 16];
@@ -50,12 +52,13 @@ impl Store {
         }
     }
 
-    /// The bucket of this name.
+    /// The bucket of the proof.
     ///
     /// # Errors
     ///
     /// [`StoreError::NoSuchBucket`].
-    pub async fn load_bucket(&self, name: &str) -> Result<BucketRecord, StoreError> {
+    pub async fn load_bucket(&self, proof: &Authorised) -> Result<BucketRecord, StoreError> {
+        let name = bucket_of(proof)?;
         Ok(load_bucket(&*self.meta.snapshot().await?, name).await?.0)
     }
 
@@ -64,7 +67,17 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::Meta`].
-    pub async fn list_buckets(&self) -> Result<Vec<(String, BucketRecord)>, StoreError> {
+    pub async fn list_buckets(
+        &self,
+        proof: &Authorised,
+    ) -> Result<Vec<(String, BucketRecord)>, StoreError> {
+        match proof.resource() {
+            Resource::Service => self.load_buckets().await,
+            _ => Err(StoreError::Proof),
+        }
+    }
+
+    async fn load_buckets(&self) -> Result<Vec<(String, BucketRecord)>, StoreError> {
         let rows = self
             .meta
             .snapshot()
@@ -86,7 +99,8 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::NoSuchBucket`]; [`StoreError::BucketNotEmpty`] when objects or uploads are left.
-    pub async fn delete_bucket(&self, name: &str) -> Result<(), StoreError> {
+    pub async fn delete_bucket(&self, proof: &Authorised) -> Result<(), StoreError> {
+        let name = bucket_of(proof)?;
         self.commit_deciding(|| async {
             let snapshot = self.meta.snapshot().await?;
             let (bucket, value) = load_bucket(&*snapshot, name).await?;
@@ -112,9 +126,10 @@ impl Store {
     /// [`StoreError::NoSuchBucket`].
     pub async fn put_bucket_encryption(
         &self,
-        name: &str,
+        proof: &Authorised,
         encryption: &DefaultEncryption,
     ) -> Result<(), StoreError> {
+        let name = bucket_of(proof)?;
         self.commit_deciding(|| async {
             let (mut bucket, value) = load_bucket(&*self.meta.snapshot().await?, name).await?;
             bucket.encryption = encryption.clone();

@@ -8,7 +8,10 @@ use super::digest::{Digested, Digests, SealedAttributes};
 use super::get::Opened;
 use super::put::{CHECKSUM_DEFAULT, ObjectRows, load_object, opaque_etag};
 use super::record::{ChecksumAlgorithm, ChecksumKind, Headers, ObjectName, ObjectRecord};
-use super::{KeyAccess, Located, SseTarget, Store, StoreError, WriteConditions, Written};
+use super::{
+    KeyAccess, Located, SseTarget, Store, StoreError, WriteConditions, Written, object_of,
+};
+use crate::auth::Authorised;
 
 /// A copy to be made.
 #[derive(Debug)]
@@ -17,10 +20,8 @@ pub struct CopyRequest {
     pub source: Located,
     /// How it is read.
     pub access: KeyAccess,
-    /// Target bucket.
-    pub bucket: String,
-    /// Target key.
-    pub key: String,
+    /// The target.
+    pub proof: Authorised,
     /// How the target is encrypted.
     pub sse: SseTarget,
     /// Headers of the target; the source's if `None`.
@@ -45,15 +46,15 @@ impl Store {
         let CopyRequest {
             source,
             access,
-            bucket,
-            key,
+            proof,
             sse,
             headers,
             algorithm,
             conditions,
         } = request;
-        let bucket_record = self.load_bucket(&bucket).await?;
-        let name = ObjectName::new(&bucket_record, &key)?;
+        let bucket_record = self.load_bucket(&proof).await?;
+        let (bucket, key) = object_of(&proof)?;
+        let name = ObjectName::new(&bucket_record, key)?;
         let opened = self.unlock(&source, &access).await?;
         let key_record = self
             .wrap_key(&sse, &name.identity(), opened.schedule.data_key())
@@ -107,7 +108,7 @@ impl Store {
         self.commit_deciding(|| async {
             let snapshot = self.meta.snapshot().await?;
             let batch = self
-                .object_batch(&*snapshot, &bucket, &name, &rows, &conditions)
+                .object_batch(&*snapshot, bucket, &name, &rows, &conditions)
                 .await?;
             // The source must still be what was read; with that its body is there.
             let now = load_object(&*snapshot, source.name()).await?;

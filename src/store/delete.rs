@@ -3,7 +3,8 @@
 use super::bucket::load_bucket;
 use super::put::load_object;
 use super::record::ObjectName;
-use super::{Store, StoreError};
+use super::{Store, StoreError, object_of};
+use crate::auth::Authorised;
 use crate::meta::Batch;
 
 impl Store {
@@ -14,10 +15,10 @@ impl Store {
     /// [`StoreError::NoSuchBucket`]; [`StoreError::PreconditionFailed`] when `if_match` names another `ETag`.
     pub async fn delete(
         &self,
-        bucket: &str,
-        key: &str,
+        proof: &Authorised,
         if_match: Option<&str>,
     ) -> Result<(), StoreError> {
+        let (bucket, key) = object_of(proof)?;
         self.commit_deciding(|| async {
             let snapshot = self.meta.snapshot().await?;
             let (bucket_record, _) = load_bucket(&*snapshot, bucket).await?;

@@ -81,6 +81,9 @@ pub enum StoreError {
     /// Retry: too many changes wait.
     #[error("too many requests wait")]
     Busy,
+    /// Operator: a proof that is not of a bucket or an object, where one is needed. A bug of ours.
+    #[error("the proof of authorisation is of something else")]
+    Proof,
     /// Operator: sealed bytes are not what they were.
     #[error("damaged object")]
     Damaged(#[source] EnvelopeError),

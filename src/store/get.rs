@@ -13,7 +13,8 @@ use super::bucket::load_bucket;
 use super::digest::SealedAttributes;
 use super::put::{load_object, row_digest};
 use super::record::{KeyRecord, ManifestRecord, ObjectName, ObjectRecord};
-use super::{KeyAccess, Store, StoreError};
+use super::{KeyAccess, Store, StoreError, object_of};
+use crate::auth::Authorised;
 use crate::blob::{BlobId, BlobReader};
 use crate::envelope::{EnvelopeError, HEADER_BYTES, KeySchedule, Manifest, ManifestPart, Opener};
 use crate::meta::codec;
@@ -189,7 +190,8 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::NoSuchBucket`]; [`StoreError::NoSuchKey`].
-    pub async fn locate(&self, bucket: &str, key: &str) -> Result<Located, StoreError> {
+    pub async fn locate(&self, proof: &Authorised) -> Result<Located, StoreError> {
+        let (bucket, key) = object_of(proof)?;
         let snapshot = self.meta.snapshot().await?;
         let (bucket_record, _) = load_bucket(&*snapshot, bucket).await?;
         let name = ObjectName::new(&bucket_record, key)?;

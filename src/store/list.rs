@@ -2,7 +2,8 @@
 
 use super::bucket::load_bucket;
 use super::record::{ObjectRecord, UploadRecord, Uuid, key_prefix, split_row};
-use super::{Store, StoreError};
+use super::{Store, StoreError, bucket_of};
+use crate::auth::Authorised;
 use crate::meta::{KeyRange, MetaError, codec, successor, table};
 
 /// The most entries of one answer: AWS's limit.
@@ -14,8 +15,6 @@ const SCAN_ROWS: usize = 250;
 /// What to list.
 #[derive(Debug, Clone, Default)]
 pub struct ListRequest {
-    /// Bucket.
-    pub bucket: String,
     /// Only keys that begin with this.
     pub prefix: String,
     /// Keys that share what comes before it are rolled up.
@@ -46,8 +45,12 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::NoSuchBucket`].
-    pub async fn list(&self, request: &ListRequest) -> Result<Listing<ObjectRecord>, StoreError> {
-        self.list_table(request, table::OBJECT, None, |_, value| {
+    pub async fn list(
+        &self,
+        proof: &Authorised,
+        request: &ListRequest,
+    ) -> Result<Listing<ObjectRecord>, StoreError> {
+        self.list_table(proof, request, table::OBJECT, None, |_, value| {
             Ok(codec::decode("object", value)?)
         })
         .await
@@ -60,10 +63,11 @@ impl Store {
     /// [`StoreError::NoSuchBucket`].
     pub async fn list_uploads(
         &self,
+        proof: &Authorised,
         request: &ListRequest,
         after_upload: Option<&Uuid>,
     ) -> Result<UploadListing, StoreError> {
-        self.list_table(request, table::UPLOAD, after_upload, |id, value| {
+        self.list_table(proof, request, table::UPLOAD, after_upload, |id, value| {
             Ok((id, codec::decode("upload", value)?))
         })
         .await
@@ -71,13 +75,14 @@ impl Store {
 
     async fn list_table<T>(
         &self,
+        proof: &Authorised,
         request: &ListRequest,
         table: u8,
         after_id: Option<&Uuid>,
         decode: impl Fn(Uuid, &[u8]) -> Result<T, StoreError>,
     ) -> Result<Listing<T>, StoreError> {
         let snapshot = self.meta.snapshot().await?;
-        let (bucket, _) = load_bucket(&*snapshot, &request.bucket).await?;
+        let (bucket, _) = load_bucket(&*snapshot, bucket_of(proof)?).await?;
         let row_of = |key: &str| key_prefix(table, &bucket.uuid, key.as_bytes());
         let delimiter = request
             .delimiter

@@ -10,6 +10,9 @@
 //! - `gc` owns the life of blobs: intent, reference, garbage.
 //! - `put`, `get`, `copy`, `delete`, `list`, `bucket`, `multipart` are the use cases.
 //!
+//! A use case is told which bucket or object by the [`Authorised`] proof of the front end, and by nothing else: what was
+//! not authorised cannot be named.
+//!
 //! # Life of a blob
 //!
 //! A blob is begun under an intent row with a lease ([`table::PENDING_BLOB`](crate::meta::table)). The batch that
@@ -21,6 +24,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::auth::Authorised;
 use crate::blob::BlobStore;
 use crate::clock::Clock;
 use crate::kms::Kms;
@@ -48,6 +52,16 @@ pub use keys::{KeyAccess, SseTarget};
 pub use list::{LIST_ENTRIES_MAX, ListRequest, Listing, UploadListing};
 pub use multipart::{CompletePart, CompleteRequest, PartListing, UploadTarget};
 pub use put::{CHECKSUM_DEFAULT, Incoming, PutRequest, WriteConditions, Written};
+
+/// The bucket of a proof.
+fn bucket_of(proof: &Authorised) -> Result<&str, StoreError> {
+    proof.bucket().ok_or(StoreError::Proof)
+}
+
+/// The bucket and the object key of a proof.
+fn object_of(proof: &Authorised) -> Result<(&str, &str), StoreError> {
+    proof.object().ok_or(StoreError::Proof)
+}
 
 /// How often a use case reads and decides again after a conflict.
 const CONFLICT_RETRIES_MAX: usize = 16;

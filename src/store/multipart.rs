@@ -15,7 +15,8 @@ use super::record::{
     BodyRecord, ChecksumAlgorithm, ChecksumKind, Headers, KeyRecord, ObjectName, ObjectRecord,
     PartRecord, SseRecord, UploadRecord, Uuid, body_row, part_row, part_rows,
 };
-use super::{KeyAccess, SseTarget, Store, StoreError, WriteConditions, Written};
+use super::{KeyAccess, SseTarget, Store, StoreError, WriteConditions, Written, object_of};
+use crate::auth::Authorised;
 use crate::blob::BlobId;
 use crate::envelope::{EnvelopeError, KeySchedule, ManifestPart, PARTS_MAX};
 use crate::meta::{Batch, KeyRange, MetaError, Snapshot, codec};
@@ -97,13 +98,13 @@ impl Store {
     /// [`StoreError::NoSuchBucket`]; what the KMS says.
     pub async fn create_upload(
         &self,
-        bucket: &str,
-        key: &str,
+        proof: &Authorised,
         sse: &SseTarget,
         headers: Headers,
         (checksum, checksum_chosen): (ChecksumKind, bool),
     ) -> Result<Uuid, StoreError> {
-        let name = ObjectName::new(&self.load_bucket(bucket).await?, key)?;
+        let (bucket, key) = object_of(proof)?;
+        let name = ObjectName::new(&self.load_bucket(proof).await?, key)?;
         // The schedule is dropped here: the data key is unwrapped again for every part.
         let (_, key_record) = self.make_key(sse, &name.identity()).await?;
         let mut id: Uuid = [0; 16];
@@ -137,10 +138,10 @@ impl Store {
     /// [`StoreError::NoSuchUpload`]; [`StoreError::NoSuchBucket`].
     pub async fn locate_upload(
         &self,
-        bucket: &str,
-        key: &str,
+        proof: &Authorised,
         upload: &str,
     ) -> Result<UploadTarget, StoreError> {
+        let (bucket, key) = object_of(proof)?;
         let missing = || StoreError::NoSuchUpload(upload.to_owned());
         let mut id: Uuid = [0; 16];
         let snapshot = self.meta.snapshot().await?;

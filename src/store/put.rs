@@ -15,7 +15,8 @@ use super::record::{
     BodyRecord, ChecksumAlgorithm, ChecksumKind, Headers, ManifestRecord, ObjectName, ObjectRecord,
     SseRecord, body_row, bucket_row,
 };
-use super::{SseTarget, Store, StoreError};
+use super::{SseTarget, Store, StoreError, object_of};
+use crate::auth::Authorised;
 use crate::envelope::{KeySchedule, Manifest, ManifestPart, Sealed};
 use crate::meta::{Batch, Snapshot, codec};
 
@@ -60,10 +61,8 @@ pub struct WriteConditions {
 /// An object to be written.
 #[derive(Debug)]
 pub struct PutRequest {
-    /// Bucket.
-    pub bucket: String,
-    /// Object key.
-    pub key: String,
+    /// Which object.
+    pub proof: Authorised,
     /// Encryption.
     pub sse: SseTarget,
     /// Headers to keep.
@@ -104,16 +103,16 @@ impl Store {
     /// Everything that [`StoreError`] says of buckets, conditions, bodies, checksums and keys.
     pub async fn put(&self, request: PutRequest) -> Result<Written, StoreError> {
         let PutRequest {
-            bucket,
-            key,
+            proof,
             sse,
             headers,
             conditions,
             incoming,
         } = request;
+        let (bucket, key) = object_of(&proof)?;
         let snapshot = self.meta.snapshot().await?;
-        let (bucket_record, _) = load_bucket(&*snapshot, &bucket).await?;
-        let name = ObjectName::new(&bucket_record, &key)?;
+        let (bucket_record, _) = load_bucket(&*snapshot, bucket).await?;
+        let name = ObjectName::new(&bucket_record, key)?;
         // Checked again in the batch; here, so that a body is not sent in vain.
         let current = load_object(&*snapshot, &name)
             .await?
@@ -184,7 +183,7 @@ impl Store {
             .put(body_row(blob.pending.id.as_bytes()), codec::encode(&body))
             .and(blob.pending.commit());
         if let Err(error) = self
-            .commit_object(&bucket, &name, &rows, &conditions, &commit)
+            .commit_object(bucket, &name, &rows, &conditions, &commit)
             .await
         {
             self.abandon(blob.pending, &error).await;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use futures::{StreamExt as _, stream};
-use strongroom::auth::{AccountId, Action, Principal, RequestContext, Resource, Via, authorise};
+use strongroom::auth::{
+    AccountId, Action, Authorised, Principal, RequestContext, Resource, Via, authorise,
+};
 use strongroom::clock::SystemClock;
 use strongroom::kms::EncryptionContext;
 use strongroom::meta::{Batch, codec};
@@ -45,6 +47,14 @@ async fn kms_target(parts: &Parts) -> SseTarget {
     }
 }
 
+fn proof(action: &'static str, resource: Resource) -> Authorised {
+    authorise(&context(), Via::Direct, Action(action), resource).expect("root may")
+}
+
+fn object(action: &'static str, key: &str) -> Authorised {
+    proof(action, Resource::Object(BUCKET.into(), key.into()))
+}
+
 async fn put(parts: &Parts, key: &str, sse: SseTarget) {
     let body = bytes::Bytes::from(format!("the bytes of {key}"));
     let incoming = Incoming {
@@ -55,8 +65,7 @@ async fn put(parts: &Parts, key: &str, sse: SseTarget) {
         expected: Box::new(|| Ok(None)),
     };
     let request = PutRequest {
-        bucket: BUCKET.into(),
-        key: key.into(),
+        proof: object("s3:PutObject", key),
         sse,
         headers: Headers::default(),
         conditions: WriteConditions::default(),
@@ -66,7 +75,7 @@ async fn put(parts: &Parts, key: &str, sse: SseTarget) {
 }
 
 async fn get(parts: &Parts, key: &str) -> Result<Vec<u8>, StoreError> {
-    let located = parts.store.locate(BUCKET, key).await?;
+    let located = parts.store.locate(&object("s3:GetObject", key)).await?;
     let access = match &located.record().sse {
         SseRecord::Kms(arn) => {
             let resource = Resource::KmsKey(arn.clone());
@@ -123,7 +132,10 @@ fn rows_that_are_swapped_or_changed_are_found() {
         let parts = server.parts().clone();
         parts
             .store
-            .create_bucket(BUCKET, "us-west-2")
+            .create_bucket(
+                &proof("s3:CreateBucket", Resource::Bucket(BUCKET.into())),
+                "us-west-2",
+            )
             .await
             .expect("made");
         for kind in ["s3", "kms"] {
@@ -142,7 +154,11 @@ fn rows_that_are_swapped_or_changed_are_found() {
 }
 
 async fn tamper(parts: &Parts, one: &str, two: &str) {
-    let bucket = parts.store.load_bucket(BUCKET).await.expect("there");
+    let bucket = parts
+        .store
+        .load_bucket(&proof("s3:ListBucket", Resource::Bucket(BUCKET.into())))
+        .await
+        .expect("there");
     let names = [one, two].map(|key| ObjectName::new(&bucket, key).expect("short"));
     let [object_1, object_2] = names.each_ref().map(ObjectName::object_row);
     let [manifest_1, manifest_2] = names.each_ref().map(ObjectName::manifest_row);

@@ -58,6 +58,6 @@ const HOME: &str = "STRONGROOM_TEST_HOME";
 pub(crate) fn config() -> Option<Config> {
     let home = PathBuf::from(strongroom::config::environment(HOME)?);
     let mut raw = RawConfig::from_file(&home.join("strongroom.toml")).expect("a configuration");
-    raw.listen = Some("127.0.0.1:0".into());
+    raw.listen = "127.0.0.1:0".into();
     Some(raw.validate().expect("a valid configuration"))
 }
