@@ -168,7 +168,12 @@ impl KmsError {
 
     /// Whether the hardware is what is missing: try again later.
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Timeout(_) | Self::Unavailable(_))
+        match self {
+            Self::Timeout(_) => true,
+            // One key that is unfit says nothing about the others.
+            Self::Unavailable(source) => source.is_outage(),
+            _ => false,
+        }
     }
 
     /// Whether somebody else than the caller must act; such an error belongs in the log, with its sources.

@@ -21,7 +21,7 @@ pub mod table;
 pub use redb::RedbMeta;
 
 /// The most operations (preconditions, puts and deletes together) of one batch.
-pub const BATCH_OPERATIONS_MAX: usize = 32_768;
+pub const BATCH_OPERATIONS_MAX: usize = 65_536;
 /// The longest key of a row.
 pub const KEY_BYTES_MAX: usize = 4 * 1024;
 /// The largest value of a row.

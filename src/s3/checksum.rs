@@ -126,13 +126,18 @@ pub(super) fn incoming<S>(
 where
     S: Stream<Item = Result<Bytes, s3s::StdError>> + Send + 'static,
 {
+    refuse_unknown(headers.keys().map(http::HeaderName::as_str))?;
     let header = in_headers(headers)?;
     let announced = extensions.get::<AnnouncedTrailers>();
     let trailer = announced.and_then(|announced| {
         ALL.iter()
             .find(|(name, _)| announced.names.iter().any(|announced| announced == name))
     });
-    if let (Some(_), Some(_)) = (&header, trailer) {
+    if let Some(announced) = announced {
+        refuse_unknown(announced.names.iter().map(String::as_str))?;
+    }
+    let several_trailers = announced.is_some_and(|announced| announced.names.len() > 1);
+    if several_trailers || (header.is_some() && trailer.is_some()) {
         return Err(s3_error!(
             InvalidRequest,
             "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed."
@@ -190,6 +195,22 @@ where
         claimed: said,
         expected,
     })
+}
+
+/// A checksum that nobody computes would be accepted and not verified.
+fn refuse_unknown<'n>(names: impl IntoIterator<Item = &'n str>) -> S3Result<()> {
+    for name in names {
+        let is_checksum = name
+            .strip_prefix("x-amz-checksum-")
+            .is_some_and(|rest| !["algorithm", "type", "mode"].contains(&rest));
+        if is_checksum && !ALL.iter().any(|(known, _)| *known == name) {
+            return Err(s3_error!(
+                NotImplemented,
+                "A header you provided implies functionality that is not implemented: {name}"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn in_trailers(trailers: &Trailers, algorithm: ChecksumAlgorithm) -> Result<Vec<u8>, StoreError> {

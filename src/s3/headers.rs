@@ -7,7 +7,7 @@ use s3s::dto::{ETag, ETagCondition, Range, Timestamp, TimestampFormat};
 use s3s::{S3Result, s3_error};
 use time::OffsetDateTime;
 
-use crate::store::record::Headers;
+use crate::store::record::{Headers, ObjectRecord};
 use crate::store::{Conditions, WriteConditions};
 
 /// The most bytes of user metadata, names and values: AWS's limit.
@@ -106,6 +106,22 @@ pub(super) fn read_conditions(
         if_modified_since: if_modified_since.map(seconds),
         if_unmodified_since: if_unmodified_since.map(seconds),
     }
+}
+
+/// Whether `If-Range` lets a range be served: the whole is sent when the object is not the one that the client has a
+/// piece of (RFC 9110 §13.1.5).
+pub(super) fn if_range_holds(headers: &HeaderMap, record: &ObjectRecord) -> bool {
+    let Some(value) = headers.get("if-range") else {
+        return true;
+    };
+    if let Ok(etag) = ETag::parse_http_header(value.as_bytes()) {
+        return etag.as_strong() == Some(record.etag.as_str());
+    }
+    let date = value
+        .to_str()
+        .ok()
+        .and_then(|text| Timestamp::parse(TimestampFormat::HttpDate, text).ok());
+    date.is_some_and(|date| seconds(date) == record.last_modified_ms.div_euclid(1000))
 }
 
 /// Conditions of a write.

@@ -156,7 +156,7 @@ pub(super) async fn get(
     let proof = may_object(&request, "s3:GetObject", &bucket, &key)?;
     sse::refuse_on_read(&request.headers)?;
     let input = &mut request.input;
-    let reader = Reader {
+    let mut reader = Reader {
         conditions: read_conditions(
             input.if_match.take(),
             input.if_none_match.take(),
@@ -168,6 +168,13 @@ pub(super) async fn get(
     };
     let located = front.store.locate(&proof).await?;
     let record = located.record();
+    if matches!(
+        reader.selection,
+        Selection::Range(..) | Selection::Suffix(_)
+    ) && !headers::if_range_holds(&request.headers, record)
+    {
+        reader.selection = Selection::Whole;
+    }
     reader
         .conditions
         .check(record)
@@ -203,7 +210,7 @@ pub(super) async fn head(
     let proof = may_object(&request, "s3:GetObject", &bucket, &key)?;
     sse::refuse_on_read(&request.headers)?;
     let input = &mut request.input;
-    let reader = Reader {
+    let mut reader = Reader {
         conditions: read_conditions(
             input.if_match.take(),
             input.if_none_match.take(),
@@ -215,6 +222,13 @@ pub(super) async fn head(
     };
     let located = front.store.locate(&proof).await?;
     let record = located.record();
+    if matches!(
+        reader.selection,
+        Selection::Range(..) | Selection::Suffix(_)
+    ) && !headers::if_range_holds(&request.headers, record)
+    {
+        reader.selection = Selection::Whole;
+    }
     reader
         .conditions
         .check(record)

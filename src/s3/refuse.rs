@@ -117,7 +117,33 @@ impl Level {
 
 /// Refuses parameters of operations that are not here.
 fn check_parameters(method: &Method, uri: &Uri) -> S3Result<()> {
+    // `s3s` decodes the path before it looks for the slash between bucket and key.
+    let bucket = uri
+        .path()
+        .trim_start_matches('/')
+        .split('/')
+        .next()
+        .unwrap_or_default();
+    if bucket.contains('%') {
+        return Err(s3_error!(
+            InvalidBucketName,
+            "The specified bucket is not valid."
+        ));
+    }
     let level = Level::of(uri.path());
+    let has = |name: &str| {
+        uri.query()
+            .unwrap_or_default()
+            .split('&')
+            .any(|pair| pair.split('=').next() == Some(name))
+    };
+    // With one of them alone, `s3s` would take a part for an object.
+    if level == Level::Object && method == Method::PUT && has("partNumber") != has("uploadId") {
+        return Err(s3_error!(
+            InvalidArgument,
+            "A part is named by both partNumber and uploadId"
+        ));
+    }
     let known = PARAMETERS
         .iter()
         .find(|(at, methods, _)| *at == level && methods.contains(&method.as_str()));

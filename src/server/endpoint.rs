@@ -19,7 +19,7 @@ use tracing::{Instrument, info, info_span};
 
 use super::body::TimedBody;
 use super::health;
-use crate::auth::payload::{BodyError, VerifiedBody};
+use crate::auth::payload::{BodyError, BoxError, VerifiedBody};
 use crate::auth::sigv4::{AuthError, Verifier};
 use crate::auth::{AccountId, Principal, RequestContext};
 use crate::config::Limits;
@@ -122,6 +122,19 @@ impl Endpoint {
         response
     }
 
+    /// Reads a short body, within a time: a client may not take an hour for a few bytes.
+    async fn collect<B>(&self, body: B, bytes_max: usize) -> Result<Bytes, BoxError>
+    where
+        B: http_body::Body<Data = Bytes>,
+        B::Error: Into<BoxError>,
+    {
+        let all = Limited::new(body, bytes_max).collect();
+        let all = tokio::time::timeout(self.limits.body_timeout, all).await;
+        Ok(all
+            .map_err(|_elapsed| "the body takes too long")??
+            .to_bytes())
+    }
+
     async fn kms(
         &self,
         parts: Parts,
@@ -132,8 +145,8 @@ impl Endpoint {
         let refuse = |status, code, message: &str| {
             full(kms::api::error_response(code, status, message, request_id))
         };
-        let body = match Limited::new(body, KMS_BODY_BYTES_MAX).collect().await {
-            Ok(body) => body.to_bytes(),
+        let body = match self.collect(body, KMS_BODY_BYTES_MAX).await {
+            Ok(body) => body,
             Err(error) if error.is::<http_body_util::LengthLimitError>() => {
                 return refuse(
                     StatusCode::PAYLOAD_TOO_LARGE,
@@ -216,6 +229,7 @@ impl Endpoint {
             return refused(error);
         }
         drop_meaningless_range(&mut parts.headers);
+        hide_secrets(&mut parts.headers);
         let context = request_context(verified.principal, request_id, peer);
         let body = VerifiedBody::new(body, verified.payload);
         parts.extensions.insert(context);
@@ -228,9 +242,8 @@ impl Endpoint {
             s3s::Body::http_body_unsync(body)
         } else {
             // A document is read here, so that nothing of it is parsed before all of it is verified.
-            match Limited::new(body, S3_DOCUMENT_BYTES_MAX).collect().await {
+            match self.collect(body, S3_DOCUMENT_BYTES_MAX).await {
                 Ok(document) => {
-                    let document = document.to_bytes();
                     if let Err(error) =
                         check_document(&parts.uri, &parts.headers, &announced, &document)
                     {
@@ -264,6 +277,15 @@ impl Endpoint {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         }
         mended_document(response, request_id).await
+    }
+}
+
+/// Marks what must not be logged: `s3s` writes whole requests into its debug log.
+fn hide_secrets(headers: &mut HeaderMap) {
+    for (name, value) in headers.iter_mut() {
+        if name.as_str().contains("server-side-encryption") {
+            value.set_sensitive(true);
+        }
     }
 }
 

@@ -29,8 +29,10 @@ use crate::store::Store;
 mod body;
 mod endpoint;
 mod health;
+mod stream;
 
 use endpoint::Endpoint;
+use stream::TimedStream;
 
 /// The longest head of a request.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -283,7 +285,10 @@ impl Server {
             .header_read_timeout(self.limits.header_timeout)
             .max_buf_size(HEAD_BYTES_MAX)
             .max_headers(HEADERS_MAX)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(
+                TokioIo::new(TimedStream::new(stream, self.limits.body_timeout)),
+                service,
+            )
     }
 }
 

@@ -235,25 +235,36 @@ impl Store {
             let Some((last, _)) = rows.last() else { break };
             range.start = [last.as_slice(), &[0]].concat();
             for (row, value) in rows {
-                let record: PendingRecord = codec::decode("pending blob", &value)?;
-                let Some(id) = row
-                    .get(1..)
-                    .and_then(|id| id.try_into().ok())
-                    .map(BlobId::from_bytes)
-                else {
-                    warn!(event = "gc.bad_row", "a garbage row without a blob id");
-                    continue;
-                };
-                if !record.claimed && record.until_ms > now_ms {
-                    continue;
+                // A row that fails keeps no other from being collected, and no server from starting.
+                match self.collect_row(row, &value, now_ms).await {
+                    Ok(was_due) => deleted += usize::from(was_due),
+                    Err(error) => warn!(event = "gc.row_failed", %error),
                 }
-                deleted += usize::from(self.claim_and_delete(id, row, &value).await?);
             }
         }
         if deleted > 0 {
             info!(event = "gc.collected", blobs = deleted);
         }
         Ok(deleted)
+    }
+
+    /// Deletes the blob of one row, if its time has come.
+    async fn collect_row(
+        &self,
+        row: Vec<u8>,
+        value: &[u8],
+        now_ms: i64,
+    ) -> Result<bool, StoreError> {
+        let record: PendingRecord = codec::decode("pending blob", value)?;
+        let id = row
+            .get(1..)
+            .and_then(|id| id.try_into().ok())
+            .map(BlobId::from_bytes);
+        let id = id.ok_or(MetaError::Damaged("pending blob"))?;
+        if !record.claimed && record.until_ms > now_ms {
+            return Ok(false);
+        }
+        self.claim_and_delete(id, row, value).await
     }
 
     /// The blob store, for reading.

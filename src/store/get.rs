@@ -286,29 +286,45 @@ impl Store {
         manifest: &Manifest,
         range: Range<u64>,
     ) -> Result<ObjectBody, StoreError> {
-        let mut cursor = Cursor::new(self.clone(), schedule, manifest, range);
+        let mut cursor = Cursor::new(self.clone(), schedule, manifest, range.clone());
         let first = cursor.next_run().await?;
         if cursor.is_done() {
             return Ok(stream::iter(first.into_iter().map(Ok)).boxed());
         }
+        let sent: usize = first.iter().map(Bytes::len).sum();
+        let left = (range.end - range.start).saturating_sub(sent as u64);
         let (sender, receiver) = mpsc::channel(RUNS_AHEAD);
         tokio::spawn(async move {
             while !cursor.is_done() {
                 let run = cursor.next_run().await;
                 let failed = run.is_err();
+                if let Err(error) = &run {
+                    // The answer has begun with a 200: the client sees a broken connection, the operator sees this.
+                    tracing::error!(event = "object.unreadable", %error, source = ?std::error::Error::source(error));
+                }
                 // A closed channel is a client that went away.
                 if sender.send(run).await.is_err() || failed {
                     break;
                 }
             }
         });
-        let rest = stream::unfold(receiver, |mut receiver| async move {
-            Some((receiver.recv().await?, receiver))
+        let rest = stream::unfold(Some((receiver, left)), |state| async move {
+            let (mut receiver, left) = state?;
+            match receiver.recv().await {
+                Some(Ok(frames)) => {
+                    let bytes: usize = frames.iter().map(Bytes::len).sum();
+                    let left = left.saturating_sub(bytes as u64);
+                    Some((frames.into_iter().map(Ok).collect(), Some((receiver, left))))
+                }
+                Some(Err(error)) => Some((vec![Err(error)], None)),
+                // Whoever reads without a length must not take an early end for the end.
+                None if left > 0 => {
+                    Some((vec![Err(EnvelopeError::Unauthentic("stream").into())], None))
+                }
+                None => None,
+            }
         });
-        let rest = rest.flat_map(|run| match run {
-            Ok(frames) => stream::iter(frames.into_iter().map(Ok).collect::<Vec<_>>()),
-            Err(error) => stream::iter(vec![Err(error)]),
-        });
+        let rest = rest.flat_map(|frames: Vec<Result<Bytes, StoreError>>| stream::iter(frames));
         Ok(stream::iter(first.into_iter().map(Ok)).chain(rest).boxed())
     }
 }

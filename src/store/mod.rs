@@ -64,7 +64,10 @@ fn object_of(proof: &Authorised) -> Result<(&str, &str), StoreError> {
 }
 
 /// How often a use case reads and decides again after a conflict.
-const CONFLICT_RETRIES_MAX: usize = 16;
+const CONFLICT_RETRIES_MAX: usize = 32;
+/// After so many conflicts it waits for its turn in this process: many writers of one row would keep each other from
+/// coming through. Conflicts with other servers go on to be retried.
+const CONFLICTS_BEFORE_TURN: usize = 2;
 
 /// What the store may be told.
 #[derive(Debug, Clone)]
@@ -92,6 +95,7 @@ pub struct Store {
     kms: Arc<Kms>,
     clock: Arc<dyn Clock>,
     settings: StoreSettings,
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Store {
@@ -109,6 +113,7 @@ impl Store {
             kms,
             clock,
             settings,
+            turn: Arc::default(),
         }
     }
 
@@ -124,7 +129,11 @@ impl Store {
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<(Batch, T), StoreError>>,
     {
-        for _ in 0..CONFLICT_RETRIES_MAX {
+        let mut turn = None;
+        for attempt in 0..CONFLICT_RETRIES_MAX {
+            if attempt == CONFLICTS_BEFORE_TURN {
+                turn = Some(self.turn.lock().await);
+            }
             let (batch, outcome) = decide().await?;
             match self.meta.commit(batch).await {
                 Ok(()) => return Ok(outcome),
@@ -132,6 +141,7 @@ impl Store {
                 Err(other) => return Err(other.into()),
             }
         }
+        drop(turn);
         Err(StoreError::Conflict)
     }
 }

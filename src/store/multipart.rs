@@ -601,3 +601,5 @@ async fn scan_parts(
 
 // A manifest's row must fit a value: 60 bytes a part.
 const _: () = assert!(PARTS_MAX * 60 + 4096 < crate::meta::VALUE_BYTES_MAX);
+// Completing takes three operations a part at most, and one more for each blob of the object that is replaced.
+const _: () = assert!(4 * PARTS_MAX + 64 < crate::meta::BATCH_OPERATIONS_MAX);

@@ -234,7 +234,7 @@ impl Store {
         let mut writer = self.write_blob(pending).await?;
         let mut bytes = 0u64;
         while let Some(frame) = incoming.stream.next().await {
-            let frame = frame.map_err(StoreError::Body)?;
+            let frame = frame.map_err(body_error)?;
             bytes += frame.len() as u64;
             if bytes > bytes_max {
                 return Err(StoreError::TooLarge(bytes_max));
@@ -327,6 +327,14 @@ impl WriteConditions {
             (Some(etag), Some(record)) if etag == "*" || *etag == record.etag => Ok(()),
             (Some(_), Some(_)) => Err(StoreError::PreconditionFailed("If-Match")),
         }
+    }
+}
+
+/// A body that is the plaintext of another object fails as that object does, not as a client's body.
+fn body_error(error: Box<dyn std::error::Error + Send + Sync>) -> StoreError {
+    match error.downcast::<StoreError>() {
+        Ok(error) => *error,
+        Err(error) => StoreError::Body(error),
     }
 }
 

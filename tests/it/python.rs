@@ -86,6 +86,9 @@ python_tests! {
         anonymous_sigv2_and_foreign_requests_are_refused
         signed_chunks_are_verified
         presigned_urls_work
+        customer_keys_are_not_logged_even_at_debug
+        a_part_or_a_path_in_disguise_is_not_an_object
+        a_client_that_dawdles_is_dropped
     }
     s3 {
         objects_keep_their_headers_and_metadata
@@ -101,6 +104,8 @@ python_tests! {
         multipart_checksums
         part_copies
         deletes_free_the_bytes
+        a_range_of_another_object_is_not_served
+        many_copies_of_one_object_come_and_go_at_once
         what_is_not_implemented_says_so
         bad_requests_have_their_codes
         encryption_headers_have_their_codes

@@ -1195,4 +1195,44 @@ def encryption_headers_have_their_codes():
         assert _read(s3) == b"source"
 
 
+def a_range_of_another_object_is_not_served():
+    with Server() as s:
+        s3 = s.client()
+        s3.create_bucket(Bucket="bkt")
+        old = s3.put_object(Bucket="bkt", Key="k", Body=b"old bytes", ServerSideEncryption="aws:kms")["ETag"]
+        new = s3.put_object(Bucket="bkt", Key="k", Body=b"new bytes", ServerSideEncryption="aws:kms")["ETag"]
+
+        def resumed(condition):
+            def add(request, **_):
+                request.headers.add_header("If-Range", condition)
+            s3.meta.events.register("before-sign.s3.GetObject", add)
+            answer = s3.get_object(Bucket="bkt", Key="k", Range="bytes=4-")
+            s3.meta.events.unregister("before-sign.s3.GetObject", add)
+            return answer["ResponseMetadata"]["HTTPStatusCode"], answer["Body"].read()
+
+        assert resumed(new) == (206, b"bytes")
+        assert resumed(old) == (200, b"new bytes")
+        assert resumed("Mon, 01 Jan 2001 00:00:00 GMT") == (200, b"new bytes")
+
+
+def many_copies_of_one_object_come_and_go_at_once():
+    from concurrent.futures import ThreadPoolExecutor
+    with Server(config="garbage_grace_s = 0\nmaintenance_s = 1") as s:
+        s3 = s.client(max_pool_connections=32)
+        s3.create_bucket(Bucket="bkt")
+        s3.put_object(Bucket="bkt", Key="0", Body=b"shared", ServerSideEncryption="aws:kms")
+        names = [str(n) for n in range(1, 65)]
+        copy = lambda name: s3.copy_object(Bucket="bkt", Key=name, CopySource="bkt/0", ServerSideEncryption="aws:kms")
+        with ThreadPoolExecutor(32) as pool:
+            list(pool.map(copy, names))
+        assert len(s.blobs()) == 1
+        assert all(s3.get_object(Bucket="bkt", Key=n)["Body"].read() == b"shared" for n in names)
+        answer = s3.delete_objects(Bucket="bkt", Delete={"Objects": [{"Key": n} for n in ["0", *names]]})
+        assert not answer.get("Errors") and len(answer["Deleted"]) == 65, answer.get("Errors")
+
+        def gone():
+            assert not s.blobs()
+        eventually(gone)
+
+
 main(globals())

@@ -16,7 +16,7 @@ import botocore.auth
 import botocore.awsrequest
 import botocore.credentials
 
-from support import Server, main, noise, refused
+from support import Server, customer_key, main, noise, refused
 
 GIB = 1 << 30
 EXTRA_KIB_MAX = 100 << 10
@@ -645,6 +645,78 @@ def presigned_urls_work():
         assert _send(s, "DELETE", url("delete_object")).status == 204
         refused("NoSuchKey", s3.get_object, **params, status=404)
         _send(s, "GET", url("get_object")).is_refused(404, "NoSuchKey")
+
+
+def customer_keys_are_not_logged_even_at_debug():
+    import base64
+    with Server(config='level = "debug"') as s:
+        s3 = s.client()
+        s3.create_bucket(Bucket="bkt")
+        key = customer_key()
+        s3.put_object(Bucket="bkt", Key="k", Body=b"x", **key)
+        s3.get_object(Bucket="bkt", Key="k", **key)["Body"].read()
+        source = {"CopySource" + name: value for name, value in key.items()}
+        s3.copy_object(Bucket="bkt", Key="c", CopySource="bkt/k", **source)
+        log = (s.dir / "log").read_text()
+        assert "Sensitive" in log, "the debug log shows whole requests"
+        assert base64.b64encode(key["SSECustomerKey"]).decode() not in log
+        for secret in s.secret, (s.home / "pin").read_text():
+            assert secret not in log
+
+
+def a_part_or_a_path_in_disguise_is_not_an_object():
+    with Server() as s:
+        s3 = s.client()
+        s3.create_bucket(Bucket="bkt")
+        s3.put_object(Bucket="bkt", Key="k", Body=b"whole")
+        for method, path in ("PUT", "/bkt/k?uploadId=x"), ("PUT", "/bkt/k?partNumber=1"), ("PUT", "/bkt%2Fk?encryption"), \
+                ("DELETE", "/bkt%2Fk?encryption"):
+            answer = _signed(s, method, path, body=b"a piece" if method == "PUT" else b"")
+            assert answer.status in (400, 403), (method, path, answer.status, answer.body)
+            assert s3.get_object(Bucket="bkt", Key="k")["Body"].read() == b"whole"
+        for name in "sha512", "xxhash64":
+            answer = _signed(s, "PUT", "/bkt/k", body=b"x", headers=[(f"x-amz-checksum-{name}", "AAAA")])
+            assert answer.status == 501, (name, answer.status, answer.body)
+
+
+def a_client_that_dawdles_is_dropped():
+    import socket
+    import time
+    with Server(config="body_timeout_ms = 1000\nheader_timeout_ms = 1000") as s:
+        host, port = s.address.split(":")
+        began = time.time()
+        # A byte now and then is not silence, and must not count as progress for ever.
+        slow = socket.create_connection((host, int(port)))
+        slow.settimeout(10)
+        slow.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nX-Amz-Target: TrentService.ListKeys\r\nContent-Length: 1000\r\n\r\n")
+        closed = False
+        for _ in range(20):
+            try:
+                slow.sendall(b"x")
+                time.sleep(0.3)
+                slow.setblocking(False)
+                if slow.recv(4096):
+                    closed = True
+                    break
+            except BlockingIOError:
+                pass
+            except OSError:
+                closed = True
+                break
+            finally:
+                slow.settimeout(10)
+        assert closed and time.time() - began < 8
+        # Who does not read its answers is dropped, too, and the server goes on.
+        deaf = socket.create_connection((host, int(port)))
+        deaf.settimeout(10)
+        try:
+            for _ in range(100_000):
+                deaf.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+        except OSError:
+            pass
+        else:
+            raise AssertionError("a client that never reads was served ten million answers")
+        assert s.client().list_buckets()["Buckets"] == []
 
 
 main(globals())
