@@ -162,12 +162,15 @@ impl Kms {
             .map_err(KmsError::meta)?;
         drop(snapshot);
         for (row, stored) in rows {
-            let intent: Intent = codec::decode("intent", &stored).map_err(KmsError::meta)?;
             let id = row
                 .get(1..)
                 .and_then(|id| id.try_into().ok())
                 .map(BackingKeyId::from_bytes);
-            let id = id.ok_or(KmsError::Damaged("row key of an intent"))?;
+            // A row that does not read says nothing about the others, and keeps no server from starting.
+            let (Some(id), Ok(intent)) = (id, codec::decode::<Intent>("intent", &stored)) else {
+                tracing::error!(event = "kms.intent.damaged", row = hex::encode(&row));
+                continue;
+            };
             let age = self.now().millis().saturating_sub(intent.created.millis());
             if intent.process == self.process && age < INTENT_STALE_AFTER_MILLIS {
                 continue;
