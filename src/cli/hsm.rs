@@ -1,6 +1,5 @@
 //! `strongroom hsm check`: what a token can do, in words.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +7,7 @@ use clap::Subcommand;
 use strongroom_hsm::pkcs11::Pkcs11Token;
 use strongroom_hsm::{BackingKeyId, HsmHandle, HsmSettings, SecretBytes, WRAP_PLAINTEXT_BYTES_MAX};
 
-use super::{CliError, load, with_module_environment};
+use super::{CliError, ConfigFile, load, with_module_environment};
 
 /// Wraps that are timed.
 const ROUNDS: u32 = 200;
@@ -18,6 +17,8 @@ const ROUNDS: u32 = 200;
 pub(super) enum Hsm {
     /// Try everything that the server will ask of the token, with a key that is destroyed again
     Check {
+        #[command(flatten)]
+        file: ConfigFile,
         /// The token, instead of the configured one
         #[arg(long, value_name = "URI")]
         hsm_uri: Option<String>,
@@ -25,9 +26,9 @@ pub(super) enum Hsm {
 }
 
 impl Hsm {
-    pub(super) fn run(self, config: Option<PathBuf>) -> Result<(), CliError> {
-        let Self::Check { hsm_uri } = self;
-        let mut raw = load(config)?;
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let Self::Check { file, hsm_uri } = self;
+        let mut raw = load(file)?;
         raw.hsm.uri = hsm_uri.or(raw.hsm.uri);
         // Where data would be does not matter here.
         raw.data_dir.get_or_insert_with(|| "/nonexistent".into());

@@ -78,8 +78,14 @@ impl Init {
 }
 
 /// The directory that this program has made before it started itself again.
+///
+/// What is in it may be deleted, so that a variable left over in somebody's shell must not name one: the directory
+/// counts only if its file is also what `SoftHSM` reads, and no token has been made there yet.
 pub(super) fn laid_out_dir() -> Option<PathBuf> {
-    environment(LAID_OUT_DIR).map(PathBuf::from)
+    let laid = Laid::at(&PathBuf::from(environment(LAID_OUT_DIR)?));
+    let (name, conf) = laid.environment();
+    let is_ours = environment(&name)? == conf && laid.softhsm_conf.exists() && !laid.pin.exists();
+    is_ours.then_some(laid.dir)
 }
 
 /// What is where in a directory that was laid out.
@@ -107,6 +113,14 @@ impl Laid {
         }
     }
 
+    /// What `SoftHSM` reads its configuration from.
+    fn environment(&self) -> (String, String) {
+        (
+            "SOFTHSM2_CONF".into(),
+            self.softhsm_conf.display().to_string(),
+        )
+    }
+
     /// Writes what SoftHSM reads, and starts this program again with it in the environment. Does not return on
     /// success.
     pub(super) fn start_again(&self) -> Result<(), CliError> {
@@ -117,10 +131,7 @@ impl Laid {
         writeln!(conf, "log.level = ERROR")?;
         write_private(&self.softhsm_conf, conf.as_bytes())?;
         let env = [
-            (
-                "SOFTHSM2_CONF".into(),
-                self.softhsm_conf.display().to_string(),
-            ),
+            self.environment(),
             (LAID_OUT_DIR.into(), self.dir.display().to_string()),
         ];
         with_module_environment(&env.into())
@@ -141,11 +152,7 @@ impl Laid {
             module.display(),
             self.pin.display()
         );
-        let env = [(
-            "SOFTHSM2_CONF".into(),
-            self.softhsm_conf.display().to_string(),
-        )]
-        .into();
+        let env = [self.environment()].into();
         self.write_configuration(
             region,
             RawHsm {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use crate::config::{RawConfig, environment};
 
@@ -19,9 +19,6 @@ pub type CliError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, Parser)]
 #[command(name = "strongroom", version, about)]
 struct Cli {
-    /// TOML configuration [env: `STRONGROOM_CONFIG`]
-    #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -45,14 +42,10 @@ enum Command {
 ///
 /// What the command says went wrong.
 pub fn run() -> Result<(), CliError> {
-    let cli = Cli::parse();
-    let config = cli
-        .config
-        .or_else(|| environment("STRONGROOM_CONFIG").map(PathBuf::from));
-    match cli.command {
-        Command::Serve(serve) => serve.run(config),
+    match Cli::parse().command {
+        Command::Serve(serve) => serve.run(),
         Command::Init(init) => init.run(),
-        Command::Hsm(hsm) => hsm.run(config),
+        Command::Hsm(hsm) => hsm.run(),
         Command::Key(key) => key.run(),
     }
 }
@@ -69,8 +62,19 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
+/// Where the configuration is.
+#[derive(Debug, Default, Args)]
+struct ConfigFile {
+    /// TOML configuration; without it, `STRONGROOM_CONFIG` names it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
 /// The file, and over it the environment.
-fn load(config: Option<PathBuf>) -> Result<RawConfig, CliError> {
+fn load(file: ConfigFile) -> Result<RawConfig, CliError> {
+    let config = file
+        .config
+        .or_else(|| environment("STRONGROOM_CONFIG").map(PathBuf::from));
     let mut raw = match config {
         Some(path) => RawConfig::from_file(&path)?,
         None => RawConfig::default(),

@@ -9,7 +9,7 @@ use clap::Args;
 use tracing::{info, warn};
 
 use super::init::{self, Laid};
-use super::{CliError, load, with_module_environment};
+use super::{CliError, ConfigFile, load, with_module_environment};
 use crate::clock::SystemClock;
 use crate::config::{Config, RawConfig, RawLog};
 use crate::server::Server;
@@ -18,6 +18,8 @@ use crate::telemetry;
 /// Serve S3 and KMS.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
+    #[command(flatten)]
+    file: ConfigFile,
     /// Address and port; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
@@ -35,7 +37,7 @@ pub(super) struct Serve {
     print_config: bool,
     /// Start on a free port with a fresh SoftHSM token and data directory, print `export NAME=value` lines when ready,
     /// and delete both at the end
-    #[arg(long, conflicts_with_all = ["hsm_uri", "print_config"])]
+    #[arg(long, conflicts_with_all = ["config", "hsm_uri", "print_config"])]
     ephemeral: bool,
     /// Leave the directories of --ephemeral behind
     #[arg(long, requires = "ephemeral")]
@@ -43,11 +45,11 @@ pub(super) struct Serve {
 }
 
 impl Serve {
-    pub(super) fn run(self, config: Option<PathBuf>) -> Result<(), CliError> {
+    pub(super) fn run(mut self) -> Result<(), CliError> {
         if self.ephemeral {
             return self.ephemeral();
         }
-        let mut raw = load(config)?;
+        let mut raw = load(std::mem::take(&mut self.file))?;
         self.merge_into(&mut raw);
         if self.print_config {
             std::io::stdout().write_all(raw.to_toml()?.as_bytes())?;

@@ -74,11 +74,23 @@ def an_ephemeral_server_prints_exports_and_cleans_up():
             for name in "STRONGROOM_DATA_DIR", "STRONGROOM_TOKEN_DIR":
                 assert os.path.exists(env[name]) == kept, (flags, name)
             if kept:
+                # A variable left over names no directory that would be deleted.
+                kept_dir = pathlib.Path(env["STRONGROOM_TOKEN_DIR"]).parent
+                stale = clean_environment() | {"STRONGROOM_LAID_OUT_DIR": str(kept_dir),
+                                               "SOFTHSM2_CONF": str(kept_dir / "softhsm2.conf")}
+                again = subprocess.Popen([PROGRAM, "serve", "--ephemeral"], env=stale, stdout=subprocess.PIPE,
+                                         stderr=subprocess.DEVNULL, text=True)
+                other = dict(again.stdout.readline()[7:-1].split("=", 1) for _ in range(7))
+                again.send_signal(signal.SIGTERM)
+                again.communicate(timeout=30)
+                assert kept_dir.exists() and other["STRONGROOM_TOKEN_DIR"] != env["STRONGROOM_TOKEN_DIR"]
                 import shutil
                 shutil.rmtree(pathlib.Path(env["STRONGROOM_TOKEN_DIR"]).parent)
 
 
 def configuration_errors_name_the_key():
+    assert "--config" in _run("serve", "--ephemeral", "--config", "x.toml", fails=True)
+    assert "--config" in _run("key", "list", "--config", "x.toml", fails=True)
     with tempfile.TemporaryDirectory() as dir:
         path = pathlib.Path(dir) / "c.toml"
 
