@@ -39,7 +39,7 @@ const ONLY: [(&str, &[&str]); 5] = [
 
 /// Parameters that an operation here has, by method and by what the path names. `s3s` takes a request with a parameter
 /// that it does not know for the plain operation, and a `PUT ?something-new` would overwrite the object.
-const PARAMETERS: [(Level, &[&str], &[&str]); 10] = [
+const PARAMETERS: [(Level, &[&str], &[&str]); 8] = [
     (
         Level::Service,
         &["GET"],
@@ -72,7 +72,6 @@ const PARAMETERS: [(Level, &[&str], &[&str]); 10] = [
         ],
     ),
     (Level::Bucket, &["PUT", "DELETE"], &["encryption"]),
-    (Level::Bucket, &["HEAD"], &[]),
     (Level::Bucket, &["POST"], &["delete"]),
     (
         Level::Object,
@@ -94,7 +93,6 @@ const PARAMETERS: [(Level, &[&str], &[&str]); 10] = [
     (Level::Object, &["PUT"], &["partNumber", "uploadId"]),
     (Level::Object, &["POST"], &["uploads", "uploadId"]),
     (Level::Object, &["DELETE"], &["uploadId", "versionId"]),
-    (Level::Service, &["POST"], &[]),
 ];
 
 /// What a path names.

@@ -3,29 +3,19 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use strongroom::auth::{AccountId, Principal, RequestContext};
 use strongroom::clock::ShiftedClock;
 use strongroom::kms;
 use strongroom::server::{Parts, Server};
 
-use crate::support::{self, House};
+use crate::support::{self, House, caller};
 
 const DAY: i64 = 24 * 60 * 60;
 
 /// Asks the KMS as its API's callers do: status and document.
 async fn ask(parts: &Parts, operation: &str, body: Value) -> (http::StatusCode, String) {
-    let account = AccountId::parse("000000000000").expect("twelve digits");
-    let context = RequestContext {
-        principal: Principal {
-            account,
-            access_key_id: "test".into(),
-        },
-        request_id: "test".into(),
-        source_ip: None,
-        secure_transport: false,
-    };
     let target = format!("TrentService.{operation}");
-    let answer = kms::api::handle(&parts.kms, &context, &target, body.to_string().as_bytes()).await;
+    let answer =
+        kms::api::handle(&parts.kms, &caller(), &target, body.to_string().as_bytes()).await;
     (
         answer.status(),
         String::from_utf8_lossy(answer.body()).into_owned(),

@@ -63,7 +63,7 @@ python_tests! {
         nothing_on_disk_is_plaintext_or_a_data_key
         one_changed_bit_anywhere_in_a_blob_is_found
         a_blob_that_is_cut_extended_or_swapped_is_found
-        wrapped_keys_swapped_between_objects_are_found
+        metadata_of_an_earlier_state_opens_nothing_wrongly
         damage_behind_the_first_segments_breaks_the_connection
     }
     crash {

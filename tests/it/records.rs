@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use futures::{StreamExt as _, stream};
-use strongroom::auth::{
-    AccountId, Action, Authorised, Principal, RequestContext, Resource, Via, authorise,
-};
+use strongroom::auth::{Action, Authorised, Resource, Via, authorise};
 use strongroom::clock::SystemClock;
 use strongroom::kms::EncryptionContext;
 use strongroom::meta::{Batch, codec};
@@ -17,28 +15,15 @@ use strongroom::store::{
     Incoming, KeyAccess, PutRequest, Selection, SseTarget, StoreError, WriteConditions,
 };
 
-use crate::support::{self, House};
+use crate::support::{self, House, caller};
 
 const BUCKET: &str = "vault";
-
-fn context() -> RequestContext {
-    let account = AccountId::parse("000000000000").expect("twelve digits");
-    RequestContext {
-        principal: Principal {
-            account,
-            access_key_id: "test".into(),
-        },
-        request_id: "test".into(),
-        source_ip: None,
-        secure_transport: false,
-    }
-}
 
 async fn kms_target(parts: &Parts) -> SseTarget {
     let key = parts.kms.resolve_default_s3_key().await.expect("a key");
     let resource = Resource::KmsKey(key.as_str().to_owned());
     let proof =
-        authorise(&context(), Via::S3, Action("kms:GenerateDataKey"), resource).expect("root may");
+        authorise(&caller(), Via::S3, Action("kms:GenerateDataKey"), resource).expect("root may");
     SseTarget::Kms {
         proof,
         key,
@@ -48,7 +33,7 @@ async fn kms_target(parts: &Parts) -> SseTarget {
 }
 
 fn proof(action: &'static str, resource: Resource) -> Authorised {
-    authorise(&context(), Via::Direct, Action(action), resource).expect("root may")
+    authorise(&caller(), Via::Direct, Action(action), resource).expect("root may")
 }
 
 fn object(action: &'static str, key: &str) -> Authorised {
@@ -80,7 +65,7 @@ async fn get(parts: &Parts, key: &str) -> Result<Vec<u8>, StoreError> {
         SseRecord::Kms(arn) => {
             let resource = Resource::KmsKey(arn.clone());
             let proof =
-                authorise(&context(), Via::S3, Action("kms:Decrypt"), resource).expect("root may");
+                authorise(&caller(), Via::S3, Action("kms:Decrypt"), resource).expect("root may");
             KeyAccess::Kms {
                 proof,
                 context: EncryptionContext::default(),

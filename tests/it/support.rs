@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use strongroom::auth::{AccountId, Principal, RequestContext};
 use strongroom::config::{Config, RawConfig};
 use tempfile::TempDir;
 
@@ -60,4 +61,18 @@ pub(crate) fn config() -> Option<Config> {
     let mut raw = RawConfig::from_file(&home.join("strongroom.toml")).expect("a configuration");
     raw.listen = "127.0.0.1:0".into();
     Some(raw.validate().expect("a valid configuration"))
+}
+
+/// The account's root, as a front end hands it down.
+pub(crate) fn caller() -> RequestContext {
+    let account = AccountId::parse("000000000000").expect("twelve digits");
+    RequestContext {
+        principal: Principal {
+            account,
+            access_key_id: "test".into(),
+        },
+        request_id: "test".into(),
+        source_ip: None,
+        secure_transport: false,
+    }
 }

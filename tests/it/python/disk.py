@@ -101,10 +101,8 @@ def a_blob_that_is_cut_extended_or_swapped_is_found():
         assert len(got) == 2 and None in got
 
 
-def wrapped_keys_swapped_between_objects_are_found():
-    # The wraps are in the metadata file, whose pages have checksums of their own: the swap is made where no checksum
-    # protects it, by copying the file with the values exchanged, in the unit tests of the store. Here: the file as it
-    # was before, put back under newer blobs, must not open anything wrongly.
+def metadata_of_an_earlier_state_opens_nothing_wrongly():
+    # Wraps and rows exchanged between objects are in tests/it/records.rs, where no page checksum is in the way.
     with Server() as s:
         s3 = s.client()
         s3.create_bucket(Bucket="vault")
