@@ -56,6 +56,9 @@ pub enum HsmError {
         /// Which attribute, or what the canary said.
         reason: String,
     },
+    /// Operator: the token as a whole does not protect keys.
+    #[error("the token is unsafe: {0}")]
+    UnsafeToken(String),
     /// Operator: configuration of the token that can never work.
     #[error("HSM configuration: {0}")]
     Config(String),
@@ -96,6 +99,7 @@ impl HsmError {
             Self::Timeout(_)
                 | Self::Unavailable { .. }
                 | Self::PinRejected(_)
+                | Self::UnsafeToken(_)
                 | Self::Device { .. }
                 | Self::WrapNotReadable
         )

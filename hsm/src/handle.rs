@@ -180,9 +180,9 @@ impl HsmHandle {
         let label = label.to_owned();
         self.call(false, move |seat| {
             // A session that idled may have been closed by the device; a fresh one spares the caller that failure.
-            seat.renew()?.generate_key(&id, &label)?;
-            let canary = seat.renew()?.make_canary(&id)?;
-            let key = BackingKey { id, canary };
+            let blob = seat.renew()?.generate_key(&id, &label)?;
+            let canary = seat.renew()?.make_canary(&id, &blob)?;
+            let key = BackingKey { id, blob, canary };
             seat.renew()?.probe(&key)?;
             Ok(key)
         })

@@ -75,22 +75,77 @@ impl fmt::Debug for Canary {
     }
 }
 
-/// A backing key as its users name it: who it is, and how to tell.
+/// What a token hands out of a key that it made, for whoever records the key to keep and to show again.
+///
+/// Empty where the token keeps the key and finds it by its identity (PKCS#11). A TPM keeps only the parent of its
+/// keys: there it is the key's public area and its private area, encrypted by that parent. Safe to store and to show.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct KeyBlob(Vec<u8>);
+
+impl KeyBlob {
+    /// The most bytes a blob has.
+    pub const BYTES_MAX: usize = 2048;
+
+    /// No bytes: the token finds the key by its identity.
+    pub const EMPTY: Self = Self(Vec::new());
+
+    /// Reads a stored blob.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::TooLong`] beyond [`KeyBlob::BYTES_MAX`].
+    pub fn from_bytes(bytes: &[u8]) -> HsmResult<Self> {
+        if bytes.len() > Self::BYTES_MAX {
+            return Err(HsmError::TooLong {
+                what: "key blob",
+                bytes: bytes.len(),
+            });
+        }
+        Ok(Self(bytes.to_vec()))
+    }
+
+    /// The bytes to store.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for KeyBlob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyBlob({} bytes)", self.0.len())
+    }
+}
+
+/// A backing key as its users name it: who it is, where it is if not in the token, and how to tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackingKey {
     /// Its `CKA_ID`.
     pub id: BackingKeyId,
+    /// What the token wants to be shown.
+    pub blob: KeyBlob,
     /// Opened on every newly found handle before that is used.
     pub canary: Canary,
 }
 
 /// How a token wraps. The number is the first byte of every wrapped value and never changes its meaning.
+///
+/// A key has one scheme, that of its canary. A scheme without AAD of its own binds it by a digest inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 #[non_exhaustive]
 pub enum WrapScheme {
-    /// `CKM_AES_GCM` through `C_Encrypt`: 12-byte IV ‖ ciphertext ‖ 16-byte tag.
+    /// `CKM_AES_GCM` through `C_Encrypt`, the IV ours: 12-byte IV ‖ ciphertext ‖ 16-byte tag.
     AesGcm = 1,
+    /// The same, and the same bytes, with an IV that the token makes.
+    AesGcmTokenIv = 2,
+    /// The same bytes, by the message interface of PKCS#11 v3.0 (`C_EncryptMessage`), the IV the token's.
+    AesGcmMessage = 3,
+    /// `CKM_AES_KEY_WRAP_KWP` of a session object: 16-byte salt ‖ wrap of plaintext ‖ SHA-256(salt ‖ AAD).
+    AesKwp = 4,
+    /// `CKM_AES_CBC_PAD`, then `CKM_SHA256_HMAC` under a second key: 16-byte IV ‖ ciphertext ‖ 32-byte MAC.
+    AesCbcHmac = 5,
+    /// A TPM 2.0 object sealed under the key.
+    TpmSealed = 6,
 }
 
 impl WrapScheme {
@@ -98,6 +153,11 @@ impl WrapScheme {
     pub const fn from_u8(byte: u8) -> Option<Self> {
         match byte {
             1 => Some(Self::AesGcm),
+            2 => Some(Self::AesGcmTokenIv),
+            3 => Some(Self::AesGcmMessage),
+            4 => Some(Self::AesKwp),
+            5 => Some(Self::AesCbcHmac),
+            6 => Some(Self::TpmSealed),
             _ => None,
         }
     }

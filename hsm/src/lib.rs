@@ -28,7 +28,7 @@ pub mod testing;
 
 pub use error::{BoxError, HsmError, HsmResult};
 pub use handle::{Health, HsmHandle, HsmSettings, State};
-pub use key::{BackingKey, BackingKeyId, Canary, WrapScheme, Wrapped};
+pub use key::{BackingKey, BackingKeyId, Canary, KeyBlob, WrapScheme, Wrapped};
 pub use secret::{DataKey, SecretBytes};
 
 /// The most plaintext bytes one wrap takes: a data key and a digest of its context. Every token can do this much.
@@ -50,6 +50,26 @@ pub struct TokenInfo {
     pub serial: String,
     /// Maker and model of the token.
     pub model: String,
+}
+
+/// What a token can do and holds, for its operator and its maker: `strongroom hsm check` prints it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// What was found out, in reading order.
+    pub facts: Vec<Fact>,
+    /// Why keys are not safe in it, a sentence each. Empty: nothing speaks against it.
+    pub dangers: Vec<String>,
+}
+
+/// One line of a [`Report`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fact {
+    /// What it is about: `mechanism`, `key`, `nv`, …; equal ones stand together.
+    pub subject: String,
+    /// Which of them, or which property.
+    pub name: String,
+    /// What it is.
+    pub value: String,
 }
 
 /// A place where backing keys live.
@@ -74,6 +94,14 @@ pub trait Token: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// As [`Token::open_session`].
     fn info(&self) -> HsmResult<TokenInfo>;
+
+    /// Finds out what the token can do, by trying it, and how its backing keys are kept. Blocks, takes its time, and
+    /// leaves the token as it was. An unsafe token is described, too: its dangers are part of the report.
+    ///
+    /// # Errors
+    ///
+    /// As [`Token::open_session`].
+    fn report(&self) -> HsmResult<Report>;
 }
 
 /// One thread's conversation with a token. Dropped after any error whose [`HsmError::spoils_session`] is true.
@@ -88,14 +116,14 @@ pub trait Session: Send {
     ///
     /// [`HsmError::KeyExists`] when the identity is taken. After any other error the key may exist or not: the
     /// caller looks with [`Session::contains`] before it does anything else.
-    fn generate_key(&mut self, id: &BackingKeyId, label: &str) -> HsmResult<()>;
+    fn generate_key(&mut self, id: &BackingKeyId, label: &str) -> HsmResult<KeyBlob>;
 
     /// Makes the canary of a key that has none yet, and opens it. The attributes are verified.
     ///
     /// # Errors
     ///
     /// [`HsmError::KeyNotFound`], [`HsmError::Unfit`], or what the device says.
-    fn make_canary(&mut self, id: &BackingKeyId) -> HsmResult<Canary>;
+    fn make_canary(&mut self, id: &BackingKeyId, blob: &KeyBlob) -> HsmResult<Canary>;
 
     /// Whether the token holds an object with this identity, fit or not.
     fn contains(&mut self, id: &BackingKeyId) -> HsmResult<bool>;

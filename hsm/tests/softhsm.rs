@@ -16,8 +16,8 @@ use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
 use strongroom_hsm::testing::conformance;
 use strongroom_hsm::{
-    BackingKey, BackingKeyId, DataKey, HsmError, HsmHandle, HsmSettings, SecretBytes, State, Token,
-    WrapScheme, Wrapped,
+    BackingKey, BackingKeyId, DataKey, HsmError, HsmHandle, HsmSettings, KeyBlob, SecretBytes,
+    State, Token, WrapScheme, Wrapped,
 };
 
 use tokio::sync::Mutex;
@@ -110,7 +110,7 @@ fn a_planted_key_like_ours_is_fit() {
     token
         .open_session()
         .expect("opens")
-        .make_canary(&id)
+        .make_canary(&id, &KeyBlob::EMPTY)
         .expect("is fit");
 }
 
@@ -129,7 +129,10 @@ fn a_key_that_could_be_read_or_misused_is_unfit() {
     for (name, different) in faults {
         let id = fresh_id();
         plant(&token, &id, different);
-        let refused = token.open_session().expect("opens").make_canary(&id);
+        let refused = token
+            .open_session()
+            .expect("opens")
+            .make_canary(&id, &KeyBlob::EMPTY);
         match refused {
             Err(HsmError::Unfit { reason, .. }) => {
                 assert!(reason.contains(name), "{name}: {reason}");
@@ -148,10 +151,7 @@ async fn an_exportable_key_is_refused_by_the_handle() {
         .await
         .expect("generates");
     plant(&token("planted"), &id, &[Attribute::Extractable(true)]);
-    let key = BackingKey {
-        id,
-        canary: donor.canary,
-    };
+    let key = BackingKey { id, ..donor };
     let refused = hsm.wrap(&key, Vec::new(), secret()).await;
     assert!(
         matches!(refused, Err(HsmError::Unfit { .. })),
@@ -169,7 +169,10 @@ fn two_keys_of_one_identity_are_unfit() {
     session.generate_key(&id, "first").expect("generates");
     let key = BackingKey {
         id,
-        canary: session.make_canary(&id).expect("makes a canary"),
+        blob: KeyBlob::EMPTY,
+        canary: session
+            .make_canary(&id, &KeyBlob::EMPTY)
+            .expect("makes a canary"),
     };
     plant(&token, &id, &[]);
     for refused in [session.probe(&key), session.destroy_key(&id)] {

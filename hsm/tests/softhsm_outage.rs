@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use strongroom_hsm::{
-    BackingKey, BackingKeyId, HsmError, HsmHandle, HsmResult, HsmSettings, SecretBytes, State,
-    Token,
+    BackingKey, BackingKeyId, HsmError, HsmHandle, HsmResult, HsmSettings, KeyBlob, SecretBytes,
+    State, Token,
 };
 
 use support::{SoftHsm, token_with_pin};
@@ -167,7 +167,10 @@ fn a_session_from_before_the_outage_is_dead_and_harms_no_later_one() {
     old.generate_key(&id, "old").expect("generates");
     let key = BackingKey {
         id,
-        canary: old.make_canary(&id).expect("makes a canary"),
+        blob: KeyBlob::EMPTY,
+        canary: old
+            .make_canary(&id, &KeyBlob::EMPTY)
+            .expect("makes a canary"),
     };
 
     outage.take_away();

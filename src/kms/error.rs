@@ -145,6 +145,7 @@ impl KmsError {
             HsmError::KeyNotFound(_)
             | HsmError::Unavailable { .. }
             | HsmError::PinRejected(_)
+            | HsmError::UnsafeToken(_)
             | HsmError::Unfit { .. }
             | HsmError::Config(_)
             | HsmError::WrapNotReadable

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use minicbor::{Decode, Encode};
-use strongroom_hsm::{BackingKey, BackingKeyId, Canary, Wrapped};
+use strongroom_hsm::{BackingKey, BackingKeyId, Canary, KeyBlob, Wrapped};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -375,6 +375,9 @@ pub(super) struct BackingRecord {
     /// Wraps that servers have reserved, used or not. Only ever grows.
     #[n(5)]
     pub(super) wraps_reserved: u64,
+    /// What the token wants to be shown of it.
+    #[cbor(n(6), with = "minicbor::bytes", default)]
+    blob: Vec<u8>,
 }
 
 impl BackingRecord {
@@ -386,6 +389,7 @@ impl BackingRecord {
             cause,
             token,
             wraps_reserved: 0,
+            blob: key.blob.as_bytes().to_vec(),
         }
     }
 
@@ -401,8 +405,11 @@ impl BackingRecord {
     pub(super) fn backing_key(&self) -> Result<BackingKey, KmsError> {
         let canary = Wrapped::from_bytes(&self.canary)
             .map_err(|_scheme| KmsError::Damaged("canary of a backing key"))?;
+        let blob = KeyBlob::from_bytes(&self.blob)
+            .map_err(|_length| KmsError::Damaged("blob of a backing key"))?;
         Ok(BackingKey {
             id: self.id(),
+            blob,
             canary: Canary(canary),
         })
     }

@@ -53,7 +53,7 @@ use self::error::{device, unavailable};
 use self::module::Library;
 use self::pin::Pin;
 use self::session::{Opened, Pkcs11Session};
-use crate::{HsmError, HsmResult, Session, Token, TokenInfo};
+use crate::{Fact, HsmError, HsmResult, Report, Session, Token, TokenInfo};
 
 /// How long opening a session waits for another thread that logs in.
 const LOGIN_WAIT: Duration = Duration::from_secs(1);
@@ -202,6 +202,24 @@ impl Token for Pkcs11Token {
             label: token.label().to_owned(),
             serial: token.serial_number().to_owned(),
             model: format!("{} {}", token.manufacturer_id(), token.model()),
+        })
+    }
+
+    fn report(&self) -> HsmResult<Report> {
+        let info = self.info()?;
+        let fact = |name: &str, value: String| Fact {
+            subject: "token".into(),
+            name: name.into(),
+            value,
+        };
+        Ok(Report {
+            facts: vec![
+                fact("label", info.label),
+                fact("serial number", info.serial),
+                fact("model", info.model),
+                fact("module", info.module),
+            ],
+            dangers: Vec::new(),
         })
     }
 }

@@ -19,7 +19,7 @@ use super::module::{Inside, Library};
 use super::uri::IvOrigin;
 use crate::handle::same_bytes;
 use crate::{
-    BackingKey, BackingKeyId, Canary, HsmError, HsmResult, SecretBytes, Session,
+    BackingKey, BackingKeyId, Canary, HsmError, HsmResult, KeyBlob, SecretBytes, Session,
     WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
 };
 
@@ -352,7 +352,7 @@ impl Pkcs11Session {
 }
 
 impl Session for Pkcs11Session {
-    fn generate_key(&mut self, id: &BackingKeyId, label: &str) -> HsmResult<()> {
+    fn generate_key(&mut self, id: &BackingKeyId, label: &str) -> HsmResult<KeyBlob> {
         self.changing(|this| {
             let session = this.opened.raw()?;
             if !key::find_all(session, id)?.is_empty() {
@@ -360,11 +360,12 @@ impl Session for Pkcs11Session {
             }
             this.opened.see_token()?;
             let made = session.generate_key(&Mechanism::AesKeyGen, &key::template(id, label));
-            made.map(|_handle| ()).map_err(device("C_GenerateKey"))
+            made.map(|_handle| KeyBlob::EMPTY)
+                .map_err(device("C_GenerateKey"))
         })
     }
 
-    fn make_canary(&mut self, id: &BackingKeyId) -> HsmResult<Canary> {
+    fn make_canary(&mut self, id: &BackingKeyId, _blob: &KeyBlob) -> HsmResult<Canary> {
         self.looking(|this| {
             let handle = this.find(id)?;
             this.new_canary(handle, id)
@@ -461,6 +462,7 @@ fn split(wrapped: &Wrapped) -> Option<(&[u8; IV_BYTES], &[u8])> {
             let plausible = TAG_BYTES..=WRAP_PLAINTEXT_BYTES_MAX + TAG_BYTES;
             plausible.contains(&sealed.len()).then_some((iv, sealed))
         }
+        _ => None,
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::{
-    BackingKey, BackingKeyId, Canary, HsmError, HsmResult, SecretBytes, Session, Token, TokenInfo,
-    Wrapped,
+    BackingKey, BackingKeyId, Canary, HsmError, HsmResult, KeyBlob, Report, SecretBytes, Session,
+    Token, TokenInfo, Wrapped,
 };
 
 /// The calls a fault can strike.
@@ -141,6 +141,10 @@ impl Token for FaultToken {
     fn info(&self) -> HsmResult<TokenInfo> {
         self.inner.info()
     }
+
+    fn report(&self) -> HsmResult<Report> {
+        self.inner.report()
+    }
 }
 
 struct FaultSession {
@@ -168,12 +172,12 @@ impl FaultSession {
 }
 
 impl Session for FaultSession {
-    fn generate_key(&mut self, id: &BackingKeyId, label: &str) -> HsmResult<()> {
+    fn generate_key(&mut self, id: &BackingKeyId, label: &str) -> HsmResult<KeyBlob> {
         self.call(Op::Generate, |inner, _fault| inner.generate_key(id, label))
     }
 
-    fn make_canary(&mut self, id: &BackingKeyId) -> HsmResult<Canary> {
-        self.call(Op::MakeCanary, |inner, _fault| inner.make_canary(id))
+    fn make_canary(&mut self, id: &BackingKeyId, blob: &KeyBlob) -> HsmResult<Canary> {
+        self.call(Op::MakeCanary, |inner, _fault| inner.make_canary(id, blob))
     }
 
     fn contains(&mut self, id: &BackingKeyId) -> HsmResult<bool> {

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
 use crate::{
-    BackingKey, BackingKeyId, Canary, HsmError, HsmResult, SecretBytes, Session, Token, TokenInfo,
-    WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
+    BackingKey, BackingKeyId, Canary, HsmError, HsmResult, KeyBlob, Report, SecretBytes, Session,
+    Token, TokenInfo, WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
 };
 
 /// A token in memory. Clones are the same token, so a test keeps one to unplug what a handle uses.
@@ -69,6 +69,15 @@ impl Token for MemoryToken {
             model: "test".into(),
         })
     }
+
+    fn report(&self) -> HsmResult<Report> {
+        self.store().present()?;
+        let danger = "its keys are in the memory of this process";
+        Ok(Report {
+            facts: Vec::new(),
+            dangers: vec![danger.into()],
+        })
+    }
 }
 
 impl Store {
@@ -112,7 +121,7 @@ impl MemorySession {
 }
 
 impl Session for MemorySession {
-    fn generate_key(&mut self, id: &BackingKeyId, _label: &str) -> HsmResult<()> {
+    fn generate_key(&mut self, id: &BackingKeyId, _label: &str) -> HsmResult<KeyBlob> {
         self.with(|store| {
             if store.keys.contains_key(id) {
                 return Err(HsmError::KeyExists(*id));
@@ -122,11 +131,11 @@ impl Session for MemorySession {
             let key = UnboundKey::new(&AES_256_GCM, &bytes);
             let key = key.map_err(|unspecified| failed("generate_key", unspecified))?;
             store.keys.insert(*id, LessSafeKey::new(key));
-            Ok(())
+            Ok(KeyBlob::EMPTY)
         })
     }
 
-    fn make_canary(&mut self, id: &BackingKeyId) -> HsmResult<Canary> {
+    fn make_canary(&mut self, id: &BackingKeyId, _blob: &KeyBlob) -> HsmResult<Canary> {
         self.with(|store| seal(store.key(id)?, &Canary::aad(id), Canary::PLAINTEXT).map(Canary))
     }
 
