@@ -11,12 +11,16 @@ use std::time::Duration;
 
 use secrecy::SecretBox;
 use serde::{Deserialize, Serialize};
-use strongroom_hsm::HsmSettings;
-use strongroom_hsm::pkcs11::Pkcs11Config;
 
 use crate::auth::AccountId;
 use crate::auth::credentials::Credentials;
 use crate::store::StoreSettings;
+
+mod hsm;
+
+pub use hsm::{GROUP_NAME_CHARS_MAX, HsmConfig, RawHsm};
+
+use hsm::check_group_name;
 
 /// Configuration as typed, over the defaults: nothing checked.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -34,32 +38,16 @@ pub struct RawConfig {
     pub account: String,
     /// Access keys, in the format of `~/.aws/credentials`; `credentials` in the data directory without.
     pub credentials_file: Option<String>,
-    /// The token.
+    /// The default token group.
     pub hsm: RawHsm,
+    /// Further token groups, for custom key stores.
+    pub groups: BTreeMap<String, RawHsm>,
     /// Limits of the server.
     pub limits: RawLimits,
     /// The store.
     pub store: RawStore,
     /// Logs.
     pub log: RawLog,
-}
-
-/// The token, as typed.
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RawHsm {
-    /// RFC 7512 URI: token, serial, module-path, pin-source.
-    pub uri: Option<String>,
-    /// Sessions, each with a thread of its own.
-    pub sessions: usize,
-    /// Calls that may wait.
-    pub queue: usize,
-    /// Longest wait for an answer, in milliseconds.
-    pub deadline_ms: u64,
-    /// Whether every wrap is decrypted back before it is acknowledged.
-    pub verify_wraps: bool,
-    /// Environment that the module needs, such as `SOFTHSM2_CONF`.
-    pub env: BTreeMap<String, String>,
 }
 
 /// Limits, as typed.
@@ -106,22 +94,10 @@ impl Default for RawConfig {
             account: "000000000000".into(),
             credentials_file: None,
             hsm: RawHsm::default(),
+            groups: BTreeMap::new(),
             limits: RawLimits::default(),
             store: RawStore::default(),
             log: RawLog::default(),
-        }
-    }
-}
-
-impl Default for RawHsm {
-    fn default() -> Self {
-        Self {
-            uri: None,
-            sessions: 4,
-            queue: 1024,
-            deadline_ms: 5_000,
-            verify_wraps: true,
-            env: BTreeMap::new(),
         }
     }
 }
@@ -168,12 +144,10 @@ pub struct Config {
     pub account: AccountId,
     /// File with the access keys.
     pub credentials_file: PathBuf,
-    /// The token.
-    pub pkcs11: Pkcs11Config,
-    /// Environment that the module needs.
-    pub hsm_env: BTreeMap<String, String>,
-    /// Workers.
-    pub hsm: HsmSettings,
+    /// The default token group.
+    pub hsm: HsmConfig,
+    /// Further token groups.
+    pub groups: BTreeMap<String, HsmConfig>,
     /// Limits of the server.
     pub limits: Limits,
     /// The store.
@@ -226,15 +200,15 @@ pub enum ConfigError {
     #[error("{key}: {message}")]
     Value {
         /// Which key.
-        key: &'static str,
+        key: String,
         /// What is wrong.
         message: String,
     },
 }
 
-fn value(key: &'static str, message: impl Into<String>) -> ConfigError {
+fn value(key: impl Into<String>, message: impl Into<String>) -> ConfigError {
     ConfigError::Value {
-        key,
+        key: key.into(),
         message: message.into(),
     }
 }
@@ -305,19 +279,13 @@ impl RawConfig {
             Some(name) => secret_file("credentials_file", &name)?,
             None => data_dir.join("credentials"),
         };
-        let uri = self.hsm.uri.ok_or_else(|| value("hsm.uri", "is not set"))?;
-        let pkcs11 = Pkcs11Config::from_uri(&resolve_pin_source(&uri)?)
-            .map_err(|error| value("hsm.uri", error.to_string()))?;
-        let hsm = HsmSettings {
-            workers: bounded(
-                "hsm.sessions",
-                self.hsm.sessions,
-                1..=HsmSettings::WORKERS_MAX,
-            )?,
-            queue: bounded("hsm.queue", self.hsm.queue, 1..=HsmSettings::QUEUE_MAX)?,
-            deadline: milliseconds("hsm.deadline_ms", self.hsm.deadline_ms)?,
-            verify_wraps: self.hsm.verify_wraps,
-        };
+        let hsm = self.hsm.validate("hsm")?;
+        let mut groups = BTreeMap::new();
+        for (name, group) in self.groups {
+            check_group_name(&name)?;
+            let group = group.validate(&format!("groups.{name}"))?;
+            groups.insert(name, group);
+        }
         let limits = Limits {
             connections: bounded("limits.connections", self.limits.connections, 1..=65_536)?,
             header_timeout: milliseconds(
@@ -343,9 +311,8 @@ impl RawConfig {
             regions,
             account,
             credentials_file,
-            pkcs11,
-            hsm_env: self.hsm.env,
             hsm,
+            groups,
             limits,
             store,
             maintenance: Duration::from_secs(maintenance),
@@ -379,7 +346,7 @@ fn is_region(name: &str) -> bool {
 }
 
 fn bounded<T: PartialOrd + std::fmt::Display>(
-    key: &'static str,
+    key: impl Into<String>,
     given: T,
     bounds: std::ops::RangeInclusive<T>,
 ) -> Result<T, ConfigError> {
@@ -396,12 +363,12 @@ fn bounded<T: PartialOrd + std::fmt::Display>(
     ))
 }
 
-fn milliseconds(key: &'static str, given: u64) -> Result<Duration, ConfigError> {
+fn milliseconds(key: impl Into<String>, given: u64) -> Result<Duration, ConfigError> {
     bounded(key, given, 1..=3_600_000).map(Duration::from_millis)
 }
 
 /// A file with a secret: a path, or `credential:NAME` in systemd's `$CREDENTIALS_DIRECTORY`.
-fn secret_file(key: &'static str, name: &str) -> Result<PathBuf, ConfigError> {
+fn secret_file(key: &str, name: &str) -> Result<PathBuf, ConfigError> {
     let Some(credential) = name.strip_prefix("credential:") else {
         return Ok(PathBuf::from(name));
     };
@@ -418,12 +385,12 @@ fn secret_file(key: &'static str, name: &str) -> Result<PathBuf, ConfigError> {
 }
 
 /// Replaces `pin-source=credential:NAME` by the file that systemd made.
-fn resolve_pin_source(uri: &str) -> Result<String, ConfigError> {
+fn resolve_pin_source(key: &str, uri: &str) -> Result<String, ConfigError> {
     let Some((before, rest)) = uri.split_once("pin-source=credential:") else {
         return Ok(uri.to_owned());
     };
     let (name, after) = rest.split_at(rest.find('&').unwrap_or(rest.len()));
-    let path = secret_file("hsm.uri", &format!("credential:{name}"))?;
+    let path = secret_file(key, &format!("credential:{name}"))?;
     Ok(format!("{before}pin-source=file:{}{after}", path.display()))
 }
 
@@ -472,6 +439,8 @@ pub fn read_credentials(path: &Path) -> Result<Credentials, ConfigError> {
 
 #[cfg(test)]
 mod tests {
+    use strongroom_hsm::HsmSettings;
+
     use super::*;
 
     #[test]

@@ -19,6 +19,7 @@
 //! [`BackingKeyId`] and [`BackingKey`], [`DataKey`], [`HsmError`], the traits below, [`HsmHandle`], then a backend.
 
 mod error;
+mod group;
 mod handle;
 mod key;
 pub mod pkcs11;
@@ -27,6 +28,7 @@ mod secret;
 pub mod testing;
 
 pub use error::{BoxError, HsmError, HsmResult};
+pub use group::{GroupSettings, HsmGroup};
 pub use handle::{Health, HsmHandle, HsmSettings, State};
 pub use key::{BackingKey, BackingKeyId, Canary, KeyBlob, WrapScheme, Wrapped};
 pub use secret::{DataKey, SecretBytes};

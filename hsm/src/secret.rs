@@ -70,6 +70,11 @@ impl SecretBytes {
     pub fn expose(&self) -> &[u8] {
         self.0.expose_secret()
     }
+
+    /// A second copy, for a call that may have to be made twice.
+    pub(crate) fn duplicate(&self) -> Self {
+        Self(SecretBox::new(Box::from(self.expose())))
+    }
 }
 
 impl From<&DataKey> for SecretBytes {

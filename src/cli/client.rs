@@ -56,20 +56,24 @@ impl Client {
         })
     }
 
-    /// One operation.
+    /// One operation of the KMS API.
     pub(super) async fn kms(&self, operation: &str, body: &Value) -> Result<Value, CliError> {
+        self.call(&format!("TrentService.{operation}"), body).await
+    }
+
+    /// One operation, by its `X-Amz-Target`.
+    pub(super) async fn call(&self, target: &str, body: &Value) -> Result<Value, CliError> {
         let body = body.to_string();
-        let target = format!("TrentService.{operation}");
         let format = format_description!("[year][month][day]T[hour][minute][second]Z");
         let at = SystemClock.now().format(format)?;
         let request = Request::post("/")
             .header(header::HOST, &self.host)
             .header(header::CONTENT_TYPE, "application/x-amz-json-1.1")
             .header("x-amz-date", &at)
-            .header("x-amz-target", &target)
+            .header("x-amz-target", target)
             .header(
                 header::AUTHORIZATION,
-                self.authorization(&at, &target, body.as_bytes()),
+                self.authorization(&at, target, body.as_bytes()),
             )
             .body(Full::new(Bytes::from(body)))?;
         let stream = TcpStream::connect(&self.host)
@@ -189,4 +193,13 @@ fn credentials() -> Result<(String, SecretString), CliError> {
         find("aws_access_key_id")?,
         find("aws_secret_access_key")?.into(),
     ))
+}
+
+/// The string at `pointer`; empty if there is none.
+pub(super) fn text(value: &Value, pointer: &str) -> String {
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned()
 }

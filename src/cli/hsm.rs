@@ -1,13 +1,12 @@
 //! `strongroom hsm check`: what a token can do, in words.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
-use strongroom_hsm::pkcs11::Pkcs11Token;
 use strongroom_hsm::{BackingKeyId, HsmHandle, HsmSettings, SecretBytes, WRAP_PLAINTEXT_BYTES_MAX};
 
 use super::{CliError, ConfigFile, load, with_module_environment};
+use crate::server::tokens::open_tokens;
 
 /// Wraps that are timed.
 const ROUNDS: u32 = 200;
@@ -33,20 +32,23 @@ impl Hsm {
         // Where data would be does not matter here.
         raw.data_dir.get_or_insert_with(|| "/nonexistent".into());
         let config = raw.validate()?;
-        with_module_environment(&config.hsm_env)?;
+        with_module_environment(&config)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?;
         let settings = HsmSettings {
             workers: 1,
             verify_wraps: false,
-            ..config.hsm
+            ..config.hsm.settings.clone()
         };
         runtime.block_on(async {
-            let hsm = HsmHandle::start(Arc::new(Pkcs11Token::new(config.pkcs11)), settings)?;
-            let result = check(&hsm).await;
-            hsm.shutdown().await;
-            result
+            for token in open_tokens(&config.hsm) {
+                let hsm = HsmHandle::start(token, settings.clone())?;
+                let result = check(&hsm).await;
+                hsm.shutdown().await;
+                result?;
+            }
+            Ok(())
         })
     }
 }

@@ -12,7 +12,7 @@ use clap::Args;
 use strongroom_hsm::pkcs11::init_token;
 use zeroize::Zeroizing;
 
-use super::{CliError, with_module_environment};
+use super::{CliError, with_environment};
 use crate::config::{RawConfig, RawHsm, environment};
 
 /// Where distributions put the library.
@@ -134,7 +134,7 @@ impl Laid {
             self.environment(),
             (LAID_OUT_DIR.into(), self.dir.display().to_string()),
         ];
-        with_module_environment(&env.into())
+        with_environment(&env.into())
     }
 
     /// Makes the token, an access key and the configuration. SoftHSM's environment is set.

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::CliError;
-use super::client::Client;
+use super::client::{Client, text};
 
 /// Manage KMS keys of a running server.
 #[derive(Debug, Args)]
@@ -28,11 +28,22 @@ enum KeyCommand {
         /// An alias, `alias/NAME`
         #[arg(long)]
         alias: Option<String>,
+        /// The custom key store that it goes into, cks-…
+        #[arg(long, value_name = "ID")]
+        key_store: Option<String>,
     },
     /// Everything about a key
     Describe(KeyArg),
     /// Make new material for a key; what was encrypted before still decrypts
     Rotate(KeyArg),
+    /// Move a key to another key store under its ARN; what was encrypted before still decrypts
+    Move {
+        #[command(flatten)]
+        key: KeyArg,
+        /// The custom key store, cks-…; the default token group without
+        #[arg(long, value_name = "ID")]
+        key_store: Option<String>,
+    },
     /// List a key's materials
     Rotations(KeyArg),
     /// Let a key be used again
@@ -73,10 +84,17 @@ impl KeyCommand {
     async fn run(self, client: &Client) -> Result<(), CliError> {
         match self {
             Self::List => list(client).await,
-            Self::Create { description, alias } => {
-                let made = client
-                    .kms("CreateKey", &json!({ "Description": description }))
-                    .await?;
+            Self::Create {
+                description,
+                alias,
+                key_store,
+            } => {
+                let mut input = json!({ "Description": description });
+                if let (Some(store), Some(input)) = (key_store, input.as_object_mut()) {
+                    input.insert("CustomKeyStoreId".into(), json!(store));
+                    input.insert("Origin".into(), json!("AWS_CLOUDHSM"));
+                }
+                let made = client.kms("CreateKey", &input).await?;
                 let id = text(&made, "/KeyMetadata/KeyId");
                 if let Some(alias) = alias {
                     client
@@ -99,6 +117,12 @@ impl KeyCommand {
                 client
                     .kms("RotateKeyOnDemand", &json!({ "KeyId": id }))
                     .await?;
+                rotations(client, &id).await
+            }
+            Self::Move { key, key_store } => {
+                let id = key_id(client, &key.key).await?;
+                let input = json!({ "KeyId": id, "CustomKeyStoreId": key_store });
+                client.call("Strongroom.MoveKey", &input).await?;
                 rotations(client, &id).await
             }
             Self::Rotations(key) => rotations(client, &key_id(client, &key.key).await?).await,
@@ -183,12 +207,4 @@ async fn key_id(client: &Client, key: &str) -> Result<String, CliError> {
 fn show(value: Option<&Value>) -> Result<(), CliError> {
     println!("{}", serde_json::to_string_pretty(&value)?);
     Ok(())
-}
-
-fn text(value: &Value, pointer: &str) -> String {
-    value
-        .pointer(pointer)
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-        .to_owned()
 }

@@ -1,15 +1,17 @@
 //! The command line: one file a subcommand.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{RawConfig, environment};
+use crate::config::{Config, RawConfig, environment};
 
 mod client;
 mod hsm;
 mod init;
 mod key;
+mod key_store;
 mod serve;
 
 /// Any error of a command, for people.
@@ -34,6 +36,8 @@ enum Command {
     Hsm(hsm::Hsm),
     /// Manage KMS keys of a running server
     Key(key::Key),
+    /// Manage custom key stores of a running server
+    KeyStore(key_store::KeyStore),
 }
 
 /// Parses the command line and does what it says.
@@ -47,6 +51,7 @@ pub fn run() -> Result<(), CliError> {
         Command::Init(init) => init.run(),
         Command::Hsm(hsm) => hsm.run(),
         Command::Key(key) => key.run(),
+        Command::KeyStore(store) => store.run(),
     }
 }
 
@@ -83,19 +88,35 @@ fn load(file: ConfigFile) -> Result<RawConfig, CliError> {
     Ok(raw)
 }
 
+/// The environment of every group's modules, as [`with_environment`] sets it.
+///
+/// # Errors
+///
+/// When two groups want different values; as [`with_environment`].
+fn with_module_environment(config: &Config) -> Result<(), CliError> {
+    let mut env = BTreeMap::new();
+    for group in std::iter::once(&config.hsm).chain(config.groups.values()) {
+        for (name, value) in &group.env {
+            let other = env.insert(name.clone(), value.clone());
+            if other.is_some_and(|other| other != *value) {
+                return Err(format!("two token groups want different values of {name}").into());
+            }
+        }
+    }
+    with_environment(&env)
+}
+
 /// Starts this program again with the environment that the module needs, unless it is there. Some modules read their
 /// configuration from the environment only, and a running process cannot change its own safely.
 ///
 /// # Errors
 ///
 /// Why the program could not be started again; on success it does not return.
-fn with_module_environment(
-    env: &std::collections::BTreeMap<String, String>,
-) -> Result<(), CliError> {
+fn with_environment(env: &BTreeMap<String, String>) -> Result<(), CliError> {
     use std::os::unix::process::CommandExt as _;
     if env
         .iter()
-        .all(|(name, value)| environment(name).as_deref() == Some(value))
+        .all(|(name, value)| environment(name).as_ref() == Some(value))
     {
         return Ok(());
     }

@@ -57,7 +57,7 @@ impl Serve {
         }
         let log = raw.log.clone();
         let config = raw.validate()?;
-        with_module_environment(&config.hsm_env)?;
+        with_module_environment(&config)?;
         serve(config, &log, |_address| Ok(()))
     }
 

@@ -10,11 +10,12 @@
 //! destroyed at once.
 
 use minicbor::{Decode, Encode};
-use strongroom_hsm::{BackingKey, BackingKeyId};
+use strongroom_hsm::{BackingKey, BackingKeyId, HsmGroup};
 
 use super::Kms;
 use super::error::KmsError;
 use super::key::{BackingRecord, Cause, Owner, Timestamp};
+use super::stores::Place;
 use super::table::{self, Rows};
 use crate::meta::{Batch, KeyRange, codec, table as tables};
 
@@ -45,12 +46,16 @@ struct Intent {
     /// Whether it was reported as an orphan already.
     #[n(3)]
     reported: bool,
+    /// In which token group; none is the default one.
+    #[n(4)]
+    group: Option<String>,
 }
 
 /// A backing key that the token holds and no record names yet.
 #[must_use = "a key without a record is an orphan"]
 pub(super) struct MadeBacking {
     key: BackingKey,
+    hsm: HsmGroup,
     record: BackingRecord,
     intent: Vec<u8>,
 }
@@ -84,9 +89,10 @@ impl Kms {
         &self,
         target: &Target<'_>,
         cause: Cause,
+        place: Place,
     ) -> Result<MadeBacking, KmsError> {
         // Asked before anything is written, so that an absent token leaves no intents.
-        let info = self.hsm.info().await.map_err(KmsError::hsm)?;
+        let info = place.hsm.info().await.map_err(KmsError::hsm)?;
         let id = BackingKeyId::random().map_err(KmsError::hsm)?;
         let label = match target {
             Target::Version(owner, version) => owner.label(*version),
@@ -98,6 +104,7 @@ impl Kms {
             created,
             process: self.process,
             reported: false,
+            group: place.group,
         };
         let intent = codec::encode(&intent);
         let row = table::intent_row(&id);
@@ -112,15 +119,16 @@ impl Kms {
             return Err(KmsError::internal("a random identity is taken"));
         }
         // After an error the object may exist or not, or come into being later: the intent stays.
-        let key = self
+        let key = place
             .hsm
             .generate_key(id, &label)
             .await
             .map_err(KmsError::hsm)?;
         let token = format!("{} {}", info.label, info.serial);
-        let record = BackingRecord::new(&key, created, cause, token);
+        let record = BackingRecord::new(&key, created, cause, token, place.store);
         Ok(MadeBacking {
             key,
+            hsm: place.hsm,
             record,
             intent,
         })
@@ -143,7 +151,7 @@ impl Kms {
     /// Destroys a key that was certainly not recorded. If that fails, its intent stays and reports it.
     pub(super) async fn abandon(&self, made: MadeBacking) {
         let id = made.key.id;
-        let ended = match self.hsm.destroy_key(id).await.map_err(KmsError::hsm) {
+        let ended = match made.hsm.destroy_key(id).await.map_err(KmsError::hsm) {
             Ok(()) => self.commit(made.fulfil()).await.map(|_intent_was_there| ()),
             Err(error) => Err(error),
         };
@@ -161,6 +169,7 @@ impl Kms {
             .await
             .map_err(KmsError::meta)?;
         drop(snapshot);
+        let mut outage = None;
         for (row, stored) in rows {
             let id = row
                 .get(1..)
@@ -176,7 +185,20 @@ impl Kms {
                 continue;
             }
             let found = Batch::new().unchanged(row.as_slice(), Some(&stored));
-            if !self.hsm.contains(id).await.map_err(KmsError::hsm)? {
+            let there = match self.groups.recorded(intent.group.as_deref()) {
+                Ok(hsm) => hsm.contains(id).await.map_err(KmsError::hsm),
+                Err(error) => Err(error),
+            };
+            let there = match there {
+                Ok(there) => there,
+                // The tokens of other groups may answer.
+                Err(error) if error.is_outage() => {
+                    outage.get_or_insert(error);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            if !there {
                 self.commit(found.delete(row)).await?;
                 tracing::info!(event = "kms.intent.ended", backing_key = %id, label = intent.label);
             } else if again || !intent.reported {
@@ -194,6 +216,6 @@ impl Kms {
                     .await?;
             }
         }
-        Ok(())
+        outage.map_or(Ok(()), Err)
     }
 }

@@ -383,7 +383,8 @@ impl Kms {
         }
         let backing = rows.backing(key.owner, version).await?.record;
         let secret = self
-            .hsm
+            .hsm_of(&rows, owner, &backing)
+            .await?
             .unwrap(&backing.backing_key()?, aad, wrapped)
             .await
             .map_err(KmsError::hsm)?;

@@ -110,7 +110,7 @@ impl Kms {
     /// the others.
     pub async fn destroy_due_keys(&self) -> Result<usize, KmsError> {
         self.reconcile_intents(false).await?;
-        let mut destroyed = 0;
+        let (mut destroyed, mut outage) = (0, None);
         let mut after = None;
         loop {
             let step = self.scan_heads(after, LIST_STEP).await?;
@@ -125,7 +125,8 @@ impl Kms {
                 }
                 match self.destroy(&arn).await {
                     Ok(by_us) => destroyed += usize::from(by_us),
-                    Err(error) if error.is_outage() => return Err(error),
+                    // The tokens of other keys may answer.
+                    Err(error) if error.is_outage() => outage = outage.or(Some(error)),
                     Err(error) => {
                         tracing::error!(event = "kms.key.not_destroyed", key = %arn, %error);
                     }
@@ -133,7 +134,7 @@ impl Kms {
             }
             match step.last {
                 Some(last) => after = Some(last),
-                None => return Ok(destroyed),
+                None => return outage.map_or(Ok(destroyed), Err),
             }
         }
     }
@@ -188,8 +189,10 @@ impl Kms {
         let rows = self.rows().await?;
         let versions = rows.head(&owner).await?.record.current;
         for version in 1..=versions {
-            let id = rows.backing(&owner, version).await?.record.id();
-            self.hsm.destroy_key(id).await.map_err(KmsError::hsm)?;
+            let backing = rows.backing(&owner, version).await?.record;
+            let id = backing.id();
+            let hsm = self.hsm_of(&rows, &owner, &backing).await?;
+            hsm.destroy_key(id).await.map_err(KmsError::hsm)?;
             self.wraps.forget(id);
             tracing::info!(event = "kms.backing_key.destroyed", %key, version, backing_key = %id);
         }
@@ -206,9 +209,14 @@ impl Kms {
                 Err(error) => return Err(error),
             };
             let mut batch = head.delete();
+            let mut stores = Vec::new();
             for version in 1..=head.record.current {
-                batch = batch.and(rows.backing(owner, version).await?.delete());
+                let backing = rows.backing(owner, version).await?;
+                batch = batch.and(backing.delete());
+                stores.extend(backing.record.store);
             }
+            let stores: Vec<_> = stores.iter().collect();
+            batch = batch.and(self.recount(&rows, None, &stores).await?);
             for name in &head.record.aliases {
                 if let Some(alias) = aliases::load(&rows, name).await? {
                     batch = batch.and(alias.delete());

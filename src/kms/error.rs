@@ -29,6 +29,9 @@ pub enum KmsError {
         /// What it is.
         state: WrongState,
     },
+    /// Caller: a custom key store.
+    #[error("{0}")]
+    KeyStore(KeyStoreError),
     /// Caller: the key is not for this use, or not with this algorithm.
     #[error("{0}")]
     InvalidKeyUsage(String),
@@ -117,6 +120,40 @@ pub enum WrongState {
     PendingDeletion,
     /// There is no deletion to cancel.
     NotPendingDeletion,
+    /// Its key store is disconnected.
+    Unavailable,
+}
+
+/// What is wrong about a custom key store, by the API's exceptions.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyStoreError {
+    /// There is none with this id.
+    #[error("The custom key store {0} does not exist")]
+    NotFound(String),
+    /// Another one has this name.
+    #[error("A custom key store named {0} exists already")]
+    NameInUse(String),
+    /// No token group of the configuration has this cluster id.
+    #[error("No token group of the configuration has the cluster id {0}")]
+    ClusterNotFound(String),
+    /// Another one is on this token group.
+    #[error("A custom key store is on {0} already")]
+    ClusterInUse(String),
+    /// The token group does not hold the store's backing keys.
+    #[error("The tokens do not hold the backing keys of this key store")]
+    ClusterNotRelated,
+    /// Not in its connection state.
+    #[error("The custom key store does not allow this now: {0}")]
+    InvalidState(&'static str),
+    /// There are backing keys in it, of keys or of their earlier versions.
+    #[error("There are keys in the custom key store")]
+    HasKeys,
+}
+
+impl From<KeyStoreError> for KmsError {
+    fn from(error: KeyStoreError) -> Self {
+        Self::KeyStore(error)
+    }
 }
 
 impl std::fmt::Display for WrongState {
@@ -124,6 +161,7 @@ impl std::fmt::Display for WrongState {
         f.write_str(match self {
             Self::PendingDeletion => "pending deletion",
             Self::NotPendingDeletion => "not pending deletion",
+            Self::Unavailable => "unavailable: its key store is disconnected",
         })
     }
 }

@@ -118,7 +118,11 @@ impl Kms {
             return Ok(());
         }
         let made = self
-            .make_backing(&Target::Version(owner, 1), Cause::Creation)
+            .make_backing(
+                &Target::Version(owner, 1),
+                Cause::Creation,
+                self.default_place(),
+            )
             .await?;
         let rows = self.rows().await?;
         let record = KeyRecord::new(made.record().created, KeyManager::Internal);

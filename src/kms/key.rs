@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::error::{KmsError, WrongState};
 use super::internal::InternalKey;
+use super::stores::KeyStoreId;
 
 /// Names a KMS key for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -252,6 +253,9 @@ pub(super) struct KeyRecord {
     /// Names of the aliases that point here; their rows say the same from the other side.
     #[n(8)]
     pub(super) aliases: Vec<String>,
+    /// The custom key store in which backing keys are made; none is the default group.
+    #[n(9)]
+    pub(super) store: Option<KeyStoreId>,
 }
 
 impl KeyRecord {
@@ -266,6 +270,7 @@ impl KeyRecord {
             on_demand_rotations: 0,
             tags: BTreeMap::new(),
             aliases: Vec::new(),
+            store: None,
         }
     }
 
@@ -356,6 +361,9 @@ pub(super) enum Cause {
     /// The version before had wrapped as much as it may.
     #[n(3)]
     WrapLimit,
+    /// Its key has moved to another key store.
+    #[n(4)]
+    Move,
 }
 
 /// What is recorded of a backing key version.
@@ -378,10 +386,19 @@ pub(super) struct BackingRecord {
     /// What the token wants to be shown of it.
     #[cbor(n(6), with = "minicbor::bytes", default)]
     blob: Vec<u8>,
+    /// The custom key store that holds it; none is the default group.
+    #[n(7)]
+    pub(super) store: Option<KeyStoreId>,
 }
 
 impl BackingRecord {
-    pub(super) fn new(key: &BackingKey, created: Timestamp, cause: Cause, token: String) -> Self {
+    pub(super) fn new(
+        key: &BackingKey,
+        created: Timestamp,
+        cause: Cause,
+        token: String,
+        store: Option<KeyStoreId>,
+    ) -> Self {
         Self {
             id: *key.id.as_bytes(),
             canary: key.canary.0.as_bytes().to_vec(),
@@ -390,6 +407,7 @@ impl BackingRecord {
             token,
             wraps_reserved: 0,
             blob: key.blob.as_bytes().to_vec(),
+            store,
         }
     }
 

@@ -9,6 +9,7 @@ use super::key::{
     Cause, KeyArn, KeyId, KeyManager, KeyMaterialId, KeyRecord, KeyState, Owner, Timestamp,
 };
 use super::policy::{self, POLICY_NAME, PolicyRecord};
+use super::stores::{KeyStoreId, KeyStoreOfKey};
 use super::{COMMIT_ATTEMPTS_MAX, Kms, Page, check_proof, check_proof_of, rotation, table, tags};
 use crate::auth::{Authorised, Resource};
 use crate::meta::table as tables;
@@ -30,6 +31,8 @@ pub struct NewKey {
     pub policy: Option<String>,
     /// Whether a policy that locks the caller out is taken all the same.
     pub bypass_lockout_check: bool,
+    /// The custom key store that it goes into; the default group without.
+    pub store: Option<KeyStoreId>,
 }
 
 /// What is told of a key.
@@ -47,6 +50,8 @@ pub struct KeyMetadata {
     pub manager: KeyManager,
     /// The backing key that encrypts.
     pub current_material: KeyMaterialId,
+    /// The custom key store that it is in.
+    pub store: Option<KeyStoreOfKey>,
 }
 
 impl Kms {
@@ -71,6 +76,7 @@ impl Kms {
         };
         let mut record = KeyRecord::new(self.now(), KeyManager::Customer);
         record.description = new.description;
+        record.store = new.store;
         record.tags = tags::merge(&BTreeMap::new(), &new.tags)?;
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             if let Some(metadata) = self.make_key(record.clone(), &document, None).await? {
@@ -116,7 +122,11 @@ impl Kms {
         let arn = self.key_arn(KeyId::random());
         let owner = Owner::Key(arn.clone());
         let made = self
-            .make_backing(&Target::Version(&owner, record.current), Cause::Creation)
+            .make_backing(
+                &Target::Version(&owner, record.current),
+                Cause::Creation,
+                self.place_for(record.store.as_ref()).await?,
+            )
             .await?;
         let material = made.record().material();
         record.rotation = rotation::initial_schedule(record.manager, record.created);
@@ -130,7 +140,9 @@ impl Kms {
                 &PolicyRecord {
                     document: policy.to_owned(),
                 },
-            ));
+            ))
+            .and(self.recount(&rows, record.store.as_ref(), &[]).await?);
+        let store = self.store_of_key(&rows, &record).await?;
         if let Some(alias) = alias {
             let target = AliasRecord::new(arn.key_id(), record.created);
             batch = batch.and(rows.insert(table::alias_row(alias), &target));
@@ -139,7 +151,7 @@ impl Kms {
             return Ok(None);
         }
         tracing::info!(event = "kms.key.created", key = %arn, %material, manager = ?record.manager);
-        Ok(Some(metadata(arn, &record, material)))
+        Ok(Some(metadata(arn, &record, material, store)))
     }
 
     /// Describes a key.
@@ -161,7 +173,8 @@ impl Kms {
             .await?
             .record
             .material();
-        Ok(metadata(key.clone(), &record, material))
+        let store = self.store_of_key(&rows, &record).await?;
+        Ok(metadata(key.clone(), &record, material, store))
     }
 
     /// Lists all keys, by id.
@@ -268,7 +281,12 @@ impl Kms {
     }
 }
 
-fn metadata(arn: KeyArn, record: &KeyRecord, current_material: KeyMaterialId) -> KeyMetadata {
+fn metadata(
+    arn: KeyArn,
+    record: &KeyRecord,
+    current_material: KeyMaterialId,
+    store: Option<KeyStoreOfKey>,
+) -> KeyMetadata {
     KeyMetadata {
         arn,
         created: record.created,
@@ -276,6 +294,7 @@ fn metadata(arn: KeyArn, record: &KeyRecord, current_material: KeyMaterialId) ->
         state: record.state,
         manager: record.manager,
         current_material,
+        store,
     }
 }
 

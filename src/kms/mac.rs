@@ -104,7 +104,8 @@ impl Kms {
             codec::decode("metadata MAC key", &stored).map_err(KmsError::meta)?;
         let wrapped = Wrapped::from_bytes(&record.wrapped).map_err(|_scheme| damaged())?;
         let key = self
-            .hsm
+            .groups
+            .default_group()
             .unwrap(
                 &record.backing.backing_key()?,
                 internal::aad(NAME, &[], &[]),
@@ -142,11 +143,12 @@ impl Kms {
         }
         drop(snapshot);
         let made = self
-            .make_backing(&Target::MetadataMac, Cause::Creation)
+            .make_backing(&Target::MetadataMac, Cause::Creation, self.default_place())
             .await?;
         let key = DataKey::random().map_err(KmsError::hsm)?;
         let wrapped = self
-            .hsm
+            .groups
+            .default_group()
             .wrap(
                 made.key(),
                 internal::aad(NAME, &[], &[]),

@@ -18,13 +18,12 @@
 //! # Reading order
 //!
 //! `key`, `context`, `ciphertext`, `table`, `mac`, `backing`, `wraps`, `data`, then the use cases:
-//! `keys`, `aliases`, `tags`, `policy`, `rotation`, `deletion`, `internal`; the front end is [`api`].
+//! `keys`, `stores`, `aliases`, `tags`, `policy`, `rotation`, `deletion`, `internal`; the front end is [`api`].
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use strongroom_hsm::HsmHandle;
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::auth::{AccountId, Authorised, Resource};
@@ -45,6 +44,7 @@ mod keys;
 mod mac;
 mod policy;
 mod rotation;
+mod stores;
 mod table;
 mod tags;
 #[cfg(test)]
@@ -58,7 +58,7 @@ pub use data::{Decrypted, Encrypted, GENERATED_BYTES_MAX, Generated, ReEncrypted
 pub use deletion::{
     DELETION_WINDOW_DAYS_DEFAULT, DELETION_WINDOW_DAYS_MAX, DELETION_WINDOW_DAYS_MIN, Deletion,
 };
-pub use error::{KmsError, WrongState};
+pub use error::{KeyStoreError, KmsError, WrongState};
 pub use internal::InternalKey;
 pub use key::{
     KeyArn, KeyId, KeyManager, KeyMaterialId, KeyRef, KeyState, RotationSchedule, Timestamp,
@@ -68,6 +68,10 @@ pub use policy::{POLICY_CHARS_MAX, POLICY_NAME};
 pub use rotation::{
     ON_DEMAND_ROTATIONS_MAX, ROTATION_PERIOD_DAYS_DEFAULT, ROTATION_PERIOD_DAYS_MAX,
     ROTATION_PERIOD_DAYS_MIN, RotatedBy, RotationEntry, RotationStatus,
+};
+pub use stores::{
+    Connection, KEY_STORE_NAME_CHARS_MAX, KEY_STORES_MAX, KeyStoreChange, KeyStoreEntry,
+    KeyStoreId, KeyStoreOfKey, TokenGroups, cluster_id_of,
 };
 pub use tags::{TAG_NAME_CHARS_MAX, TAG_VALUE_CHARS_MAX, TAGS_PER_KEY_MAX};
 
@@ -103,7 +107,7 @@ pub struct KmsSettings {
 /// The control plane. Used as `Arc<Kms>`.
 pub struct Kms {
     meta: Arc<dyn Meta>,
-    hsm: HsmHandle,
+    groups: TokenGroups,
     clock: Arc<dyn Clock>,
     settings: KmsSettings,
     /// `arn:aws:kms:REGION:ACCOUNT:`
@@ -147,17 +151,17 @@ impl<T, C> Page<T, C> {
 }
 
 impl Kms {
-    /// A control plane over these records and this HSM. Touches neither.
+    /// A control plane over these records and these token groups. Touches neither.
     pub fn new(
         meta: Arc<dyn Meta>,
-        hsm: HsmHandle,
+        groups: impl Into<TokenGroups>,
         clock: Arc<dyn Clock>,
         settings: KmsSettings,
     ) -> Self {
         let arn_stem = format!("arn:aws:kms:{}:{}:", settings.region, settings.account);
         Self {
             meta,
-            hsm,
+            groups: groups.into(),
             clock,
             settings,
             arn_stem,

@@ -10,6 +10,7 @@ use super::key::{
     Cause, KeyArn, KeyManager, KeyMaterialId, KeyRecord, KeyState, Owner, RotationSchedule,
     Timestamp,
 };
+use super::stores::KeyStoreId;
 use super::{COMMIT_ATTEMPTS_MAX, Kms, Page, check_proof};
 use crate::auth::Authorised;
 use crate::meta::Batch;
@@ -52,6 +53,27 @@ pub struct RotationEntry {
     pub rotated: Option<(Timestamp, RotatedBy)>,
 }
 
+/// Why a key gets a new backing key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Rotation {
+    OnDemand,
+    Schedule,
+    WrapLimit,
+    /// Into another key store; none is the default group.
+    Move(Option<KeyStoreId>),
+}
+
+impl Rotation {
+    fn cause(&self) -> Cause {
+        match self {
+            Self::OnDemand => Cause::OnDemand,
+            Self::Schedule => Cause::Schedule,
+            Self::WrapLimit => Cause::WrapLimit,
+            Self::Move(_) => Cause::Move,
+        }
+    }
+}
+
 impl Kms {
     /// Rotates now (kms:RotateKeyOnDemand). Done when this returns.
     ///
@@ -69,7 +91,41 @@ impl Kms {
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             let head = self.rows().await?.head(&owner).await?.record;
             head.customer_managed(key, ACTION)?;
-            if self.rotate(&owner, head.current, Cause::OnDemand).await? {
+            if self
+                .rotate(&owner, head.current, Rotation::OnDemand)
+                .await?
+            {
+                return Ok(());
+            }
+        }
+        Err(KmsError::Busy)
+    }
+
+    /// Moves a key to another key store under the same ARN: a new backing key is made there and encrypts from now on,
+    /// the earlier ones stay where they are and go on decrypting. Not an operation of AWS.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyStoreError`](super::KeyStoreError); by the key's state; by the HSM.
+    pub async fn move_key(
+        &self,
+        proof: &Authorised,
+        key: &KeyArn,
+        to: Option<KeyStoreId>,
+    ) -> Result<(), KmsError> {
+        const ACTION: &str = "strongroom:MoveKey";
+        check_proof(proof, &[ACTION], key)?;
+        let owner = Owner::Key(key.clone());
+        for _ in 0..COMMIT_ATTEMPTS_MAX {
+            let head = self.rows().await?.head(&owner).await?.record;
+            head.customer_managed(key, ACTION)?;
+            if head.store == to {
+                return Ok(());
+            }
+            if self
+                .rotate(&owner, head.current, Rotation::Move(to.clone()))
+                .await?
+            {
                 return Ok(());
             }
         }
@@ -179,7 +235,7 @@ impl Kms {
             let backing = rows.backing(&owner, version).await?.record;
             let by = match backing.cause {
                 Cause::Creation => None,
-                Cause::OnDemand => Some(RotatedBy::OnDemand),
+                Cause::OnDemand | Cause::Move => Some(RotatedBy::OnDemand),
                 Cause::Schedule | Cause::WrapLimit => Some(RotatedBy::Automatic),
             };
             entries.push(RotationEntry {
@@ -199,7 +255,7 @@ impl Kms {
     /// When the HSM or the records cannot be had. A single key that cannot be rotated is logged and does not keep
     /// the others.
     pub async fn rotate_due_keys(&self) -> Result<usize, KmsError> {
-        let mut rotated = 0;
+        let (mut rotated, mut outage) = (0, None);
         let mut after = None;
         loop {
             let step = self.scan_heads(after, LIST_STEP).await?;
@@ -211,11 +267,12 @@ impl Kms {
                     continue;
                 }
                 match self
-                    .rotate(&Owner::Key(arn.clone()), record.current, Cause::Schedule)
+                    .rotate(&Owner::Key(arn.clone()), record.current, Rotation::Schedule)
                     .await
                 {
                     Ok(by_us) => rotated += usize::from(by_us),
-                    Err(error) if error.is_outage() => return Err(error),
+                    // The tokens of other keys may answer.
+                    Err(error) if error.is_outage() => outage = outage.or(Some(error)),
                     Err(error) => {
                         tracing::error!(event = "kms.rotation.failed", key = %arn, %error);
                     }
@@ -223,7 +280,7 @@ impl Kms {
             }
             match step.last {
                 Some(last) => after = Some(last),
-                None => return Ok(rotated),
+                None => return outage.map_or(Ok(rotated), Err),
             }
         }
     }
@@ -233,27 +290,31 @@ impl Kms {
         &self,
         owner: &Owner,
         from: u32,
-        cause: Cause,
+        rotation: Rotation,
     ) -> Result<bool, KmsError> {
         let _making = self.lock_making(&self.making).await?;
         let head = self.rows().await?.head(owner).await?.record;
         let now = self.now();
-        if rotated(&head, owner, from, cause, now)?.is_none() {
+        let Some(next) = rotated(&head, owner, from, &rotation, now)? else {
             return Ok(false);
-        }
+        };
         let version = from
             .checked_add(1)
             .ok_or(KmsError::internal("backing key versions are used up"))?;
         let made = self
-            .make_backing(&Target::Version(owner, version), cause)
+            .make_backing(
+                &Target::Version(owner, version),
+                rotation.cause(),
+                self.place_for(next.store.as_ref()).await?,
+            )
             .await?;
         let material = made.record().material();
         for _ in 0..COMMIT_ATTEMPTS_MAX {
-            match self.rotation(&made, owner, from, cause, now).await {
+            match self.rotation(&made, owner, from, &rotation, now).await {
                 Ok(Some(batch)) => {
                     // After an error of the store the batch may have been applied: the key is not touched then.
                     if self.commit(batch).await? {
-                        tracing::info!(event = "kms.key.rotated", label = owner.label(version), %material, ?cause);
+                        tracing::info!(event = "kms.key.rotated", label = owner.label(version), %material, ?rotation);
                         return Ok(true);
                     }
                 }
@@ -277,17 +338,18 @@ impl Kms {
         made: &MadeBacking,
         owner: &Owner,
         from: u32,
-        cause: Cause,
+        rotation: &Rotation,
         now: Timestamp,
     ) -> Result<Option<Batch>, KmsError> {
         let rows = self.rows().await?;
         let head = rows.head(owner).await?;
-        let Some(record) = rotated(&head.record, owner, from, cause, now)? else {
+        let Some(record) = rotated(&head.record, owner, from, rotation, now)? else {
             return Ok(None);
         };
         let batch = rows
             .replace(&head, &record)
-            .and(made.insert(&rows, owner, record.current));
+            .and(made.insert(&rows, owner, record.current))
+            .and(self.recount(&rows, record.store.as_ref(), &[]).await?);
         Ok(Some(batch.and(made.fulfil())))
     }
 }
@@ -297,7 +359,7 @@ fn rotated(
     head: &KeyRecord,
     owner: &Owner,
     from: u32,
-    cause: Cause,
+    rotation: &Rotation,
     now: Timestamp,
 ) -> Result<Option<KeyRecord>, KmsError> {
     let _enabled = head.enabled(owner)?;
@@ -306,8 +368,8 @@ fn rotated(
     }
     let mut record = head.clone();
     record.current += 1;
-    match cause {
-        Cause::OnDemand if head.on_demand_rotations >= ON_DEMAND_ROTATIONS_MAX => {
+    match rotation {
+        Rotation::OnDemand if head.on_demand_rotations >= ON_DEMAND_ROTATIONS_MAX => {
             let key_id = match owner {
                 Owner::Key(arn) => arn.key_id().to_string(),
                 Owner::Internal(_) => String::new(),
@@ -317,8 +379,8 @@ fn rotated(
                  be performed for this key: {key_id}"
             )));
         }
-        Cause::OnDemand => record.on_demand_rotations += 1,
-        Cause::Schedule => {
+        Rotation::OnDemand => record.on_demand_rotations += 1,
+        Rotation::Schedule => {
             // The schedule keeps its days, however late this one is; what was missed is not made up for.
             if let Some(schedule) = &mut record.rotation {
                 while schedule.next <= now && schedule.period_days > 0 {
@@ -326,7 +388,8 @@ fn rotated(
                 }
             }
         }
-        Cause::WrapLimit | Cause::Creation => {}
+        Rotation::WrapLimit => {}
+        Rotation::Move(to) => record.store.clone_from(to),
     }
     Ok(Some(record))
 }

@@ -11,10 +11,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-use strongroom_hsm::{BackingKey, BackingKeyId, SecretBytes, Wrapped};
+use strongroom_hsm::{BackingKey, BackingKeyId, HsmGroup, SecretBytes, Wrapped};
 
 use super::error::KmsError;
-use super::key::{Cause, EnabledKey, KeyMaterialId, Owner};
+use super::key::{EnabledKey, KeyMaterialId, Owner};
+use super::rotation::Rotation;
 use super::table::Rows;
 use super::{COMMIT_ATTEMPTS_MAX, Kms};
 
@@ -64,6 +65,7 @@ pub(super) struct WrapPermit {
     pub(super) version: u32,
     pub(super) material: KeyMaterialId,
     backing: BackingKey,
+    hsm: HsmGroup,
 }
 
 /// What became of an attempt to take a wrap.
@@ -87,7 +89,7 @@ impl Kms {
                 return Ok(permit);
             }
             let _rotated_by_us = self
-                .rotate(owner, key.record.current, Cause::WrapLimit)
+                .rotate(owner, key.record.current, Rotation::WrapLimit)
                 .await?;
         }
         Err(KmsError::Busy)
@@ -100,7 +102,8 @@ impl Kms {
         aad: Vec<u8>,
         plaintext: SecretBytes,
     ) -> Result<Wrapped, KmsError> {
-        self.hsm
+        permit
+            .hsm
             .wrap(&permit.backing, aad, plaintext)
             .await
             .map_err(KmsError::hsm)
@@ -114,6 +117,7 @@ impl Kms {
         let version = key.record.current;
         let backing = rows.backing(key.owner, version).await?.record;
         let id = backing.id();
+        let hsm = self.hsm_of(rows, key.owner, &backing).await?.clone();
         if !self.wraps.take(id) {
             match self.reserve_wraps(key, id).await? {
                 Reserved::Nothing => return Ok(None),
@@ -125,6 +129,7 @@ impl Kms {
             version,
             material: backing.material(),
             backing: backing.backing_key()?,
+            hsm,
         }))
     }
 
@@ -169,7 +174,7 @@ impl Kms {
     /// The last block is taken: rotates, and goes on with the block if that fails.
     async fn rotate_early(&self, key: EnabledKey<'_>) {
         if let Err(error) = self
-            .rotate(key.owner, key.record.current, Cause::WrapLimit)
+            .rotate(key.owner, key.record.current, Rotation::WrapLimit)
             .await
         {
             tracing::warn!(event = "kms.rotation.postponed", key = key.owner.label(key.record.current), %error);

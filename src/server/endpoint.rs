@@ -14,7 +14,6 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use s3s::service::S3Service;
-use strongroom_hsm::HsmHandle;
 use tracing::{Instrument, info, info_span};
 
 use super::body::TimedBody;
@@ -23,7 +22,7 @@ use crate::auth::payload::{BodyError, BoxError, VerifiedBody};
 use crate::auth::sigv4::{AuthError, Verifier};
 use crate::auth::{AccountId, Principal, RequestContext};
 use crate::config::Limits;
-use crate::kms::{self, Kms};
+use crate::kms::{self, Kms, TokenGroups};
 use crate::s3::{
     AnnouncedTrailers, Front, check_document, drop_meaningless_range, error_response, refuse,
 };
@@ -44,7 +43,7 @@ pub(super) struct Endpoint {
     verifier: Verifier,
     s3: S3Service,
     kms: Arc<Kms>,
-    hsm: HsmHandle,
+    groups: TokenGroups,
     account: AccountId,
     limits: Limits,
 }
@@ -54,7 +53,7 @@ impl Endpoint {
         verifier: Verifier,
         front: Front,
         kms: Arc<Kms>,
-        hsm: HsmHandle,
+        groups: TokenGroups,
         account: AccountId,
         limits: Limits,
     ) -> Self {
@@ -62,7 +61,7 @@ impl Endpoint {
             verifier,
             s3: front.into_service(),
             kms,
-            hsm,
+            groups,
             account,
             limits,
         }
@@ -75,7 +74,7 @@ impl Endpoint {
             .route("/healthz", get(|| async { "ok\n" }))
             .route(
                 "/readyz",
-                get(move || async move { health::ready(&ready.hsm.health()) }),
+                get(move || async move { health::ready(&ready.groups) }),
             )
             .fallback(move |request: Request| {
                 let endpoint = Arc::clone(&self);

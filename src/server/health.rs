@@ -6,27 +6,55 @@
 
 use axum::response::{IntoResponse, Response};
 use http::header;
-use strongroom_hsm::{Health, State};
+use serde_json::{Value, json};
+use strongroom_hsm::{Health, HsmGroup, State};
 
-pub(super) fn ready(hsm: &Health) -> Response {
-    let state = match hsm.state {
-        State::Unknown => "unknown",
-        State::Ready => "ready",
-        State::Down => "down",
-        State::Hung => "hung",
-    };
-    let status = if hsm.state == State::Ready {
-        "ready"
-    } else {
-        "degraded"
-    };
-    let body = serde_json::json!({
-        "status": status,
-        "hsm": { "state": state, "queued": hsm.queued, "workers": hsm.workers, "hung_workers": hsm.hung_workers },
+use crate::kms::TokenGroups;
+
+pub(super) fn ready(groups: &TokenGroups) -> Response {
+    let default = groups.default_group();
+    let named: serde_json::Map<String, Value> = groups
+        .named()
+        .map(|(name, group)| (name.to_owned(), told(group)))
+        .collect();
+    let all = std::iter::once(default).chain(groups.named().map(|(_, group)| group));
+    // A member of a group that is out of order is somebody's work, too.
+    let well = all
+        .flat_map(HsmGroup::health)
+        .all(|health| health.state == State::Ready);
+    let body = json!({
+        "status": if well { "ready" } else { "degraded" },
+        "hsm": told(default),
+        "groups": named,
     });
     (
         [(header::CONTENT_TYPE, "application/json")],
         format!("{body}\n"),
     )
         .into_response()
+}
+
+fn told(group: &HsmGroup) -> Value {
+    json!({
+        "state": name(group.state()),
+        "tokens": group.health().iter().map(token).collect::<Vec<_>>(),
+    })
+}
+
+fn token(health: &Health) -> Value {
+    json!({
+        "state": name(health.state),
+        "queued": health.queued,
+        "workers": health.workers,
+        "hung_workers": health.hung_workers,
+    })
+}
+
+fn name(state: State) -> &'static str {
+    match state {
+        State::Unknown => "unknown",
+        State::Ready => "ready",
+        State::Down => "down",
+        State::Hung => "hung",
+    }
 }

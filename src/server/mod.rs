@@ -10,8 +10,6 @@ use std::time::Duration;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use strongroom_hsm::pkcs11::Pkcs11Token;
-use strongroom_hsm::{HsmHandle, Token};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -21,7 +19,9 @@ use crate::auth::sigv4::Verifier;
 use crate::blob::FsBlobs;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Limits, read_credentials};
-use crate::kms::{Kms, KmsSettings, WRAP_COUNT_BLOCK_DEFAULT, WRAPS_PER_BACKING_KEY_MAX_DEFAULT};
+use crate::kms::{
+    Kms, KmsSettings, TokenGroups, WRAP_COUNT_BLOCK_DEFAULT, WRAPS_PER_BACKING_KEY_MAX_DEFAULT,
+};
 use crate::meta::{Meta, RedbMeta};
 use crate::s3::Front;
 use crate::store::Store;
@@ -30,6 +30,7 @@ mod body;
 mod endpoint;
 mod health;
 mod stream;
+pub mod tokens;
 
 use endpoint::Endpoint;
 use stream::TimedStream;
@@ -83,8 +84,8 @@ pub struct Server {
 /// What a server is made of: for maintenance, and for tests that look inside.
 #[derive(Debug, Clone)]
 pub struct Parts {
-    /// The HSM.
-    pub hsm: HsmHandle,
+    /// Where backing keys are.
+    pub groups: TokenGroups,
     /// Keys.
     pub kms: Arc<Kms>,
     /// Objects.
@@ -106,20 +107,6 @@ impl Server {
     ///
     /// [`StartError`]; an absent token is none.
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
-        let token: Arc<dyn Token> = Arc::new(Pkcs11Token::new(config.pkcs11.clone()));
-        Self::start_on(config, token, clock).await
-    }
-
-    /// The same, on a given token.
-    ///
-    /// # Errors
-    ///
-    /// As [`Server::start`].
-    pub async fn start_on(
-        config: Config,
-        token: Arc<dyn Token>,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self, StartError> {
         let credentials =
             Arc::new(read_credentials(&config.credentials_file).map_err(StartError::Config)?);
         let meta_path = config.data_dir.join("meta.redb");
@@ -128,7 +115,7 @@ impl Server {
         let blob_path = config.data_dir.join("blobs");
         let blobs =
             Arc::new(FsBlobs::open(&blob_path).map_err(data_error("blob store", &blob_path))?);
-        let hsm = HsmHandle::start(token, config.hsm.clone()).map_err(StartError::Hsm)?;
+        let groups = tokens::start_groups(&config).map_err(StartError::Hsm)?;
         let settings = KmsSettings {
             account: config.account.clone(),
             region: config.regions.first().cloned().unwrap_or_default(),
@@ -137,7 +124,7 @@ impl Server {
         };
         let kms = Arc::new(Kms::new(
             Arc::clone(&meta),
-            hsm.clone(),
+            groups.clone(),
             Arc::clone(&clock),
             settings,
         ));
@@ -179,7 +166,7 @@ impl Server {
             verifier,
             front,
             Arc::clone(&kms),
-            hsm.clone(),
+            groups.clone(),
             config.account,
             config.limits,
         );
@@ -199,7 +186,7 @@ impl Server {
             address,
             endpoint: Arc::new(endpoint),
             parts: Parts {
-                hsm,
+                groups,
                 kms,
                 store,
                 meta,
@@ -266,7 +253,7 @@ impl Server {
             );
         }
         connections.shutdown().await;
-        self.parts.hsm.shutdown().await;
+        self.parts.groups.shutdown().await;
         info!(event = "server.stopped");
     }
 

@@ -69,7 +69,8 @@ fn when_the_window_ends_the_backing_keys_are_destroyed_in_the_token() {
         for material in &materials {
             assert!(
                 parts
-                    .hsm
+                    .groups
+                    .default_group()
                     .contains(*material)
                     .await
                     .expect("the token answers")
@@ -81,7 +82,8 @@ fn when_the_window_ends_the_backing_keys_are_destroyed_in_the_token() {
         for material in &materials {
             assert!(
                 !parts
-                    .hsm
+                    .groups
+                    .default_group()
                     .contains(*material)
                     .await
                     .expect("the token answers")
@@ -89,6 +91,6 @@ fn when_the_window_ends_the_backing_keys_are_destroyed_in_the_token() {
         }
         let (_, described) = ask(&parts, "DescribeKey", json!({ "KeyId": id })).await;
         assert!(described.contains("NotFoundException"), "{described}");
-        parts.hsm.shutdown().await;
+        parts.groups.shutdown().await;
     });
 }

@@ -134,7 +134,7 @@ fn rows_that_are_swapped_or_changed_are_found() {
             }
             tamper(&parts, &format!("{kind}/one"), &format!("{kind}/two")).await;
         }
-        parts.hsm.shutdown().await;
+        parts.groups.shutdown().await;
     });
 }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::StatusCode;
 
-use crate::kms::KmsError;
+use crate::kms::{KeyStoreError, KmsError};
 
 const INTERNAL: &str = "An internal error occurred. Please try again.";
 
@@ -32,6 +32,19 @@ impl WireError {
             E::NotFound(_) => ("NotFoundException", BAD, message),
             E::Disabled(_) => ("DisabledException", BAD, message),
             E::InvalidState { .. } => ("KMSInvalidStateException", BAD, message),
+            E::KeyStore(error) => (
+                match error {
+                    KeyStoreError::NotFound(_) => "CustomKeyStoreNotFoundException",
+                    KeyStoreError::NameInUse(_) => "CustomKeyStoreNameInUseException",
+                    KeyStoreError::ClusterNotFound(_) => "CloudHsmClusterNotFoundException",
+                    KeyStoreError::ClusterInUse(_) => "CloudHsmClusterInUseException",
+                    KeyStoreError::ClusterNotRelated => "CloudHsmClusterNotRelatedException",
+                    KeyStoreError::InvalidState(_) => "CustomKeyStoreInvalidStateException",
+                    KeyStoreError::HasKeys => "CustomKeyStoreHasCMKsException",
+                },
+                BAD,
+                message,
+            ),
             E::InvalidKeyUsage(_) => ("InvalidKeyUsageException", BAD, message),
             E::InvalidCiphertext => ("InvalidCiphertextException", BAD, String::new()),
             E::ForeignCiphertext | E::Managed { .. } => ("AccessDeniedException", BAD, message),

@@ -6,21 +6,24 @@ use serde::{Deserialize, Serialize};
 use super::call::Call;
 use super::members::{Constraints, Paging, SYMMETRIC_DEFAULT, Unhonoured, marker, seconds, there};
 use super::policy::check_document;
+use super::stores::check_id_if_any;
 use super::tags::{Tag, pairs};
 use crate::kms::{
     DELETION_WINDOW_DAYS_DEFAULT, DELETION_WINDOW_DAYS_MAX, DELETION_WINDOW_DAYS_MIN,
-    DESCRIPTION_CHARS_MAX, KeyId, KeyManager, KeyMetadata, KeyState, KmsError, NewKey,
+    DESCRIPTION_CHARS_MAX, KeyId, KeyManager, KeyMetadata, KeyState, KeyStoreId, KmsError, NewKey,
 };
 
 const ENCRYPT_DECRYPT: &str = "ENCRYPT_DECRYPT";
 const AWS_KMS: &str = "AWS_KMS";
+const AWS_CLOUDHSM: &str = "AWS_CLOUDHSM";
+const ENABLED: &str = "Enabled";
 const KEY_USAGES: [&str; 4] = [
     "SIGN_VERIFY",
     ENCRYPT_DECRYPT,
     "GENERATE_VERIFY_MAC",
     "KEY_AGREEMENT",
 ];
-const ORIGINS: [&str; 4] = [AWS_KMS, "EXTERNAL", "AWS_CLOUDHSM", "EXTERNAL_KEY_STORE"];
+const ORIGINS: [&str; 4] = [AWS_KMS, "EXTERNAL", AWS_CLOUDHSM, "EXTERNAL_KEY_STORE"];
 const KEY_SPECS: [&str; 17] = [
     "RSA_2048",
     "RSA_3072",
@@ -56,6 +59,7 @@ pub(super) struct CreateKeyRequest {
     bypass_policy_lockout_safety_check: Option<bool>,
     tags: Option<Vec<Tag>>,
     multi_region: Option<bool>,
+    custom_key_store_id: Option<String>,
     #[serde(flatten)]
     unhonoured: Unhonoured,
 }
@@ -87,6 +91,10 @@ struct Metadata {
     encryption_algorithms: [&'static str; 1],
     multi_region: bool,
     current_key_material_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    custom_key_store_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cloud_hsm_cluster_id: Option<String>,
 }
 
 pub(super) async fn create_key(
@@ -109,6 +117,7 @@ pub(super) async fn create_key(
     constraints.one_of("keySpec", input.key_spec.as_deref(), &KEY_SPECS);
     constraints.one_of("origin", input.origin.as_deref(), &ORIGINS);
     check_document(&mut constraints, input.policy.as_deref());
+    check_id_if_any(&mut constraints, input.custom_key_store_id.as_deref());
     constraints.finish()?;
     if input.key_spec.is_some() && input.customer_master_key_spec.is_some() {
         return Err(KmsError::Validation(
@@ -118,6 +127,18 @@ pub(super) async fn create_key(
         ));
     }
     input.unhonoured.refuse()?;
+    let store = input.custom_key_store_id.as_deref();
+    let store = store.map(KeyStoreId::parse).transpose()?;
+    let origin = match store {
+        Some(_) => AWS_CLOUDHSM,
+        None => AWS_KMS,
+    };
+    if store.is_some() != (input.origin.as_deref() == Some(AWS_CLOUDHSM)) {
+        return Err(KmsError::Validation(
+            "Origin AWS_CLOUDHSM and CustomKeyStoreId go together: either both or none of them"
+                .to_owned(),
+        ));
+    }
     for (member, value, only) in [
         (
             "KeySpec",
@@ -125,7 +146,7 @@ pub(super) async fn create_key(
             SYMMETRIC_DEFAULT,
         ),
         ("KeyUsage", input.key_usage, ENCRYPT_DECRYPT),
-        ("Origin", input.origin, AWS_KMS),
+        ("Origin", input.origin, origin),
     ] {
         if let Some(value) = value.filter(|value| value != only) {
             return Err(KmsError::Unsupported(format!(
@@ -143,6 +164,7 @@ pub(super) async fn create_key(
         tags: pairs(input.tags.unwrap_or_default())?,
         policy: input.policy,
         bypass_lockout_check: input.bypass_policy_lockout_safety_check.unwrap_or(false),
+        store,
     };
     let proof = call.may_service("kms:CreateKey")?;
     let metadata = call.kms.create_key(&proof, new).await?;
@@ -172,21 +194,29 @@ pub(super) async fn describe_key(
 }
 
 fn described(call: &Call<'_>, key: KeyMetadata) -> DescribedKey {
+    let unavailable = key.store.as_ref().is_some_and(|store| store.disconnected);
     DescribedKey {
         key_metadata: Metadata {
             aws_account_id: call.kms.account().to_string(),
             key_id: key.arn.key_id().to_string(),
             arn: key.arn.to_string(),
             creation_date: seconds(key.created),
-            enabled: key.state == KeyState::Enabled,
+            enabled: key.state == KeyState::Enabled && !unavailable,
             description: key.description,
             key_usage: ENCRYPT_DECRYPT,
-            key_state: state(key.state),
+            key_state: match state(key.state) {
+                ENABLED if unavailable => "Unavailable",
+                state => state,
+            },
             deletion_date: match key.state {
                 KeyState::PendingDeletion(date) | KeyState::Destroying(date) => Some(seconds(date)),
                 KeyState::Enabled | KeyState::Disabled => None,
             },
-            origin: AWS_KMS,
+            origin: if key.store.is_some() {
+                AWS_CLOUDHSM
+            } else {
+                AWS_KMS
+            },
             key_manager: match key.manager {
                 KeyManager::Customer => "CUSTOMER",
                 KeyManager::Aws | KeyManager::Internal => "AWS",
@@ -196,13 +226,15 @@ fn described(call: &Call<'_>, key: KeyMetadata) -> DescribedKey {
             encryption_algorithms: [SYMMETRIC_DEFAULT],
             multi_region: false,
             current_key_material_id: key.current_material.to_string(),
+            custom_key_store_id: key.store.as_ref().map(|store| store.id.to_string()),
+            cloud_hsm_cluster_id: key.store.map(|store| store.cluster_id),
         },
     }
 }
 
 fn state(state: KeyState) -> &'static str {
     match state {
-        KeyState::Enabled => "Enabled",
+        KeyState::Enabled => ENABLED,
         KeyState::Disabled => "Disabled",
         KeyState::PendingDeletion(_) | KeyState::Destroying(_) => "PendingDeletion",
     }

@@ -21,6 +21,7 @@ mod keys;
 mod members;
 mod policy;
 mod rotation;
+mod stores;
 mod tags;
 
 use call::Call;
@@ -31,17 +32,15 @@ pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 
 const TARGET_PREFIX: &str = "TrentService.";
 
+/// What AWS has no operation for: a key goes to another key store under its ARN.
+const MOVE_KEY: &str = "Strongroom.MoveKey";
+
 /// Operations of the API that are not here.
-const UNSUPPORTED: [&str; 27] = [
-    "ConnectCustomKeyStore",
-    "CreateCustomKeyStore",
+const UNSUPPORTED: [&str; 21] = [
     "CreateGrant",
     "Decapsulate",
-    "DeleteCustomKeyStore",
     "DeleteImportedKeyMaterial",
     "DeriveSharedSecret",
-    "DescribeCustomKeyStores",
-    "DisconnectCustomKeyStore",
     "Encapsulate",
     "GenerateDataKeyPair",
     "GenerateDataKeyPairWithoutPlaintext",
@@ -56,7 +55,6 @@ const UNSUPPORTED: [&str; 27] = [
     "RetireGrant",
     "RevokeGrant",
     "Sign",
-    "UpdateCustomKeyStore",
     "UpdatePrimaryRegion",
     "Verify",
     "VerifyMac",
@@ -117,18 +115,26 @@ async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, W
     if body.len() > REQUEST_BYTES_MAX {
         return Err(WireError::too_large());
     }
-    let operation = target
-        .strip_prefix(TARGET_PREFIX)
-        .ok_or_else(WireError::unknown_operation)?;
+    let operation = match target.strip_prefix(TARGET_PREFIX) {
+        Some(operation) => operation,
+        None if target == MOVE_KEY => target,
+        None => return Err(WireError::unknown_operation()),
+    };
     let done = match operation {
+        MOVE_KEY => answer(stores::move_key(call, read(body)?).await),
         "CancelKeyDeletion" => answer(keys::cancel_key_deletion(call, read(body)?).await),
+        "ConnectCustomKeyStore" => answer(stores::connect(call, read(body)?).await),
         "CreateAlias" => nothing(aliases::create_alias(call, read(body)?).await),
+        "CreateCustomKeyStore" => answer(stores::create(call, read(body)?).await),
         "CreateKey" => answer(keys::create_key(call, read(body)?).await),
         "Decrypt" => answer(data::decrypt(call, read(body)?).await),
         "DeleteAlias" => nothing(aliases::delete_alias(call, read(body)?).await),
+        "DeleteCustomKeyStore" => answer(stores::delete(call, read(body)?).await),
+        "DescribeCustomKeyStores" => answer(stores::describe(call, read(body)?).await),
         "DescribeKey" => answer(keys::describe_key(call, read(body)?).await),
         "DisableKey" => nothing(keys::disable_key(call, read(body)?).await),
         "DisableKeyRotation" => nothing(rotation::disable_key_rotation(call, read(body)?).await),
+        "DisconnectCustomKeyStore" => answer(stores::disconnect(call, read(body)?).await),
         "EnableKey" => nothing(keys::enable_key(call, read(body)?).await),
         "EnableKeyRotation" => nothing(rotation::enable_key_rotation(call, read(body)?).await),
         "Encrypt" => answer(data::encrypt(call, read(body)?).await),
@@ -153,6 +159,7 @@ async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, W
         "TagResource" => nothing(tags::tag_resource(call, read(body)?).await),
         "UntagResource" => nothing(tags::untag_resource(call, read(body)?).await),
         "UpdateAlias" => nothing(aliases::update_alias(call, read(body)?).await),
+        "UpdateCustomKeyStore" => answer(stores::update(call, read(body)?).await),
         "UpdateKeyDescription" => nothing(keys::update_key_description(call, read(body)?).await),
         other if UNSUPPORTED.contains(&other) => {
             Err(KmsError::Unsupported(format!("{other} is not supported")))

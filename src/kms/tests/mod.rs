@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use strongroom_hsm::testing::fault::FaultToken;
 use strongroom_hsm::testing::memory::MemoryToken;
-use strongroom_hsm::{HsmHandle, HsmSettings};
+use strongroom_hsm::{HsmGroup, HsmHandle, HsmSettings};
 
 use super::{EncryptionContext, KeyArn, Kms, KmsError, KmsSettings, NewKey, api};
 use crate::auth::{
@@ -21,6 +21,7 @@ mod integrity;
 mod life;
 mod recovery;
 mod rotate;
+mod stores;
 mod wire;
 
 const DAY: i64 = 86_400;
@@ -67,7 +68,7 @@ impl Rig {
         };
         let kms = Kms::new(
             Arc::clone(&meta),
-            hsm.clone(),
+            HsmGroup::from(hsm.clone()),
             Arc::new(clock.clone()),
             settings.clone(),
         );
@@ -88,7 +89,7 @@ impl Rig {
         let clock = Arc::new(self.clock.clone());
         Kms::new(
             Arc::clone(&self.meta),
-            self.hsm.clone(),
+            HsmGroup::from(self.hsm.clone()),
             clock,
             self.settings.clone(),
         )

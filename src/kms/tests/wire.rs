@@ -545,7 +545,6 @@ async fn what_cannot_be_honoured_is_refused_and_not_ignored() {
         ("KeySpec", json!("RSA_2048")),
         ("CustomerMasterKeySpec", json!("HMAC_256")),
         ("KeyUsage", json!("SIGN_VERIFY")),
-        ("CustomKeyStoreId", json!("cks-1")),
         ("XksKeyId", json!("x")),
     ] {
         assert_eq!(
