@@ -149,6 +149,28 @@ pub enum WrapScheme {
 }
 
 impl WrapScheme {
+    /// Every scheme, best first: what a token is tried for, in this order.
+    pub const ALL: [Self; 6] = [
+        Self::AesGcm,
+        Self::AesGcmTokenIv,
+        Self::AesGcmMessage,
+        Self::AesKwp,
+        Self::AesCbcHmac,
+        Self::TpmSealed,
+    ];
+
+    /// Its name in the configuration and in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AesGcm => "aes-gcm",
+            Self::AesGcmTokenIv => "aes-gcm-token-iv",
+            Self::AesGcmMessage => "aes-gcm-message",
+            Self::AesKwp => "aes-kwp",
+            Self::AesCbcHmac => "aes-cbc-hmac",
+            Self::TpmSealed => "tpm-sealed",
+        }
+    }
+
     /// The scheme with this number.
     pub const fn from_u8(byte: u8) -> Option<Self> {
         match byte {

@@ -17,7 +17,7 @@ use s3s::service::S3Service;
 use tracing::{Instrument, info, info_span};
 
 use super::body::TimedBody;
-use super::health;
+use super::{health, metrics};
 use crate::auth::payload::{BodyError, BoxError, VerifiedBody};
 use crate::auth::sigv4::{AuthError, Verifier};
 use crate::auth::{AccountId, Principal, RequestContext};
@@ -70,11 +70,16 @@ impl Endpoint {
     /// The routes, for one connection.
     pub(super) fn router(self: Arc<Self>, peer: SocketAddr) -> Router {
         let ready = Arc::clone(&self);
+        let measured = Arc::clone(&self);
         Router::new()
             .route("/healthz", get(|| async { "ok\n" }))
             .route(
                 "/readyz",
                 get(move || async move { health::ready(&ready.groups) }),
+            )
+            .route(
+                "/metrics",
+                get(move || async move { metrics::text(&measured.groups) }),
             )
             .fallback(move |request: Request| {
                 let endpoint = Arc::clone(&self);

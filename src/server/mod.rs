@@ -29,6 +29,7 @@ use crate::store::Store;
 mod body;
 mod endpoint;
 mod health;
+mod metrics;
 mod stream;
 pub mod tokens;
 

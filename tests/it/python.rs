@@ -74,6 +74,11 @@ python_tests! {
         without_its_token_the_server_starts_lists_and_heads_and_heals
         a_token_that_goes_and_comes_back_is_noticed_without_a_restart
     }
+    key_stores {
+        a_key_lives_in_its_custom_key_store_by_the_aws_cli
+        a_key_moves_between_tokens_and_old_objects_read
+        an_outage_of_one_token_is_none_of_the_other
+    }
     wire {
         a_presigned_put_with_an_unsigned_copy_source_is_refused
         an_unsigned_kms_key_header_is_refused

@@ -124,6 +124,17 @@ def hsm_check_says_what_the_token_can_do():
         assert "This token can hold Strongroom's keys." in said and "serial" in said
         after = sorted(s.token_objects())
         assert after == before, (before, after)
+        told = json.loads(_run("hsm", "check", "--json", "--config", s.home / "strongroom.toml"))
+        token, = told["tokens"]
+        assert token["safe"] and not token["dangers"] and "aes-gcm" in token["trial"]["wrap"]
+        said = _run("hsm", "bench", "--sessions", "1,2", "--seconds", "1", "--config", s.home / "strongroom.toml")
+        assert len(said.splitlines()) == 5
+        lines = json.loads(_run("hsm", "bench", "--sessions", "1", "--seconds", "1", "--json", "--config",
+                                s.home / "strongroom.toml"))
+        assert lines[0]["unwrap"]["per_second"] > 100 and lines[0]["wrap"]["median_us"] > 1
+        assert "sessions are 1 to" in _run("hsm", "bench", "--sessions", "0", "--config", s.home / "strongroom.toml",
+                                           fails=True)
+        assert sorted(s.token_objects()) == before
         (s.home / "pin").write_text("sesame")
         said = _run("hsm", "check", "--config", s.home / "strongroom.toml", fails=True)
         assert "PIN" in said and "sesame" not in said
@@ -141,6 +152,9 @@ def health_is_answered_from_cached_state():
         time.sleep(0.5)
         status, body = get("/readyz")
         assert status == 200 and json.loads(body)["status"] == "ready"
+        metrics = get("/metrics")[1]
+        assert 'strongroom_hsm_up{group="default",token="0"} 1\n' in metrics
+        assert re.search(r"(?m)^# TYPE strongroom_hsm_calls_total counter$", metrics)
         s.unplug()
         began = time.time()
         for _ in range(20):

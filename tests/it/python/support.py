@@ -120,11 +120,11 @@ class Server:
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmHWM:\s+(\d+)", status).group(1))
 
-    def token_objects(self):
-        """AES objects in the token, as pkcs11-tool sees them."""
+    def token_objects(self, label="strongroom"):
+        """AES objects in a token, as pkcs11-tool sees them."""
         pin = (self.home / "pin").read_text()
         out = subprocess.run(
-            ["pkcs11-tool", "--module", module(), "--token-label", "strongroom", "--login", "--pin", pin,
+            ["pkcs11-tool", "--module", module(), "--token-label", label, "--login", "--pin", pin,
              "--list-objects", "--type", "secrkey"],
             env=os.environ | {"SOFTHSM2_CONF": str(self.home / "softhsm2.conf")}, capture_output=True, text=True)
         assert out.returncode == 0, out.stderr

@@ -1,0 +1,94 @@
+//! `/metrics`: counters in the text format of Prometheus 0.0.4, from cached state like [`health`](super::health).
+
+use std::fmt::Write as _;
+
+use axum::response::{IntoResponse, Response};
+use http::header;
+use strongroom_hsm::{Health, State};
+
+use crate::kms::TokenGroups;
+
+const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// A family: its name, type and help, and how to read it.
+type Family = (&'static str, &'static str, &'static str, fn(&Health) -> u64);
+
+const FAMILIES: [Family; 8] = [
+    (
+        "strongroom_hsm_up",
+        "gauge",
+        "Whether the last answer of the token was an answer.",
+        |health| u64::from(health.state == State::Ready),
+    ),
+    (
+        "strongroom_hsm_queued",
+        "gauge",
+        "Calls that wait for a session.",
+        |health| count(health.queued),
+    ),
+    (
+        "strongroom_hsm_workers",
+        "gauge",
+        "Workers, each with one session.",
+        |health| count(health.workers),
+    ),
+    (
+        "strongroom_hsm_hung_workers",
+        "gauge",
+        "Workers in a call that is past its deadline.",
+        |health| count(health.hung_workers),
+    ),
+    (
+        "strongroom_hsm_calls_total",
+        "counter",
+        "Calls that the token answered, with an error or not.",
+        |health| health.calls,
+    ),
+    (
+        "strongroom_hsm_failures_total",
+        "counter",
+        "Answers that spoke against the token.",
+        |health| health.failures,
+    ),
+    (
+        "strongroom_hsm_timeouts_total",
+        "counter",
+        "Calls that ended at their deadline.",
+        |health| health.timeouts,
+    ),
+    (
+        "strongroom_hsm_rejected_total",
+        "counter",
+        "Calls refused because the queue was full or every worker hung.",
+        |health| health.rejected,
+    ),
+];
+
+/// Every family, of every token.
+pub(super) fn text(groups: &TokenGroups) -> Response {
+    let default = std::iter::once(("default", groups.default_group()));
+    let tokens: Vec<_> = default
+        .chain(groups.named())
+        .flat_map(|(name, group)| {
+            let health = group.health().into_iter().enumerate();
+            health.map(move |(index, health)| (name, index, health))
+        })
+        .collect();
+    let mut text = String::new();
+    for (family, kind, help, read) in FAMILIES {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "# HELP {family} {help}\n# TYPE {family} {kind}");
+        for (group, index, health) in &tokens {
+            let value = read(health);
+            let _ = writeln!(
+                text,
+                "{family}{{group=\"{group}\",token=\"{index}\"}} {value}"
+            );
+        }
+    }
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
