@@ -14,6 +14,7 @@ use cryptoki::object::Attribute;
 use cryptoki::session::{Session as RawSession, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
+use strongroom_hsm::pkcs11::{Pkcs11Config, Pkcs11Token};
 use strongroom_hsm::testing::conformance;
 use strongroom_hsm::{
     BackingKey, BackingKeyId, DataKey, HsmError, HsmHandle, HsmSettings, KeyBlob, SecretBytes,
@@ -22,7 +23,7 @@ use strongroom_hsm::{
 
 use tokio::sync::Mutex;
 
-use support::{MODULE, PIN, SoftHsm, token_with_pin};
+use support::{MODULE, PIN, SoftHsm, config, token_with_pin};
 
 fn softhsm() -> &'static SoftHsm {
     SoftHsm::with_tokens(&["main", "planted", "pin", "unread", "twin", "twin"])
@@ -100,6 +101,25 @@ fn plant(token: &Arc<dyn Token>, id: &BackingKeyId, different: &[Attribute]) {
 #[test]
 fn softhsm_keeps_the_contract() {
     conformance::run_all(&token("main"));
+}
+
+/// A token whose new keys are of this scheme.
+fn forced(scheme: WrapScheme) -> Arc<dyn Token> {
+    let config = Pkcs11Config {
+        scheme: Some(scheme),
+        ..config("main", &softhsm().pin_file())
+    };
+    Arc::new(Pkcs11Token::new(config))
+}
+
+#[test]
+fn softhsm_keeps_the_contract_with_cbc_and_hmac() {
+    conformance::run_all(&forced(WrapScheme::AesCbcHmac));
+}
+
+#[test]
+fn softhsm_keeps_the_contract_with_key_wrap() {
+    conformance::run_all(&forced(WrapScheme::AesKwp));
 }
 
 #[test]

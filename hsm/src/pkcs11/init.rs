@@ -17,9 +17,10 @@ use crate::{HsmError, HsmResult};
 /// [`HsmError::Unavailable`] when the module does not load; [`HsmError::Config`] when all its tokens are initialised
 /// already: none is ever initialised again.
 pub fn init_token(module: &Path, label: &str, so_pin: &str, pin: &str) -> HsmResult<()> {
-    let library = Library::at(module)?;
+    let library = Library::at(module, None)?;
     let generation = library.initialise()?;
     let inside = library.enter(generation)?;
+    let _changing = library.changing()?;
     let context = inside.context()?;
     let slots = context
         .get_slots_with_token()
