@@ -21,14 +21,13 @@ pub fn init_token(module: &Path, label: &str, so_pin: &str, pin: &str) -> HsmRes
     let generation = library.initialise()?;
     let inside = library.enter(generation)?;
     let _changing = library.changing()?;
-    let context = inside.context()?;
+    let (context, raw) = (inside.context()?, inside.raw()?);
     let slots = context
         .get_slots_with_token()
         .map_err(device("C_GetSlotList"))?;
     let fresh = slots.into_iter().find(|slot| {
-        context
-            .get_token_info(*slot)
-            .is_ok_and(|info| !info.token_initialized())
+        raw.token_info(*slot)
+            .is_ok_and(|token| !token.initialized())
     });
     let slot = fresh.ok_or_else(|| {
         HsmError::Config("all tokens of the module are initialised already".into())
