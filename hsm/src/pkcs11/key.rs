@@ -52,6 +52,15 @@ impl Role {
     }
 }
 
+/// Whether a key must never have been outside its token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Past {
+    /// It must not, and the token must say so.
+    Required,
+    /// Nothing is asked.
+    Ignored,
+}
+
 /// What `C_GenerateKey` is given. `CKA_ALWAYS_SENSITIVE`, `CKA_NEVER_EXTRACTABLE` and `CKA_LOCAL` are the token's to
 /// say (PKCS#11 v3.1 §4.10) and are read back by [`check`]; `CKA_DESTROYABLE` is true by default.
 pub(super) fn template(role: Role, id: &BackingKeyId, label: &str) -> Vec<Attribute> {
@@ -141,6 +150,7 @@ impl Objects {
         session: &Session,
         id: &BackingKeyId,
         scheme: WrapScheme,
+        past: Past,
     ) -> HsmResult<Option<Keys>> {
         let Some((main_role, mac_role)) = roles(scheme) else {
             return Err(unfit(id, "its canary is not of a scheme of this token"));
@@ -152,10 +162,10 @@ impl Objects {
             }
             (Some(main), _) => main,
         };
-        check(session, main, id, main_role)?;
+        check(session, main, id, main_role, past)?;
         match (mac_role, self.mac) {
             (None, None) => {}
-            (Some(role), Some(mac)) => check(session, mac, id, role)?,
+            (Some(role), Some(mac)) => check(session, mac, id, role, past)?,
             (Some(_), None) => {
                 return Err(unfit(id, "half a pair: its MAC key is not on the token"));
             }
@@ -220,6 +230,9 @@ pub(super) fn list(session: &Session) -> HsmResult<Vec<BackingKeyId>> {
 /// required, since some tokens have no other keys: what is one-way stays so, and usage is checked again with every
 /// newly found handle.
 ///
+/// With [`Past::Ignored`], what the token says of the key's past is not asked for: a token that is used although it gives
+/// keys away has nothing to say about where they have been (NSS denies `CKA_LOCAL` of every key it made).
+///
 /// # Errors
 ///
 /// [`HsmError::Unfit`] naming the first attribute that is not as it must be; or what the device says.
@@ -228,6 +241,7 @@ pub(super) fn check(
     handle: ObjectHandle,
     id: &BackingKeyId,
     role: Role,
+    past: Past,
 ) -> HsmResult<()> {
     let mut required = vec![
         (
@@ -303,6 +317,16 @@ pub(super) fn check(
             ("CKA_SIGN", AttributeType::Sign, Attribute::Sign(true)),
             ("CKA_VERIFY", AttributeType::Verify, Attribute::Verify(true)),
         ]);
+    }
+    if past == Past::Ignored {
+        required.retain(|(_, kind, _)| {
+            !matches!(
+                kind,
+                AttributeType::AlwaysSensitive
+                    | AttributeType::NeverExtractable
+                    | AttributeType::Local
+            )
+        });
     }
     let asked: Vec<_> = required.iter().map(|(_, kind, _)| *kind).collect();
     let told = session

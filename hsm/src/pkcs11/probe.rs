@@ -11,7 +11,7 @@ use cryptoki::session::Session;
 use cryptoki::slot::Slot;
 
 use super::error::{device, may_blame_ciphertext};
-use super::key::{Role, passing_template};
+use super::key::{Past, Role, passing_template};
 use super::raw::{
     CK_MECHANISM_TYPE, CKM_AES_CBC, CKM_AES_CBC_PAD, CKM_AES_ECB, CKM_AES_KEY_WRAP,
     CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD, Generator, Mechanism, Raw, Target,
@@ -74,6 +74,15 @@ impl Abilities {
         Err(HsmError::Config(format!(
             "no scheme of wrapping works with this token ({reasons})"
         )))
+    }
+
+    /// What is asked of keys: less of a token with dangers, which has sessions only where its operator insists.
+    pub(super) fn past(&self) -> Past {
+        if self.dangers.is_empty() {
+            Past::Required
+        } else {
+            Past::Ignored
+        }
     }
 
     /// Whether this is worth remembering: a token that could do nothing may have been ill.

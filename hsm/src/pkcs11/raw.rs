@@ -647,10 +647,12 @@ fn message(
             &raw mut out_len,
         )
     };
-    answered(run_name, rv)?;
+    let done = answered(run_name, rv);
+    // A message that fails does not end the operation (NSS goes by that): it is ended in any case.
     #[expect(unsafe_code, reason = "a call of the module")]
     // SAFETY: no memory is passed.
     let rv = unsafe { end(session.handle()) };
+    done?;
     answered(end_name, rv)?;
     cut(run_name, &mut out, out_len)?;
     Ok(out)

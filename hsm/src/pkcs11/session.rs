@@ -114,7 +114,9 @@ impl Pkcs11Session {
     /// Finds and judges the objects of a key of this scheme, by its identity alone.
     fn find(&self, id: &BackingKeyId, scheme: WrapScheme) -> HsmResult<Keys> {
         let session = self.opened.raw()?;
-        let Some(keys) = Objects::find(session, id)?.judged(session, id, scheme)? else {
+        let Some(keys) =
+            Objects::find(session, id)?.judged(session, id, scheme, self.abilities.past())?
+        else {
             self.opened.see_token()?;
             return Err(HsmError::KeyNotFound(*id));
         };
@@ -155,12 +157,14 @@ impl Pkcs11Session {
     }
 
     /// Opens the canary of `key` with `keys`. When that fails, a new canary tells an ill token from another key.
-    fn open_canary(&self, keys: Keys, key: &BackingKey) -> HsmResult<()> {
+    fn open_canary(&mut self, keys: Keys, key: &BackingKey) -> HsmResult<()> {
         let aad = Canary::aad(&key.id);
         match self.open(keys, &aad, &key.canary.0) {
             Ok(plaintext) if same_bytes(&plaintext, Canary::PLAINTEXT) => Ok(()),
             Ok(_) => Err(unfit(&key.id, "its canary holds something else")),
             Err(not_opened) if may_be_forged(&not_opened) => {
+                // The operation that failed may still be active in this session.
+                self.opened.reopen()?;
                 self.new_canary(keys, &key.id, scheme_of(key)?)?;
                 self.opened.see_token()?;
                 Err(unfit(

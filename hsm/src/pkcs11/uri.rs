@@ -23,7 +23,9 @@ pub struct Pkcs11Config {
     /// The scheme of keys that are made from now on. `None`: the first that works, found by trial. A scheme that is
     /// named here is not tried first: a token may refuse the trial's keys and still do it.
     pub scheme: Option<WrapScheme>,
-    /// Use a token that was seen to give away what it must not: keys are then only as safe as its PIN.
+    /// Use a token that was seen to give away what it must not: keys are then only as safe as its PIN. Of such a token
+    /// it is not asked, either, to vouch for its keys' past (`CKA_LOCAL`, `CKA_ALWAYS_SENSITIVE`,
+    /// `CKA_NEVER_EXTRACTABLE`). Nothing changes for a token that is safe.
     pub allow_unsafe: bool,
     /// What the module wants to be initialised with, in the field that PKCS#11 reserves (NSS: `configdir='sql:/…'
     /// certPrefix='' keyPrefix='' secmod='secmod.db' flags=`). The same for every token behind one module.
