@@ -101,3 +101,20 @@ async fn many_workers_wrap_at_once_by_each_scheme() {
         interop::many_workers_wrap_at_once(interop::forced(kryoptic(), scheme)).await;
     }
 }
+
+#[test]
+fn the_report_finds_every_scheme_and_no_danger() {
+    let schemes = [
+        WrapScheme::AesGcm,
+        WrapScheme::AesKwp,
+        WrapScheme::AesCbcHmac,
+    ];
+    let report = interop::report_with_keys(kryoptic(), &schemes);
+    for scheme in ["AesGcm", "AesGcmMessage", "AesKwp", "AesCbcHmac"] {
+        assert_eq!(interop::fact(&report, "scheme", scheme), "works");
+    }
+    let refused = interop::fact(&report, "scheme", "AesGcmTokenIv");
+    assert!(refused.starts_with("does not work: "), "{refused}");
+    assert_eq!(interop::fact(&report, "scheme", "of new keys"), "AesGcm");
+    assert_eq!(report.dangers, Vec::<String>::new());
+}

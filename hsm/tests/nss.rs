@@ -110,3 +110,12 @@ fn a_second_init_string_for_one_module_is_refused() {
 async fn many_workers_wrap_at_once() {
     interop::many_workers_wrap_at_once(interop::token(insisting())).await;
 }
+
+#[test]
+fn the_report_names_the_danger_without_insisting() {
+    let report = interop::report_with_keys(cautious(), &[WrapScheme::AesGcm]);
+    let names = |what: &str| report.dangers.iter().any(|danger| danger.contains(what));
+    assert!(names("was wrapped by another key"), "{report:#?}");
+    assert!(names("CKA_LOCAL is not as it must be"), "{report:#?}");
+    assert_eq!(interop::fact(&report, "scheme", "of new keys"), "AesGcm");
+}

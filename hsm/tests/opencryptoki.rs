@@ -78,6 +78,7 @@ fn with_token(name: &str, test: impl FnOnce(&Pkcs11Config)) {
             .output()
             .expect("unshare runs");
         let said = String::from_utf8_lossy(&outcome.stdout);
+        println!("{said}");
         assert!(
             outcome.status.success() && said.contains("1 passed"),
             "inside its namespaces: {outcome:?}"
@@ -172,4 +173,20 @@ fn a_scheme_that_the_token_has_not_fails_when_its_key_is_made() {
             );
         },
     );
+}
+
+#[test]
+fn the_report_says_what_is_missing() {
+    with_token("the_report_says_what_is_missing", |config| {
+        let report = interop::report_with_keys(config, &[WrapScheme::AesCbcHmac]);
+        assert_eq!(
+            interop::fact(&report, "mechanism", "CKM_AES_GCM"),
+            "not listed"
+        );
+        assert_eq!(
+            interop::fact(&report, "scheme", "of new keys"),
+            "AesCbcHmac"
+        );
+        assert_eq!(report.dangers, Vec::<String>::new());
+    });
 }

@@ -38,6 +38,7 @@ mod opened;
 mod pin;
 mod probe;
 mod raw;
+mod report;
 mod scheme;
 mod session;
 mod uri;
@@ -59,7 +60,7 @@ use self::pin::Pin;
 use self::probe::{Abilities, Subject};
 use self::raw::Raw;
 use self::session::Pkcs11Session;
-use crate::{Fact, HsmError, HsmResult, Report, Session, Token, TokenInfo};
+use crate::{HsmError, HsmResult, Report, Session, Token, TokenInfo};
 
 /// How long opening a session waits for another thread that logs in.
 const LOGIN_WAIT: Duration = Duration::from_secs(1);
@@ -240,20 +241,9 @@ impl Token for Pkcs11Token {
     }
 
     fn report(&self) -> HsmResult<Report> {
-        let info = self.info()?;
-        let fact = |name: &str, value: String| Fact {
-            subject: "token".into(),
-            name: name.into(),
-            value,
-        };
-        Ok(Report {
-            facts: vec![
-                fact("label", info.label),
-                fact("serial number", info.serial),
-                fact("model", info.model),
-                fact("module", info.module),
-            ],
-            dangers: Vec::new(),
-        })
+        let opened = self.open()?;
+        let abilities = abilities(&opened)?;
+        let _inside = opened.enter()?;
+        report::report(&opened, &abilities, self.config.scheme)
     }
 }

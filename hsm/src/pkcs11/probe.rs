@@ -14,7 +14,7 @@ use super::error::{device, may_blame_ciphertext};
 use super::key::{Past, Role, passing_template};
 use super::raw::{
     CK_MECHANISM_TYPE, CKM_AES_CBC, CKM_AES_CBC_PAD, CKM_AES_ECB, CKM_AES_KEY_WRAP,
-    CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD, Generator, Mechanism, Raw, Target,
+    CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD, CKM_SHA256_HMAC, Generator, Mechanism, Raw, Target,
 };
 use super::scheme::{self, BY_PREFERENCE, Bench, Dialect, Keys, NotOpened, TokenIv};
 use crate::{HsmError, HsmResult, WRAP_PLAINTEXT_BYTES_MAX, WrapScheme};
@@ -160,6 +160,43 @@ impl Subject<'_> {
             trial.refuses("a changed byte", b"aad", &changed)?;
         }
         Ok(())
+    }
+
+    /// Tries to generate a key of this role.
+    pub(super) fn try_generating(self, role: Role) -> Result<(), String> {
+        let session = self.session().map_err(text)?;
+        self.trial_key(&session, role).map(|_key| ())
+    }
+
+    /// Tries `CKM_AES_CBC_PAD` alone.
+    pub(super) fn try_cbc(self) -> Result<(), String> {
+        let session = self.session().map_err(text)?;
+        let key = self.trial_key(&session, Role::Cipher)?;
+        let (iv, plaintext) = ([1; 16], [7; 32]);
+        let mechanism = || Mechanism::WithIv(CKM_AES_CBC_PAD, &iv);
+        let sealed = self.raw.encrypt(&session, key, mechanism(), &plaintext);
+        let sealed = sealed.map_err(|failed| failed.to_string())?;
+        let opened = self.raw.decrypt(&session, key, mechanism(), &sealed);
+        let opened = opened.map_err(|failed| failed.to_string())?;
+        if opened.as_slice() != plaintext {
+            return Err("it opened to something else".into());
+        }
+        Ok(())
+    }
+
+    /// Tries `CKM_SHA256_HMAC` alone.
+    pub(super) fn try_mac(self) -> Result<(), String> {
+        let session = self.session().map_err(text)?;
+        let key = self.trial_key(&session, Role::Mac)?;
+        let mac = self.raw.sign(&session, key, CKM_SHA256_HMAC, b"trial");
+        let mac = mac.map_err(|failed| failed.to_string())?;
+        let verify = |data: &[u8]| self.raw.verify(&session, key, CKM_SHA256_HMAC, data, &mac);
+        verify(b"trial").map_err(|failed| failed.to_string())?;
+        match verify(b"other") {
+            Ok(()) => Err("it took another message".into()),
+            Err(failed) if may_blame_ciphertext(failed) => Ok(()),
+            Err(failed) => Err(failed.to_string()),
+        }
     }
 
     fn trial_key(self, session: &Session, role: Role) -> Result<ObjectHandle, String> {

@@ -149,3 +149,27 @@ pub(crate) async fn many_workers_wrap_at_once(token: Arc<dyn Token>) {
     hsm.destroy_key(key.id).await.expect("destroys");
     hsm.shutdown().await;
 }
+
+/// A report with one key of each of `schemes` on the token, printed for who runs one test.
+pub(crate) fn report_with_keys(token: &Pkcs11Config, schemes: &[WrapScheme]) -> Report {
+    let insisting = Pkcs11Config {
+        allow_unsafe: true,
+        ..token.clone()
+    };
+    let keys = schemes.iter().map(|scheme| {
+        let mut session = open(&forced(&insisting, *scheme));
+        (new_key(session.as_mut()), session)
+    });
+    let mut keys: Vec<_> = keys.collect();
+    let report = self::token(token.clone()).report().expect("reports");
+    for fact in &report.facts {
+        println!("{}: {}: {}", fact.subject, fact.name, fact.value);
+    }
+    for danger in &report.dangers {
+        println!("danger: {danger}");
+    }
+    for (key, session) in &mut keys {
+        session.destroy_key(&key.id).expect("destroys");
+    }
+    report
+}
