@@ -94,7 +94,12 @@ impl Writer<'_> {
         self.fact("token", "firmware", format!("{major}.{minor}"));
         self.fact("token", "flags", flags);
         let [shortest, longest] = token.pin_bytes;
-        self.fact("token", "PIN", format!("{shortest} to {longest} bytes"));
+        let longest = Some(longest).filter(|longest| *longest != 0);
+        let longest = longest.map_or("no limit told".into(), |longest| {
+            format!("at most {longest}")
+        });
+        let lengths = format!("bytes: at least {shortest}; {longest}");
+        self.fact("token", "PIN", lengths);
         for (name, [now, most]) in [
             ("sessions", token.sessions),
             ("read-write sessions", token.rw_sessions),

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::{Bench, NotOpened, absurd, failed, random};
 use crate::pkcs11::raw::{Failed, Mechanism, TAG_BYTES};
-use crate::{HsmError, HsmResult, WRAP_PLAINTEXT_BYTES_MAX};
+use crate::{HsmResult, WRAP_PLAINTEXT_BYTES_MAX};
 
 /// Length of the IV (NIST SP 800-38D §5.2.1.1).
 pub(super) const IV_BYTES: usize = 12;
@@ -162,6 +162,7 @@ mod tests {
     use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
     use super::*;
+    use crate::HsmError;
 
     const AAD: &[u8] = b"aad";
     const PLAINTEXT: &[u8] = b"thirty-two bytes of a data key..";
