@@ -279,8 +279,8 @@ fn half_a_pair_is_there_and_unfit_and_can_be_destroyed() {
         plant_half(&id, mac);
         assert!(session.contains(&id).expect("answers"));
         assert!(session.list_keys().expect("lists").contains(&id));
-        let taken = session.generate_key(&id, "again");
-        assert!(matches!(taken, Err(HsmError::KeyExists(_))), "{taken:?}");
+        let again = session.generate_key(&id, "again");
+        assert!(matches!(again, Err(HsmError::KeyExists(_))), "{again:?}");
         let refused = session.make_canary(&id, &KeyBlob::EMPTY);
         assert!(
             matches!(&refused, Err(HsmError::Unfit { reason, .. }) if reason.contains("half a pair")),

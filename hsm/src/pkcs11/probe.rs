@@ -133,8 +133,8 @@ impl Subject<'_> {
         let owner = self.session().map_err(text)?;
         let (main, mac) = scheme::roles(scheme).ok_or("not a scheme of PKCS#11")?;
         let keys = Keys {
-            main: self.trial_key(&owner, main)?,
-            mac: mac.map(|role| self.trial_key(&owner, role)).transpose()?,
+            main: trial_key(&owner, main)?,
+            mac: mac.map(|role| trial_key(&owner, role)).transpose()?,
         };
         let trial = Trial {
             subject: self,
@@ -165,13 +165,13 @@ impl Subject<'_> {
     /// Tries to generate a key of this role.
     pub(super) fn try_generating(self, role: Role) -> Result<(), String> {
         let session = self.session().map_err(text)?;
-        self.trial_key(&session, role).map(|_key| ())
+        trial_key(&session, role).map(|_key| ())
     }
 
     /// Tries `CKM_AES_CBC_PAD` alone.
     pub(super) fn try_cbc(self) -> Result<(), String> {
         let session = self.session().map_err(text)?;
-        let key = self.trial_key(&session, Role::Cipher)?;
+        let key = trial_key(&session, Role::Cipher)?;
         let (iv, plaintext) = ([1; 16], [7; 32]);
         let mechanism = || Mechanism::WithIv(CKM_AES_CBC_PAD, &iv);
         let sealed = self.raw.encrypt(&session, key, mechanism(), &plaintext);
@@ -187,7 +187,7 @@ impl Subject<'_> {
     /// Tries `CKM_SHA256_HMAC` alone.
     pub(super) fn try_mac(self) -> Result<(), String> {
         let session = self.session().map_err(text)?;
-        let key = self.trial_key(&session, Role::Mac)?;
+        let key = trial_key(&session, Role::Mac)?;
         let mac = self.raw.sign(&session, key, CKM_SHA256_HMAC, b"trial");
         let mac = mac.map_err(|failed| failed.to_string())?;
         let verify = |data: &[u8]| self.raw.verify(&session, key, CKM_SHA256_HMAC, data, &mac);
@@ -199,18 +199,13 @@ impl Subject<'_> {
         }
     }
 
-    fn trial_key(self, session: &Session, role: Role) -> Result<ObjectHandle, String> {
-        let made = session.generate_key(&role.mechanism(), &passing_template(role));
-        made.map_err(|error| format!("C_GenerateKey: {}", text(error)))
-    }
-
     /// Tries to get a key out that must not leave: by wrapping it under another, by reading it, and by making it, or a
     /// copy of it, one that may leave. Each that succeeds is a danger.
     fn dangers(self) -> Result<Vec<String>, String> {
         let session = self.session().map_err(text)?;
-        let wrapper = self.trial_key(&session, Role::Wrapper)?;
+        let wrapper = trial_key(&session, Role::Wrapper)?;
         let mut dangers = Vec::new();
-        let victim = self.trial_key(&session, Role::Cipher)?;
+        let victim = trial_key(&session, Role::Cipher)?;
         let target = Target::Object(victim);
         let iv = [1; 16];
         let mechanisms: [(&str, Mechanism<'_>); 6] = [
@@ -258,6 +253,11 @@ impl Subject<'_> {
         }
         Ok(dangers)
     }
+}
+
+fn trial_key(session: &Session, role: Role) -> Result<ObjectHandle, String> {
+    let made = session.generate_key(&role.mechanism(), &passing_template(role));
+    made.map_err(|error| format!("C_GenerateKey: {}", text(error)))
 }
 
 fn is_so(

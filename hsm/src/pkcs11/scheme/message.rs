@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::gcm::{IV_BYTES, split, used};
 use super::{Bench, NotOpened, absurd, failed, random};
 use crate::HsmResult;
-use crate::pkcs11::raw::{Generator, TAG_BYTES};
+use crate::pkcs11::raw::{Generator, Message, TAG_BYTES};
 
 pub(super) fn seal(
     bench: Bench<'_>,
@@ -23,15 +23,15 @@ pub(super) fn seal(
         Generator::Caller => random()?,
     };
     let mut tag = [0; TAG_BYTES];
-    let sealed = bench.raw.encrypt_message(
-        bench.session,
-        key,
+    let message = Message {
         generator,
-        &mut iv,
-        &mut tag,
+        iv: &mut iv,
+        tag: &mut tag,
         aad,
-        plaintext,
-    );
+    };
+    let sealed = bench
+        .raw
+        .encrypt_message(bench.session, key, message, plaintext);
     let sealed = sealed.map_err(failed)?;
     used(&iv)?;
     if sealed.len() != plaintext.len() {
@@ -54,8 +54,14 @@ pub(super) fn open(
     let (iv, sealed) = split(body).ok_or(NotOpened::Forged)?;
     let (ciphertext, tag) = sealed.split_last_chunk().ok_or(NotOpened::Forged)?;
     let (mut iv, mut tag) = (*iv, *tag);
+    let message = Message {
+        generator: Generator::Caller,
+        iv: &mut iv,
+        tag: &mut tag,
+        aad,
+    };
     let opened = bench
         .raw
-        .decrypt_message(bench.session, key, &mut iv, &mut tag, aad, ciphertext);
+        .decrypt_message(bench.session, key, message, ciphertext);
     Ok(opened?)
 }
