@@ -3,8 +3,8 @@
 //! # What is relied on
 //!
 //! - `C_Initialize` with `CKF_OS_LOCKING_OK` (PKCS#11 v3.1 §5.4.1), `C_GetSlotList`, `C_GetTokenInfo`, `C_OpenSession`
-//!   (§5.6), `C_Login` as `CKU_USER` (§5.6.8), `C_FindObjects` (§5.7), `C_GenerateKey` with `CKM_AES_KEY_GEN`
-//!   (§5.18.1), `C_Encrypt` and `C_Decrypt` with `CKM_AES_GCM` (§5.8, §5.10, §6.13). Nothing else of the module is used.
+//!   (§5.6), `C_Login` as `CKU_USER` (§5.6.8), `C_FindObjects` (§5.7), `C_GenerateKey` with `CKM_AES_KEY_GEN` and
+//!   `CKM_GENERIC_SECRET_KEY_GEN` (§5.18.1), and what the scheme in use takes (see `scheme`).
 //! - A token is named by label and serial, as in a `pkcs11:` URI ([`Pkcs11Config::from_uri`], RFC 7512); slot numbers
 //!   change and are never kept.
 //!
@@ -20,6 +20,14 @@
 //! `C_FindObjects` answers "none" with `CKR_OK` and `C_GenerateRandom` goes on. Therefore no absence of a key is
 //! believed, and no random bytes are given, before `C_GetTokenInfo` (60 µs) has named the token again. It stays broken
 //! after the directory is back until the module is initialised again.
+//!
+//! # Schemes and safety
+//!
+//! When the first session of a token is opened after an initialisation, every [`WrapScheme`](crate::WrapScheme) is tried
+//! with keys of one session, and so is what the token lets others do with keys that must not leave it. New keys get the
+//! first scheme that works, or the one that [`Pkcs11Config::scheme`] names. A key is used by the scheme of its canary
+//! for ever. A token that gives away what it must not is [`HsmError::UnsafeToken`] unless
+//! [`Pkcs11Config::allow_unsafe`].
 //!
 //! # The process
 //!

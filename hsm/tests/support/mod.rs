@@ -1,4 +1,5 @@
 //! Real `SoftHSM`, in a directory of its own for each test process.
+#![allow(dead_code, reason = "not every test names its token in both ways")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
