@@ -136,13 +136,15 @@ pub struct BackingKey {
 pub enum WrapScheme {
     /// `CKM_AES_GCM` through `C_Encrypt`, the IV ours: 12-byte IV ‖ ciphertext ‖ 16-byte tag.
     AesGcm = 1,
-    /// The same, and the same bytes, with an IV that the token makes.
+    /// The same with an IV that the token makes: the IV's length (12 or 16) in one byte ‖ IV ‖ ciphertext ‖ 16-byte tag.
     AesGcmTokenIv = 2,
-    /// The same bytes, by the message interface of PKCS#11 v3.0 (`C_EncryptMessage`), the IV the token's.
+    /// The bytes of [`WrapScheme::AesGcm`], by the message interface of PKCS#11 v3.0 (`C_EncryptMessage`), the IV the
+    /// token's if it makes one.
     AesGcmMessage = 3,
     /// `CKM_AES_KEY_WRAP_KWP` of a session object: 16-byte salt ‖ wrap of plaintext ‖ SHA-256(salt ‖ AAD).
     AesKwp = 4,
-    /// `CKM_AES_CBC_PAD`, then `CKM_SHA256_HMAC` under a second key: 16-byte IV ‖ ciphertext ‖ 32-byte MAC.
+    /// `CKM_AES_CBC_PAD`, then `CKM_SHA256_HMAC` under a second key: 16-byte IV ‖ ciphertext ‖ 32-byte MAC over scheme
+    /// byte ‖ IV ‖ length of the AAD in four bytes ‖ AAD ‖ ciphertext.
     AesCbcHmac = 5,
     /// A TPM 2.0 object sealed under the key.
     TpmSealed = 6,

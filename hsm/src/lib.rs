@@ -111,7 +111,7 @@ pub trait Token: std::fmt::Debug + Send + Sync + 'static {
 /// Keys are named by [`BackingKey`]: identity and canary. A session finds the object, verifies its attributes, opens
 /// the canary with it, and only then uses it; it may remember the handle for its own life.
 pub trait Session: Send {
-    /// Makes an AES-256 key in the token: sensitive, never extractable, not modifiable, encrypt and decrypt only,
+    /// Makes an AES-256 key in the token: sensitive, never extractable, not modifiable, for its one use only,
     /// `CKA_ID` = `id`.
     ///
     /// # Errors
@@ -157,7 +157,8 @@ pub trait Session: Send {
     /// Destroys the key. A key that is not there is destroyed already.
     fn destroy_key(&mut self, id: &BackingKeyId) -> HsmResult<()>;
 
-    /// Identities of all keys on the token that look like ours: secret AES keys with a 32-byte `CKA_ID`.
+    /// Identities of all keys on the token that look like ours: secret keys with a 32-byte `CKA_ID`, halves
+    /// of a pair included.
     fn list_keys(&mut self) -> HsmResult<Vec<BackingKeyId>>;
 
     /// Fills `out` with the token's random bytes.

@@ -3,6 +3,7 @@
 //! A test that starts a handle shuts it down: a worker that still closes its session while the process ends runs into
 //! the module's global destructors.
 
+mod interop;
 mod support;
 
 use std::sync::Arc;
@@ -10,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use cryptoki::context::Pkcs11;
 use cryptoki::mechanism::Mechanism;
-use cryptoki::object::Attribute;
+use cryptoki::object::{Attribute, KeyType};
 use cryptoki::session::{Session as RawSession, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
+use strongroom_hsm::pkcs11::Pkcs11Config;
 use strongroom_hsm::testing::conformance;
 use strongroom_hsm::{
     BackingKey, BackingKeyId, DataKey, HsmError, HsmHandle, HsmSettings, KeyBlob, SecretBytes,
@@ -22,10 +24,12 @@ use strongroom_hsm::{
 
 use tokio::sync::Mutex;
 
-use support::{MODULE, PIN, SoftHsm, token_with_pin};
+use support::{MODULE, PIN, SoftHsm, config, token_with_pin};
 
 fn softhsm() -> &'static SoftHsm {
-    SoftHsm::with_tokens(&["main", "planted", "pin", "unread", "twin", "twin"])
+    SoftHsm::with_tokens(&[
+        "main", "planted", "pin", "unread", "twin", "twin", "trials", "pairs",
+    ])
 }
 
 fn token(label: &str) -> Arc<dyn Token> {
@@ -100,6 +104,218 @@ fn plant(token: &Arc<dyn Token>, id: &BackingKeyId, different: &[Attribute]) {
 #[test]
 fn softhsm_keeps_the_contract() {
     conformance::run_all(&token("main"));
+}
+
+fn main_config() -> Pkcs11Config {
+    config("main", &softhsm().pin_file())
+}
+
+#[test]
+fn softhsm_keeps_the_contract_with_cbc_and_hmac() {
+    conformance::run_all(&interop::forced(&main_config(), WrapScheme::AesCbcHmac));
+}
+
+/// By its `CKM_AES_KEY_WRAP_PAD`, which is RFC 5649's.
+#[test]
+fn softhsm_keeps_the_contract_with_key_wrap() {
+    conformance::run_all(&interop::forced(&main_config(), WrapScheme::AesKwp));
+}
+
+#[test]
+fn softhsm_gets_aes_gcm_unless_told_otherwise() {
+    interop::chooses(&token("main"), WrapScheme::AesGcm);
+}
+
+#[test]
+fn a_key_keeps_its_scheme_when_another_is_chosen() {
+    let schemes = [
+        WrapScheme::AesGcm,
+        WrapScheme::AesKwp,
+        WrapScheme::AesCbcHmac,
+    ];
+    for first in schemes {
+        for then in schemes.into_iter().filter(|then| *then != first) {
+            interop::a_key_keeps_its_scheme(&main_config(), first, then);
+        }
+    }
+}
+
+#[test]
+fn a_key_without_a_canary_gets_one_of_its_kind() {
+    for (first, then) in [
+        (WrapScheme::AesGcm, WrapScheme::AesKwp),
+        (WrapScheme::AesKwp, WrapScheme::AesGcm),
+        (WrapScheme::AesCbcHmac, WrapScheme::AesGcm),
+    ] {
+        interop::a_key_without_a_canary_gets_one_of_its_kind(&main_config(), first, then);
+    }
+}
+
+#[tokio::test]
+async fn many_workers_wrap_at_once_by_each_scheme() {
+    for scheme in [WrapScheme::AesKwp, WrapScheme::AesCbcHmac] {
+        interop::many_workers_wrap_at_once(interop::forced(&main_config(), scheme)).await;
+    }
+}
+
+#[test]
+fn a_scheme_that_the_token_has_not_makes_no_canary() {
+    for scheme in [WrapScheme::AesGcmTokenIv, WrapScheme::AesGcmMessage] {
+        let mut session = interop::open(&interop::forced(&main_config(), scheme));
+        let id = fresh_id();
+        session.generate_key(&id, "other").expect("is any AES key");
+        let refused = session.make_canary(&id, &KeyBlob::EMPTY);
+        assert!(
+            matches!(refused, Err(HsmError::Device { .. })),
+            "{refused:?}"
+        );
+        session.destroy_key(&id).expect("destroys");
+    }
+    let mut session = interop::open(&interop::forced(&main_config(), WrapScheme::TpmSealed));
+    let refused = session.generate_key(&fresh_id(), "other");
+    assert!(matches!(refused, Err(HsmError::Config(_))), "{refused:?}");
+}
+
+#[test]
+fn trials_and_wraps_leave_nothing_on_the_token() {
+    let config = config("trials", &softhsm().pin_file());
+    let key_wrap = interop::forced(&config, WrapScheme::AesKwp);
+    let mut session = interop::open(&key_wrap);
+    key_wrap.report().expect("reports");
+    let objects = || {
+        raw_session("trials")
+            .find_objects(&[])
+            .expect("finds")
+            .len()
+    };
+    assert_eq!(objects(), 0, "after the trials");
+    let key = interop::new_key(session.as_mut());
+    let wrapped = session.wrap(&key, b"a", &[1; 32]).expect("wraps");
+    session.unwrap(&key, b"a", &wrapped).expect("unwraps");
+    let refused = session.unwrap(&key, b"b", &wrapped);
+    assert!(matches!(refused, Err(HsmError::Unauthentic)), "{refused:?}");
+    assert_eq!(objects(), 1, "the key alone");
+}
+
+#[test]
+fn the_report_of_softhsm_says_what_works_and_what_is_kept() {
+    let schemes = [
+        WrapScheme::AesGcm,
+        WrapScheme::AesKwp,
+        WrapScheme::AesCbcHmac,
+    ];
+    let report = interop::report_with_keys(&main_config(), &schemes);
+    let mechanism = |name: &str| interop::fact(&report, "mechanism", name);
+    for name in [
+        "CKM_AES_GCM",
+        "CKM_AES_KEY_WRAP_PAD",
+        "CKM_AES_CBC_PAD",
+        "CKM_SHA256_HMAC",
+    ] {
+        assert_eq!(mechanism(name), "works", "{name}");
+    }
+    assert_eq!(mechanism("CKM_AES_KEY_WRAP_KWP"), "not listed");
+    assert_eq!(
+        interop::fact(&report, "library", "interface of v3.0"),
+        "absent"
+    );
+    assert_eq!(report.dangers, Vec::<String>::new());
+}
+
+#[test]
+fn the_report_names_each_key_that_would_be_refused() {
+    let _turn = PLANTING.blocking_lock();
+    let (token, id) = (token("planted"), fresh_id());
+    plant(&token, &id, &[Attribute::Extractable(true)]);
+    let dangers = token.report().expect("reports").dangers;
+    let named = dangers
+        .iter()
+        .any(|danger| danger.contains(&id.to_string()) && danger.contains("CKA_EXTRACTABLE"));
+    assert!(named, "{dangers:?}");
+}
+
+/// One object of a pair, made past us as we make it.
+fn plant_half(id: &BackingKeyId, mac: bool) {
+    let (mechanism, uses) = if mac {
+        let uses = [Attribute::Sign(true), Attribute::Verify(true)];
+        (Mechanism::GenericSecretKeyGen, uses)
+    } else {
+        let uses = [Attribute::Encrypt(true), Attribute::Decrypt(true)];
+        (Mechanism::AesKeyGen, uses)
+    };
+    let mut template = vec![
+        Attribute::Token(true),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Encrypt(false),
+        Attribute::Decrypt(false),
+        Attribute::Sign(false),
+        Attribute::Verify(false),
+        Attribute::Wrap(false),
+        Attribute::Unwrap(false),
+        Attribute::ValueLen(32.into()),
+        Attribute::Id(id.as_bytes().to_vec()),
+    ];
+    template.retain(|attribute| {
+        uses.iter()
+            .all(|other| other.attribute_type() != attribute.attribute_type())
+    });
+    template.extend(uses);
+    raw_session("pairs")
+        .generate_key(&mechanism, &template)
+        .expect("generates");
+}
+
+/// What an interruption between the two keys leaves, and what somebody else might.
+#[test]
+fn half_a_pair_is_there_and_unfit_and_can_be_destroyed() {
+    let _turn = PLANTING.blocking_lock();
+    let config = config("pairs", &softhsm().pin_file());
+    let token = interop::forced(&config, WrapScheme::AesCbcHmac);
+    let mut session = interop::open(&token);
+    for mac in [true, false] {
+        let id = fresh_id();
+        plant_half(&id, mac);
+        assert!(session.contains(&id).expect("answers"));
+        assert!(session.list_keys().expect("lists").contains(&id));
+        let again = session.generate_key(&id, "again");
+        assert!(matches!(again, Err(HsmError::KeyExists(_))), "{again:?}");
+        let refused = session.make_canary(&id, &KeyBlob::EMPTY);
+        assert!(
+            matches!(&refused, Err(HsmError::Unfit { reason, .. }) if reason.contains("half a pair")),
+            "{refused:?}"
+        );
+        session.destroy_key(&id).expect("destroys");
+        assert!(!session.contains(&id).expect("answers"));
+    }
+}
+
+#[test]
+fn a_key_that_lost_its_mac_key_or_gained_one_is_unfit() {
+    let _turn = PLANTING.blocking_lock();
+    let config = config("pairs", &softhsm().pin_file());
+    let mut pairs = interop::open(&interop::forced(&config, WrapScheme::AesCbcHmac));
+    let pair = interop::new_key(pairs.as_mut());
+    let raw = raw_session("pairs");
+    let mac_key = raw.find_objects(&[
+        Attribute::Id(pair.id.as_bytes().to_vec()),
+        Attribute::KeyType(KeyType::GENERIC_SECRET),
+    ]);
+    for mac_key in mac_key.expect("finds") {
+        raw.destroy_object(mac_key).expect("destroys");
+    }
+    let mut single = interop::open(&interop::forced(&config, WrapScheme::AesGcm));
+    let gained = interop::new_key(single.as_mut());
+    plant_half(&gained.id, true);
+    for key in [pair, gained] {
+        let refused = pairs.probe(&key);
+        assert!(
+            matches!(refused, Err(HsmError::Unfit { .. })),
+            "{refused:?}"
+        );
+        pairs.destroy_key(&key.id).expect("destroys");
+    }
 }
 
 #[test]

@@ -17,17 +17,17 @@ use crate::{HsmError, HsmResult};
 /// [`HsmError::Unavailable`] when the module does not load; [`HsmError::Config`] when all its tokens are initialised
 /// already: none is ever initialised again.
 pub fn init_token(module: &Path, label: &str, so_pin: &str, pin: &str) -> HsmResult<()> {
-    let library = Library::at(module)?;
+    let library = Library::at(module, None)?;
     let generation = library.initialise()?;
     let inside = library.enter(generation)?;
-    let context = inside.context()?;
+    let _changing = library.changing()?;
+    let (context, raw) = (inside.context()?, inside.raw()?);
     let slots = context
         .get_slots_with_token()
         .map_err(device("C_GetSlotList"))?;
     let fresh = slots.into_iter().find(|slot| {
-        context
-            .get_token_info(*slot)
-            .is_ok_and(|info| !info.token_initialized())
+        raw.token_info(*slot)
+            .is_ok_and(|token| !token.initialized())
     });
     let slot = fresh.ok_or_else(|| {
         HsmError::Config("all tokens of the module are initialised already".into())

@@ -1,39 +1,102 @@
 //! Key objects: how they are made, found and judged.
+//!
+//! A backing key is an AES key, and in one scheme a generic secret besides, for the MAC. Both have the same `CKA_ID`
+//! and are told apart by `CKA_KEY_TYPE`. The second is made first and destroyed last: where an interruption leaves one
+//! of the two, it is the one that can do nothing alone, and nobody takes it for a whole key.
 
+use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 
 use super::error::device;
-use crate::{BackingKeyId, HsmError, HsmResult};
+use super::scheme::{Keys, roles};
+use crate::{BackingKeyId, HsmError, HsmResult, WrapScheme};
 
-/// Length of a backing key.
+/// Length of a backing key, and of its second key.
 const KEY_BYTES: u64 = 32;
+
+/// What an object is for. It can do that, and nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// AES, encrypts and decrypts.
+    Cipher,
+    /// AES, wraps and unwraps: never together with decryption, which would show what it wrapped.
+    Wrapper,
+    /// Generic secret, makes MACs and verifies them. Not an AES key: some tokens refuse one key for both
+    /// (`CKR_KEY_TYPE_INCONSISTENT`), and it would be a key with two uses.
+    Mac,
+}
+
+impl Role {
+    pub(super) fn key_type(self) -> KeyType {
+        match self {
+            Self::Cipher | Self::Wrapper => KeyType::AES,
+            Self::Mac => KeyType::GENERIC_SECRET,
+        }
+    }
+
+    /// How a key of this role is generated.
+    pub(super) fn mechanism(self) -> Mechanism<'static> {
+        match self {
+            Self::Cipher | Self::Wrapper => Mechanism::AesKeyGen,
+            Self::Mac => Mechanism::GenericSecretKeyGen,
+        }
+    }
+
+    /// What tells the label of the second key from that of the first, for people.
+    fn label_suffix(self) -> &'static str {
+        match self {
+            Self::Cipher | Self::Wrapper => "",
+            Self::Mac => " (MAC)",
+        }
+    }
+}
+
+/// Whether a key must never have been outside its token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Past {
+    /// It must not, and the token must say so.
+    Required,
+    /// Nothing is asked.
+    Ignored,
+}
 
 /// What `C_GenerateKey` is given. `CKA_ALWAYS_SENSITIVE`, `CKA_NEVER_EXTRACTABLE` and `CKA_LOCAL` are the token's to
 /// say (PKCS#11 v3.1 §4.10) and are read back by [`check`]; `CKA_DESTROYABLE` is true by default.
-pub(super) fn template(id: &BackingKeyId, label: &str) -> Vec<Attribute> {
+pub(super) fn template(role: Role, id: &BackingKeyId, label: &str) -> Vec<Attribute> {
+    let label = format!("{label}{}", role.label_suffix());
+    let mut template = passing_template(role);
+    template.retain(|attribute| !matches!(attribute, Attribute::Token(_)));
+    template.extend([
+        Attribute::Token(true),
+        Attribute::Id(id.as_bytes().to_vec()),
+        Attribute::Label(label.into_bytes()),
+    ]);
+    template
+}
+
+/// The same for a key of one session, to try things with: it has no name.
+pub(super) fn passing_template(role: Role) -> Vec<Attribute> {
     vec![
         Attribute::Class(ObjectClass::SECRET_KEY),
-        Attribute::KeyType(KeyType::AES),
+        Attribute::KeyType(role.key_type()),
         Attribute::ValueLen(KEY_BYTES.into()),
-        Attribute::Token(true),
+        Attribute::Token(false),
         Attribute::Private(true),
         Attribute::Sensitive(true),
         Attribute::Extractable(false),
         Attribute::Modifiable(false),
-        Attribute::Encrypt(true),
-        Attribute::Decrypt(true),
-        Attribute::Wrap(false),
-        Attribute::Unwrap(false),
-        Attribute::Sign(false),
-        Attribute::Verify(false),
+        Attribute::Encrypt(role == Role::Cipher),
+        Attribute::Decrypt(role == Role::Cipher),
+        Attribute::Wrap(role == Role::Wrapper),
+        Attribute::Unwrap(role == Role::Wrapper),
+        Attribute::Sign(role == Role::Mac),
+        Attribute::Verify(role == Role::Mac),
         Attribute::Derive(false),
-        Attribute::Id(id.as_bytes().to_vec()),
-        Attribute::Label(label.as_bytes().to_vec()),
     ]
 }
 
-/// Every secret-key object on the token with this `CKA_ID`.
+/// Every secret-key object on the token with this `CKA_ID`, of whatever kind.
 pub(super) fn find_all(session: &Session, id: &BackingKeyId) -> HsmResult<Vec<ObjectHandle>> {
     let named = [
         Attribute::Class(ObjectClass::SECRET_KEY),
@@ -45,43 +108,119 @@ pub(super) fn find_all(session: &Session, id: &BackingKeyId) -> HsmResult<Vec<Ob
         .map_err(device("C_FindObjects"))
 }
 
-/// The one object with this `CKA_ID`.
-///
-/// # Errors
-///
-/// [`HsmError::Unfit`] when there are two: nothing tells which of them is meant.
-pub(super) fn find(session: &Session, id: &BackingKeyId) -> HsmResult<Option<ObjectHandle>> {
-    match find_all(session, id)?.as_slice() {
-        [] => Ok(None),
-        [handle] => Ok(Some(*handle)),
-        several => Err(unfit(
-            id,
-            format!("{} objects on the token have its CKA_ID", several.len()),
-        )),
+/// The objects with one `CKA_ID`: at most one of each kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Objects {
+    pub(super) aes: Option<ObjectHandle>,
+    pub(super) mac: Option<ObjectHandle>,
+}
+
+impl Objects {
+    /// Finds them.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::Unfit`] when there are two of a kind: nothing tells which of them is meant.
+    pub(super) fn find(session: &Session, id: &BackingKeyId) -> HsmResult<Self> {
+        let mut objects = Self::default();
+        let handles = find_all(session, id)?;
+        for handle in &handles {
+            let place = match key_type(session, *handle)? {
+                Some(KeyType::AES) => &mut objects.aes,
+                Some(KeyType::GENERIC_SECRET) => &mut objects.mac,
+                _ => return Err(unfit(id, "an object of another key type has its CKA_ID")),
+            };
+            if place.replace(*handle).is_some() {
+                return Err(unfit(
+                    id,
+                    format!("{} objects on the token have its CKA_ID", handles.len()),
+                ));
+            }
+        }
+        Ok(objects)
+    }
+
+    /// Judges them as the key objects of `scheme`: these and no others. `None` when there is no object at all.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::Unfit`] for half a pair, for one object too many, and as [`check`].
+    pub(super) fn judged(
+        self,
+        session: &Session,
+        id: &BackingKeyId,
+        scheme: WrapScheme,
+        past: Past,
+    ) -> HsmResult<Option<Keys>> {
+        let Some((main_role, mac_role)) = roles(scheme) else {
+            return Err(unfit(id, "its canary is not of a scheme of this token"));
+        };
+        let main = match (self.aes, self.mac) {
+            (None, None) => return Ok(None),
+            (None, Some(_)) => {
+                return Err(unfit(id, "half a pair: its AES key is not on the token"));
+            }
+            (Some(main), _) => main,
+        };
+        check(session, main, id, main_role, past)?;
+        match (mac_role, self.mac) {
+            (None, None) => {}
+            (Some(role), Some(mac)) => check(session, mac, id, role, past)?,
+            (Some(_), None) => {
+                return Err(unfit(id, "half a pair: its MAC key is not on the token"));
+            }
+            (None, Some(_)) => {
+                return Err(unfit(
+                    id,
+                    "a MAC key has its CKA_ID, which its scheme has not",
+                ));
+            }
+        }
+        let mac = self.mac;
+        Ok(Some(Keys { main, mac }))
     }
 }
 
-/// Identities of the token's secret AES keys whose `CKA_ID` has the length of ours.
+fn key_type(session: &Session, handle: ObjectHandle) -> HsmResult<Option<KeyType>> {
+    let told = session.get_attributes(handle, &[AttributeType::KeyType]);
+    let told = told.map_err(device("C_GetAttributeValue"))?;
+    Ok(told.into_iter().find_map(|attribute| match attribute {
+        Attribute::KeyType(key_type) => Some(key_type),
+        _ => None,
+    }))
+}
+
+/// Whether an AES key is one that wraps, not one that decrypts. One that does both is neither, and unfit.
+pub(super) fn is_wrapper(session: &Session, handle: ObjectHandle) -> HsmResult<bool> {
+    let told = session.get_attributes(handle, &[AttributeType::Wrap, AttributeType::Decrypt]);
+    let told = told.map_err(device("C_GetAttributeValue"))?;
+    Ok(told.contains(&Attribute::Wrap(true)) && !told.contains(&Attribute::Decrypt(true)))
+}
+
+/// Identities of the token's secret keys that look like ours, or like half of one: AES keys and generic secrets whose
+/// `CKA_ID` has the length of ours. Each stands once.
 pub(super) fn list(session: &Session) -> HsmResult<Vec<BackingKeyId>> {
-    let ours = [
-        Attribute::Class(ObjectClass::SECRET_KEY),
-        Attribute::KeyType(KeyType::AES),
-        Attribute::Token(true),
-    ];
     let mut ids = Vec::new();
-    for handle in session
-        .find_objects(&ours)
-        .map_err(device("C_FindObjects"))?
-    {
-        let attributes = session.get_attributes(handle, &[AttributeType::Id]);
-        for attribute in attributes.map_err(device("C_GetAttributeValue"))? {
-            if let Attribute::Id(id) = attribute
-                && let Ok(bytes) = id.try_into()
-            {
-                ids.push(BackingKeyId::from_bytes(bytes));
+    for role in [Role::Cipher, Role::Mac] {
+        let ours = [
+            Attribute::Class(ObjectClass::SECRET_KEY),
+            Attribute::KeyType(role.key_type()),
+            Attribute::Token(true),
+        ];
+        let handles = session.find_objects(&ours);
+        for handle in handles.map_err(device("C_FindObjects"))? {
+            let attributes = session.get_attributes(handle, &[AttributeType::Id]);
+            for attribute in attributes.map_err(device("C_GetAttributeValue"))? {
+                if let Attribute::Id(id) = attribute
+                    && let Ok(bytes) = id.try_into()
+                {
+                    ids.push(BackingKeyId::from_bytes(bytes));
+                }
             }
         }
     }
+    ids.sort_unstable();
+    ids.dedup();
     Ok(ids)
 }
 
@@ -91,11 +230,20 @@ pub(super) fn list(session: &Session) -> HsmResult<Vec<BackingKeyId>> {
 /// required, since some tokens have no other keys: what is one-way stays so, and usage is checked again with every
 /// newly found handle.
 ///
+/// With [`Past::Ignored`], what the token says of the key's past is not asked for: a token that is used although it gives
+/// keys away has nothing to say about where they have been (NSS denies `CKA_LOCAL` of every key it made).
+///
 /// # Errors
 ///
 /// [`HsmError::Unfit`] naming the first attribute that is not as it must be; or what the device says.
-pub(super) fn check(session: &Session, handle: ObjectHandle, id: &BackingKeyId) -> HsmResult<()> {
-    let required = [
+pub(super) fn check(
+    session: &Session,
+    handle: ObjectHandle,
+    id: &BackingKeyId,
+    role: Role,
+    past: Past,
+) -> HsmResult<()> {
+    let mut required = vec![
         (
             "CKA_CLASS",
             AttributeType::Class,
@@ -104,7 +252,7 @@ pub(super) fn check(session: &Session, handle: ObjectHandle, id: &BackingKeyId) 
         (
             "CKA_KEY_TYPE",
             AttributeType::KeyType,
-            Attribute::KeyType(KeyType::AES),
+            Attribute::KeyType(role.key_type()),
         ),
         (
             "CKA_VALUE_LEN",
@@ -141,18 +289,22 @@ pub(super) fn check(session: &Session, handle: ObjectHandle, id: &BackingKeyId) 
         (
             "CKA_ENCRYPT",
             AttributeType::Encrypt,
-            Attribute::Encrypt(true),
+            Attribute::Encrypt(role == Role::Cipher),
         ),
         (
             "CKA_DECRYPT",
             AttributeType::Decrypt,
-            Attribute::Decrypt(true),
+            Attribute::Decrypt(role == Role::Cipher),
         ),
-        ("CKA_WRAP", AttributeType::Wrap, Attribute::Wrap(false)),
+        (
+            "CKA_WRAP",
+            AttributeType::Wrap,
+            Attribute::Wrap(role == Role::Wrapper),
+        ),
         (
             "CKA_UNWRAP",
             AttributeType::Unwrap,
-            Attribute::Unwrap(false),
+            Attribute::Unwrap(role == Role::Wrapper),
         ),
         (
             "CKA_ID",
@@ -160,6 +312,22 @@ pub(super) fn check(session: &Session, handle: ObjectHandle, id: &BackingKeyId) 
             Attribute::Id(id.as_bytes().to_vec()),
         ),
     ];
+    if role == Role::Mac {
+        required.extend([
+            ("CKA_SIGN", AttributeType::Sign, Attribute::Sign(true)),
+            ("CKA_VERIFY", AttributeType::Verify, Attribute::Verify(true)),
+        ]);
+    }
+    if past == Past::Ignored {
+        required.retain(|(_, kind, _)| {
+            !matches!(
+                kind,
+                AttributeType::AlwaysSensitive
+                    | AttributeType::NeverExtractable
+                    | AttributeType::Local
+            )
+        });
+    }
     let asked: Vec<_> = required.iter().map(|(_, kind, _)| *kind).collect();
     let told = session
         .get_attributes(handle, &asked)

@@ -3,8 +3,8 @@
 //! # What is relied on
 //!
 //! - `C_Initialize` with `CKF_OS_LOCKING_OK` (PKCS#11 v3.1 §5.4.1), `C_GetSlotList`, `C_GetTokenInfo`, `C_OpenSession`
-//!   (§5.6), `C_Login` as `CKU_USER` (§5.6.8), `C_FindObjects` (§5.7), `C_GenerateKey` with `CKM_AES_KEY_GEN`
-//!   (§5.18.1), `C_Encrypt` and `C_Decrypt` with `CKM_AES_GCM` (§5.8, §5.10, §6.13). Nothing else of the module is used.
+//!   (§5.6), `C_Login` as `CKU_USER` (§5.6.8), `C_FindObjects` (§5.7), `C_GenerateKey` with `CKM_AES_KEY_GEN` and
+//!   `CKM_GENERIC_SECRET_KEY_GEN` (§5.18.1), and what the scheme in use takes (see `scheme`).
 //! - A token is named by label and serial, as in a `pkcs11:` URI ([`Pkcs11Config::from_uri`], RFC 7512); slot numbers
 //!   change and are never kept.
 //!
@@ -21,6 +21,14 @@
 //! believed, and no random bytes are given, before `C_GetTokenInfo` (60 µs) has named the token again. It stays broken
 //! after the directory is back until the module is initialised again.
 //!
+//! # Schemes and safety
+//!
+//! When the first session of a token is opened after an initialisation, every [`WrapScheme`](crate::WrapScheme) is tried
+//! with keys of one session, and so is what the token lets others do with keys that must not leave it. New keys get the
+//! first scheme that works, or the one that [`Pkcs11Config::scheme`] names. A key is used by the scheme of its canary
+//! for ever. A token that gives away what it must not is [`HsmError::UnsafeToken`] unless
+//! [`Pkcs11Config::allow_unsafe`].
+//!
 //! # The process
 //!
 //! - Never fork after the first session is opened: modules lose or corrupt their state in the child (§5.4.1), and some
@@ -30,12 +38,16 @@
 //! - A module that somebody else in the process has initialised is used as it is, never finalised, and thus cannot
 //!   heal from the loss of its token.
 
-mod aead;
 mod error;
 mod init;
 mod key;
 mod module;
+mod opened;
 mod pin;
+mod probe;
+mod raw;
+mod report;
+mod scheme;
 mod session;
 mod uri;
 
@@ -47,13 +59,16 @@ use cryptoki::session::SessionState;
 use cryptoki::slot::Slot;
 
 pub use self::init::init_token;
-pub use self::uri::{IvOrigin, Pkcs11Config, TokenSelector};
+pub use self::uri::{Pkcs11Config, TokenSelector};
 
-use self::error::{device, unavailable};
+use self::error::{device, failed, unavailable};
 use self::module::Library;
+use self::opened::Opened;
 use self::pin::Pin;
-use self::session::{Opened, Pkcs11Session};
-use crate::{Fact, HsmError, HsmResult, Report, Session, Token, TokenInfo};
+use self::probe::{Abilities, Subject};
+use self::raw::Raw;
+use self::session::Pkcs11Session;
+use crate::{HsmError, HsmResult, Report, Session, Token, TokenInfo};
 
 /// How long opening a session waits for another thread that logs in.
 const LOGIN_WAIT: Duration = Duration::from_secs(1);
@@ -89,7 +104,7 @@ impl Pkcs11Token {
     }
 
     fn open(&self) -> HsmResult<Opened> {
-        let library = Library::at(&self.config.module)?;
+        let library = Library::at(&self.config.module, self.config.init_args.as_deref())?;
         let generation = library.initialise()?;
         match self.connect(&library, generation) {
             Ok(opened) => Ok(opened),
@@ -106,8 +121,9 @@ impl Pkcs11Token {
     fn connect(&self, library: &Arc<Library>, generation: u64) -> Result<Opened, Setback> {
         let inside = library.enter(generation).map_err(Setback::Other)?;
         let context = inside.context().map_err(Setback::Other)?;
+        let raw = inside.raw().map_err(Setback::Other)?;
         let _looking = library.looking().map_err(Setback::Other)?;
-        let (slot, serial) = self.find_slot(context)?;
+        let (slot, serial) = self.find_slot(context, &raw)?;
         let opened =
             Opened::new(library, generation, context, slot, serial).map_err(Setback::Module)?;
         self.log_in(library, generation, context, &opened)?;
@@ -115,23 +131,23 @@ impl Pkcs11Token {
     }
 
     /// The one slot whose token matches, and that token's serial number.
-    fn find_slot(&self, context: &Pkcs11) -> Result<(Slot, String), Setback> {
+    fn find_slot(&self, context: &Pkcs11, raw: &Raw) -> Result<(Slot, String), Setback> {
         let slots = context.get_slots_with_token();
         let slots = slots.map_err(|error| Setback::Module(device("C_GetSlotList")(error)))?;
         let mut found = None;
         for slot in slots {
             // A slot that does not describe its token is not ours; if it is, it counts as absent.
-            let Ok(info) = context.get_token_info(slot) else {
+            let Ok(token) = raw.token_info(slot) else {
                 continue;
             };
-            if info.token_initialized() && self.config.token.matches(&info) {
+            if token.initialized() && self.config.token.matches(&token) {
                 if found.is_some() {
                     return Err(Setback::Other(HsmError::Config(format!(
                         "two tokens match {}: name the serial number, too",
                         self.config.token
                     ))));
                 }
-                found = Some((slot, info.serial_number().to_owned()));
+                found = Some((slot, token.serial));
             }
         }
         found.ok_or_else(|| {
@@ -171,9 +187,39 @@ impl Pkcs11Token {
     }
 }
 
+/// What the token can do: remembered, or tried now. Nobody of us makes or looks for objects meanwhile.
+fn abilities(opened: &Opened) -> HsmResult<Arc<Abilities>> {
+    let (library, generation) = (opened.library(), opened.generation());
+    if let Some(abilities) = library.abilities(generation, opened.slot()) {
+        return Ok(abilities);
+    }
+    let _inside = opened.enter()?;
+    let _changing = library.changing()?;
+    // Another thread may have tried while this one waited.
+    if let Some(abilities) = library.abilities(generation, opened.slot()) {
+        return Ok(abilities);
+    }
+    let subject = Subject {
+        raw: opened.calls(),
+        context: opened.context(),
+        slot: opened.slot(),
+    };
+    let abilities = Arc::new(subject.abilities()?);
+    if abilities.conclusive() {
+        library.remember(generation, opened.slot(), Arc::clone(&abilities));
+    }
+    Ok(abilities)
+}
+
 impl Token for Pkcs11Token {
     fn open_session(&self) -> HsmResult<Box<dyn Session>> {
-        Ok(Box::new(Pkcs11Session::new(self.open()?, self.config.iv)))
+        let opened = self.open()?;
+        let abilities = abilities(&opened)?;
+        if !abilities.dangers.is_empty() && !self.config.allow_unsafe {
+            return Err(HsmError::UnsafeToken(abilities.dangers.join("; ")));
+        }
+        let session = Pkcs11Session::new(opened, abilities, self.config.scheme);
+        Ok(Box::new(session))
     }
 
     fn info(&self) -> HsmResult<TokenInfo> {
@@ -184,10 +230,7 @@ impl Token for Pkcs11Token {
             .context()
             .get_library_info()
             .map_err(device("C_GetInfo"))?;
-        let token = opened
-            .context()
-            .get_token_info(opened.slot())
-            .map_err(device("C_GetTokenInfo"))?;
+        let token = opened.calls().token_info(opened.slot()).map_err(failed)?;
         let version = library.library_version();
         Ok(TokenInfo {
             backend: "pkcs11",
@@ -199,27 +242,16 @@ impl Token for Pkcs11Token {
                 library.manufacturer_id(),
                 self.config.module.display(),
             ),
-            label: token.label().to_owned(),
-            serial: token.serial_number().to_owned(),
-            model: format!("{} {}", token.manufacturer_id(), token.model()),
+            label: token.label,
+            serial: token.serial,
+            model: format!("{} {}", token.manufacturer, token.model),
         })
     }
 
     fn report(&self) -> HsmResult<Report> {
-        let info = self.info()?;
-        let fact = |name: &str, value: String| Fact {
-            subject: "token".into(),
-            name: name.into(),
-            value,
-        };
-        Ok(Report {
-            facts: vec![
-                fact("label", info.label),
-                fact("serial number", info.serial),
-                fact("model", info.model),
-                fact("module", info.module),
-            ],
-            dangers: Vec::new(),
-        })
+        let opened = self.open()?;
+        let abilities = abilities(&opened)?;
+        let _inside = opened.enter()?;
+        report::report(&opened, &abilities, self.config.scheme)
     }
 }

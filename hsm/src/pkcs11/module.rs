@@ -1,6 +1,7 @@
 //! The module library: one per path and process, initialised, and initialised again when nobody is inside.
 
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
@@ -8,13 +9,14 @@ use std::sync::{
 };
 use std::time::{Duration, Instant};
 
-use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
-use cryptoki::error::{Error, RvError};
+use cryptoki::context::Pkcs11;
+use cryptoki::error::RvError;
 use cryptoki::session::Session;
 use cryptoki::slot::Slot;
 
-use super::aead::Aead;
 use super::error::unavailable;
+use super::probe::Abilities;
+use super::raw::Raw;
 use crate::{BoxError, HsmError, HsmResult};
 
 /// How long a call waits for a re-initialisation under way.
@@ -30,16 +32,19 @@ const LOCK_POLL: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(super) struct Library {
     path: PathBuf,
+    init_args: Option<CString>,
     /// Read-locked during every call into the module, write-locked to initialise it.
     phase: RwLock<Phase>,
     anchors: Mutex<Anchors>,
     /// Read-locked to look for tokens and objects, write-locked to make or destroy an object.
     objects: RwLock<()>,
+    /// What each token was found to be able to do since the module was initialised.
+    abilities: Mutex<HashMap<Slot, (u64, Arc<Abilities>)>>,
 }
 
 #[derive(Debug, Default)]
 struct Phase {
-    loaded: Option<(Pkcs11, Arc<Aead>)>,
+    loaded: Option<(Pkcs11, Arc<Raw>)>,
     /// Counts initialisations. Sessions and handles of an earlier one mean nothing, or something else.
     generation: u64,
     ready: bool,
@@ -62,8 +67,9 @@ impl Library {
     ///
     /// # Errors
     ///
-    /// [`HsmError::Unavailable`] when there is no such file.
-    pub(super) fn at(path: &Path) -> HsmResult<Arc<Self>> {
+    /// [`HsmError::Unavailable`] when there is no such file; [`HsmError::Config`] when it is to be initialised with
+    /// other arguments than before.
+    pub(super) fn at(path: &Path, init_args: Option<&str>) -> HsmResult<Arc<Self>> {
         static REGISTRY: OnceLock<Mutex<HashMap<PathBuf, Arc<Library>>>> = OnceLock::new();
         let path = path
             .canonicalize()
@@ -71,16 +77,26 @@ impl Library {
                 reason: format!("no PKCS#11 module at {}", path.display()),
                 source: Some(source.into()),
             })?;
+        let init_args = init_args.map(CString::new).transpose();
+        let init_args = init_args
+            .map_err(|_nul| HsmError::Config("the init arguments of a module have a NUL".into()))?;
         let registry = REGISTRY.get_or_init(Mutex::default);
         let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
         let library = registry.entry(path.clone()).or_insert_with(|| {
             Arc::new(Self {
                 path,
+                init_args: init_args.clone(),
                 phase: RwLock::default(),
                 anchors: Mutex::default(),
                 objects: RwLock::default(),
+                abilities: Mutex::default(),
             })
         });
+        if library.init_args != init_args {
+            return Err(HsmError::Config(
+                "two tokens behind one module have different init arguments".into(),
+            ));
+        }
         Ok(Arc::clone(library))
     }
 
@@ -133,28 +149,27 @@ impl Library {
     }
 
     fn bring_up(&self, phase: &mut Phase) -> HsmResult<()> {
-        let (context, _) = match &mut phase.loaded {
+        let (_, raw) = match &mut phase.loaded {
             Some(loaded) => loaded,
             none => none.insert(self.load()?),
         };
-        let arguments = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
-        match context.initialize(arguments) {
+        match raw.initialize(self.init_args.as_ref()) {
             Ok(()) => phase.owned = true,
             // Ours still if we brought it up before and `C_Finalize` failed; else another's, and not to be ended.
-            Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
-            Err(error) => return Err(self.unavailable("C_Initialize failed", error.into())),
+            Err(failed) if failed.code() == RvError::CryptokiAlreadyInitialized => {}
+            Err(failed) => return Err(self.unavailable("C_Initialize failed", failed.into())),
         }
         phase.generation += 1;
         phase.ready = true;
         Ok(())
     }
 
-    fn load(&self) -> HsmResult<(Pkcs11, Arc<Aead>)> {
+    fn load(&self) -> HsmResult<(Pkcs11, Arc<Raw>)> {
         let context = Pkcs11::new(&self.path)
             .map_err(|error| self.unavailable("the module does not load", error.into()))?;
-        let aead = Aead::load(&self.path)
-            .map_err(|error| self.unavailable("the module has no AES-GCM to call", error))?;
-        Ok((context, Arc::new(aead)))
+        let raw = Raw::load(&self.path)
+            .map_err(|error| self.unavailable("the module has no functions to call", error))?;
+        Ok((context, Arc::new(raw)))
     }
 
     fn unavailable(&self, what: &str, source: BoxError) -> HsmError {
@@ -211,6 +226,24 @@ impl Library {
             .ok_or_else(|| unavailable("other threads look for objects"))
     }
 
+    /// What the token in `slot` was found to be able to do, if it has been tried since the module was initialised.
+    pub(super) fn abilities(&self, generation: u64, slot: Slot) -> Option<Arc<Abilities>> {
+        let known = self
+            .abilities
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (of, abilities) = known.get(&slot)?;
+        (*of == generation).then(|| Arc::clone(abilities))
+    }
+
+    pub(super) fn remember(&self, generation: u64, slot: Slot, abilities: Arc<Abilities>) {
+        let mut known = self
+            .abilities
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        known.insert(slot, (generation, abilities));
+    }
+
     fn exclusively<T>(&self, work: impl FnOnce(&mut Phase) -> HsmResult<T>) -> HsmResult<T> {
         let mut phase = waiting(EXCLUSIVE_WAIT, || self.phase.try_write())
             .ok_or_else(|| unavailable("a call inside the module forbids initialising it"))?;
@@ -232,15 +265,15 @@ impl Inside<'_> {
             .ok_or_else(|| unavailable("no module"))
     }
 
-    /// Its single-call AES-GCM.
+    /// Those that are called directly.
     ///
     /// # Errors
     ///
     /// As [`Inside::context`].
-    pub(super) fn aead(&self) -> HsmResult<Arc<Aead>> {
+    pub(super) fn raw(&self) -> HsmResult<Arc<Raw>> {
         let loaded = self.0.loaded.as_ref();
         loaded
-            .map(|(_, aead)| Arc::clone(aead))
+            .map(|(_, raw)| Arc::clone(raw))
             .ok_or_else(|| unavailable("no module"))
     }
 }
@@ -289,6 +322,7 @@ mod tests {
     fn ready(generation: u64) -> Library {
         Library {
             path: PathBuf::from("/nonexistent/module.so"),
+            init_args: None,
             phase: RwLock::new(Phase {
                 loaded: None,
                 generation,
@@ -297,6 +331,7 @@ mod tests {
             }),
             anchors: Mutex::default(),
             objects: RwLock::default(),
+            abilities: Mutex::default(),
         }
     }
 

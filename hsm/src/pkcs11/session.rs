@@ -4,19 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cryptoki::context::Pkcs11;
-use cryptoki::error::Error;
-use cryptoki::mechanism::Mechanism;
-use cryptoki::object::ObjectHandle;
-use cryptoki::session::Session as RawSession;
-use cryptoki::slot::Slot;
 use zeroize::Zeroizing;
 
-use super::aead::{Aead, IV_BYTES, TAG_BYTES};
-use super::error::{device, may_blame_ciphertext, unavailable};
-use super::key::{self, unfit};
-use super::module::{Inside, Library};
-use super::uri::IvOrigin;
+use super::error::{device, failed, may_blame_ciphertext};
+use super::key::{self, Objects, Role, unfit};
+use super::opened::Opened;
+use super::probe::Abilities;
+use super::scheme::{self, Bench, Keys, NotOpened};
 use crate::handle::same_bytes;
 use crate::{
     BackingKey, BackingKeyId, Canary, HsmError, HsmResult, KeyBlob, SecretBytes, Session,
@@ -31,152 +25,46 @@ const HANDLE_TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// Handles a session remembers. When there are more keys it starts over.
 const HANDLES_MAX: usize = 1024;
 
-/// A module session that closes itself, unless the module has been initialised again: its handle may then be that of
-/// somebody else's session.
-pub(super) struct Opened {
-    library: Arc<Library>,
-    generation: u64,
-    context: Pkcs11,
-    aead: Arc<Aead>,
-    slot: Slot,
-    serial: String,
-    raw: Option<RawSession>,
-}
-
-impl Opened {
-    /// Opens a read-write session on `slot`, which holds the token with this serial number.
-    ///
-    /// # Errors
-    ///
-    /// What `C_OpenSession` says.
-    pub(super) fn new(
-        library: &Arc<Library>,
-        generation: u64,
-        context: &Pkcs11,
-        slot: Slot,
-        serial: String,
-    ) -> HsmResult<Self> {
-        let aead = library.enter(generation)?.aead()?;
-        let raw = context
-            .open_rw_session_no_drop(slot)
-            .map_err(device("C_OpenSession"))?;
-        Ok(Self {
-            library: Arc::clone(library),
-            generation,
-            context: context.clone(),
-            aead,
-            slot,
-            serial,
-            raw: Some(raw),
-        })
-    }
-
-    /// Enters the module for the length of a call.
-    pub(super) fn enter(&self) -> HsmResult<Inside<'_>> {
-        self.library.enter(self.generation)
-    }
-
-    pub(super) fn context(&self) -> &Pkcs11 {
-        &self.context
-    }
-
-    pub(super) fn library(&self) -> &Library {
-        &self.library
-    }
-
-    pub(super) fn slot(&self) -> Slot {
-        self.slot
-    }
-
-    /// The session itself.
-    ///
-    /// # Errors
-    ///
-    /// [`HsmError::Unavailable`] when re-opening it has failed.
-    pub(super) fn raw(&self) -> HsmResult<&RawSession> {
-        self.raw
-            .as_ref()
-            .ok_or_else(|| unavailable("the session is closed"))
-    }
-
-    /// Closes the session and opens another on the same token, which stays logged in by its anchor session.
-    fn reopen(&mut self) -> HsmResult<()> {
-        self.close();
-        let raw = self.context.open_rw_session_no_drop(self.slot);
-        self.raw = Some(raw.map_err(device("C_OpenSession"))?);
-        Ok(())
-    }
-
-    fn close(&mut self) {
-        if let Some(raw) = self.raw.take()
-            && let Err(error) = raw.close()
-        {
-            tracing::debug!(event = "hsm.close", error = %error, "closing a session");
-        }
-    }
-
-    /// Sees that the slot still holds the token.
-    ///
-    /// # Errors
-    ///
-    /// [`HsmError::Unavailable`] when it does not, or when nobody can say.
-    fn see_token(&self) -> HsmResult<()> {
-        match self.context.get_token_info(self.slot) {
-            Ok(info) if info.serial_number() != self.serial => {
-                Err(unavailable("another token is in the slot"))
-            }
-            Err(error @ Error::Pkcs11(..)) => Err(HsmError::Unavailable {
-                reason: "the token does not answer".into(),
-                source: Some(error.into()),
-            }),
-            // A description that cryptoki cannot read (opencryptoki's utcTime) is an answer, too.
-            Ok(_) | Err(_) => Ok(()),
-        }
-    }
-}
-
-impl Drop for Opened {
-    fn drop(&mut self) {
-        let library = Arc::clone(&self.library);
-        if let Ok(_inside) = library.enter(self.generation) {
-            self.close();
-        }
-    }
-}
-
 /// One worker's session.
 pub(super) struct Pkcs11Session {
     opened: Opened,
-    iv: IvOrigin,
+    abilities: Arc<Abilities>,
+    /// The scheme of keys to come, when the configuration names one.
+    forced: Option<WrapScheme>,
     handles: HashMap<BackingKeyId, Found>,
 }
 
-/// A handle that passed every check.
+/// Handles that passed every check.
 struct Found {
-    handle: ObjectHandle,
+    keys: Keys,
     canary: Canary,
     at: Instant,
 }
 
 impl Pkcs11Session {
-    pub(super) fn new(opened: Opened, iv: IvOrigin) -> Self {
+    pub(super) fn new(
+        opened: Opened,
+        abilities: Arc<Abilities>,
+        forced: Option<WrapScheme>,
+    ) -> Self {
         Self {
             opened,
-            iv,
+            abilities,
+            forced,
             handles: HashMap::new(),
         }
     }
 
     /// Runs `work` with the module entered: it is neither finalised meanwhile, nor has it been since we opened.
     fn inside<T>(&mut self, work: impl FnOnce(&mut Self) -> HsmResult<T>) -> HsmResult<T> {
-        let library = Arc::clone(&self.opened.library);
-        let _inside = library.enter(self.opened.generation)?;
+        let library = Arc::clone(self.opened.library());
+        let _inside = library.enter(self.opened.generation())?;
         work(self)
     }
 
     /// The same, with leave to look for objects.
     fn looking<T>(&mut self, work: impl FnOnce(&mut Self) -> HsmResult<T>) -> HsmResult<T> {
-        let library = Arc::clone(&self.opened.library);
+        let library = Arc::clone(self.opened.library());
         self.inside(|this| {
             let _looking = library.looking()?;
             work(this)
@@ -185,163 +73,172 @@ impl Pkcs11Session {
 
     /// The same, with leave to make and destroy objects.
     fn changing<T>(&mut self, work: impl FnOnce(&mut Self) -> HsmResult<T>) -> HsmResult<T> {
-        let library = Arc::clone(&self.opened.library);
+        let library = Arc::clone(self.opened.library());
         self.inside(|this| {
             let _changing = library.changing()?;
             work(this)
         })
     }
 
-    /// The handle of `key`: remembered, or found, judged and its canary opened.
-    fn handle(&mut self, key: &BackingKey) -> HsmResult<ObjectHandle> {
+    /// The handles of `key`: remembered, or found, judged and its canary opened.
+    fn keys(&mut self, key: &BackingKey) -> HsmResult<Keys> {
         if let Some(found) = self.handles.get(&key.id)
             && found.canary == key.canary
             && found.at.elapsed() < HANDLE_TRUSTED_FOR
         {
-            return Ok(found.handle);
+            return Ok(found.keys);
         }
-        self.handle_afresh(key)
+        self.keys_afresh(key)
     }
 
-    fn handle_afresh(&mut self, key: &BackingKey) -> HsmResult<ObjectHandle> {
+    fn keys_afresh(&mut self, key: &BackingKey) -> HsmResult<Keys> {
         self.handles.remove(&key.id);
-        let library = Arc::clone(&self.opened.library);
+        let library = Arc::clone(self.opened.library());
         let _looking = library.looking()?;
-        let handle = self.find(&key.id)?;
-        self.open_canary(handle, key)?;
+        let keys = self.find(&key.id, scheme_of(key)?)?;
+        self.open_canary(keys, key)?;
         if self.handles.len() >= HANDLES_MAX {
             self.handles.clear();
         }
         self.handles.insert(
             key.id,
             Found {
-                handle,
+                keys,
                 canary: key.canary.clone(),
                 at: Instant::now(),
             },
         );
-        Ok(handle)
+        Ok(keys)
     }
 
-    /// Finds and judges a key, by its identity alone.
-    fn find(&self, id: &BackingKeyId) -> HsmResult<ObjectHandle> {
+    /// Finds and judges the objects of a key of this scheme, by its identity alone.
+    fn find(&self, id: &BackingKeyId, scheme: WrapScheme) -> HsmResult<Keys> {
         let session = self.opened.raw()?;
-        let Some(handle) = key::find(session, id)? else {
+        let Some(keys) =
+            Objects::find(session, id)?.judged(session, id, scheme, self.abilities.past())?
+        else {
             self.opened.see_token()?;
             return Err(HsmError::KeyNotFound(*id));
         };
-        key::check(session, handle, id)?;
-        Ok(handle)
+        Ok(keys)
     }
 
-    /// Opens the canary of `key` with `handle`. When that fails, a new canary tells an ill token from another key.
-    fn open_canary(&self, handle: ObjectHandle, key: &BackingKey) -> HsmResult<()> {
-        let aad = Canary::aad(&key.id);
-        let Some((iv, sealed)) = split(&key.canary.0) else {
-            return Err(unfit(
-                &key.id,
-                "its canary is not of a scheme of this token",
-            ));
+    /// The scheme of keys that are made now.
+    fn scheme(&self) -> HsmResult<WrapScheme> {
+        match self.forced {
+            Some(scheme) => Ok(scheme),
+            None => self.abilities.scheme(),
+        }
+    }
+
+    /// The scheme of a key that has no canary yet: what its objects are made for, by which the choice may have changed
+    /// since they were made.
+    fn scheme_by_objects(&self, id: &BackingKeyId) -> HsmResult<WrapScheme> {
+        let session = self.opened.raw()?;
+        let objects = Objects::find(session, id)?;
+        let chosen = self.scheme();
+        if objects.mac.is_some() {
+            return Ok(WrapScheme::AesCbcHmac);
+        }
+        let wraps = match objects.aes {
+            Some(aes) => key::is_wrapper(session, aes)?,
+            None => return chosen,
         };
-        match self.decrypt(handle, iv, &aad, sealed) {
+        let chosen = chosen?;
+        let fits = match scheme::roles(chosen) {
+            Some((Role::Wrapper, _)) => wraps,
+            _ => !wraps,
+        };
+        match (fits, wraps) {
+            (true, _) => Ok(chosen),
+            (false, true) => Ok(WrapScheme::AesKwp),
+            (false, false) => self.abilities.gcm_scheme(),
+        }
+    }
+
+    /// Opens the canary of `key` with `keys`. When that fails, a new canary tells an ill token from another key.
+    fn open_canary(&mut self, keys: Keys, key: &BackingKey) -> HsmResult<()> {
+        let aad = Canary::aad(&key.id);
+        match self.open(keys, &aad, &key.canary.0) {
             Ok(plaintext) if same_bytes(&plaintext, Canary::PLAINTEXT) => Ok(()),
             Ok(_) => Err(unfit(&key.id, "its canary holds something else")),
-            Err(error) if may_blame_ciphertext(&error) => {
-                self.new_canary(handle, &key.id)?;
+            Err(not_opened) if may_be_forged(&not_opened) => {
+                // The operation that failed may still be active in this session.
+                self.opened.reopen()?;
+                self.new_canary(keys, &key.id, scheme_of(key)?)?;
                 self.opened.see_token()?;
                 Err(unfit(
                     &key.id,
                     "its canary does not open: this is another key",
                 ))
             }
-            Err(error) => Err(device("C_Decrypt")(error)),
+            Err(not_opened) => Err(into_error(not_opened)),
         }
     }
 
-    /// Makes a canary with `handle` and opens it.
-    fn new_canary(&self, handle: ObjectHandle, id: &BackingKeyId) -> HsmResult<Canary> {
+    /// Makes a canary with `keys` and opens it.
+    fn new_canary(&self, keys: Keys, id: &BackingKeyId, scheme: WrapScheme) -> HsmResult<Canary> {
         let aad = Canary::aad(id);
-        let wrapped = self.encrypt(handle, &aad, Canary::PLAINTEXT)?;
-        let (iv, sealed) = split(&wrapped).ok_or(HsmError::WrapNotReadable)?;
-        let opened = self
-            .decrypt(handle, iv, &aad, sealed)
-            .map_err(device("C_Decrypt"))?;
+        let wrapped = self.seal(scheme, keys, &aad, Canary::PLAINTEXT)?;
+        let opened = self.open(keys, &aad, &wrapped);
+        let opened = opened.map_err(|not_opened| match not_opened {
+            NotOpened::Forged => HsmError::WrapNotReadable,
+            other => into_error(other),
+        })?;
         if !same_bytes(&opened, Canary::PLAINTEXT) {
             return Err(HsmError::WrapNotReadable);
         }
         Ok(Canary(wrapped))
     }
 
-    fn encrypt(&self, handle: ObjectHandle, aad: &[u8], plaintext: &[u8]) -> HsmResult<Wrapped> {
-        let mut body = [0; IV_BYTES + WRAP_PLAINTEXT_BYTES_MAX + TAG_BYTES];
-        let mut iv = [0; IV_BYTES];
-        if self.iv == IvOrigin::System {
-            getrandom::fill(&mut iv).map_err(|source| HsmError::Random(source.into()))?;
-        }
-        let session = self.opened.raw()?;
-        let sealed = self
-            .opened
-            .aead
-            .seal(session, handle, &mut iv, aad, plaintext);
-        let sealed = sealed.map_err(device("C_Encrypt"))?;
-        // A token that was to choose the IV and did not would use the same one for ever, which gives GCM's key away.
-        if iv == [0; IV_BYTES] {
-            return Err(HsmError::Device {
-                function: "C_Encrypt",
-                source: "it chose no IV".into(),
-            });
-        }
-        let length = IV_BYTES + sealed.len();
-        match body.get_mut(..length) {
-            Some(body) if sealed.len() == plaintext.len() + TAG_BYTES => {
-                let (iv_part, sealed_part) = body.split_at_mut(IV_BYTES);
-                iv_part.copy_from_slice(&iv);
-                sealed_part.copy_from_slice(&sealed);
-                Ok(Wrapped::new(WrapScheme::AesGcm, body))
-            }
-            _ => Err(HsmError::Device {
-                function: "C_Encrypt",
-                source: format!(
-                    "{} bytes of ciphertext for {}",
-                    sealed.len(),
-                    plaintext.len()
-                )
-                .into(),
-            }),
-        }
+    fn bench(&self) -> HsmResult<Bench<'_>> {
+        Ok(Bench {
+            raw: self.opened.calls(),
+            session: self.opened.raw()?,
+            dialect: self.abilities.dialect,
+        })
     }
 
-    fn decrypt(
+    fn seal(
         &self,
-        handle: ObjectHandle,
-        iv: &[u8; IV_BYTES],
+        scheme: WrapScheme,
+        keys: Keys,
         aad: &[u8],
-        sealed: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, Error> {
-        // A closed session has no name for its error in cryptoki; the module would answer a handle of 0 so.
-        let Ok(session) = self.opened.raw() else {
-            return Err(Error::InvalidValue);
-        };
-        self.opened.aead.open(session, handle, iv, aad, sealed)
+        plaintext: &[u8],
+    ) -> HsmResult<Wrapped> {
+        let body = scheme::seal(self.bench()?, scheme, keys, aad, plaintext)?;
+        Ok(Wrapped::new(scheme, &body))
     }
 
-    /// `C_Decrypt` has failed with a code that may mean anything. In a fresh session, with the key found afresh: when
-    /// the canary does not open, that error is the token's; when it does, the ciphertext gets a second try, since the
-    /// code may have been a hiccup, and then the blame.
+    fn open(
+        &self,
+        keys: Keys,
+        aad: &[u8],
+        wrapped: &Wrapped,
+    ) -> Result<Zeroizing<Vec<u8>>, NotOpened> {
+        let Some(scheme) = wrapped.scheme() else {
+            return Err(NotOpened::Forged);
+        };
+        let bench = self.bench().map_err(NotOpened::Other)?;
+        scheme::open(bench, scheme, keys, aad, wrapped.body())
+    }
+
+    /// Opening has failed with a code that may mean anything. In a fresh session, with the key found afresh: when the
+    /// canary does not open, that error is the token's; when it does, the ciphertext gets a second try, since the code
+    /// may have been a hiccup, and then the blame.
     fn judge(
         &mut self,
         key: &BackingKey,
-        iv: &[u8; IV_BYTES],
         aad: &[u8],
-        sealed: &[u8],
+        wrapped: &Wrapped,
     ) -> HsmResult<Zeroizing<Vec<u8>>> {
         self.handles.clear();
         self.opened.reopen()?;
-        let handle = self.handle_afresh(key)?;
-        let again = self.decrypt(handle, iv, aad, sealed);
-        again.or_else(|error| {
-            if !may_blame_ciphertext(&error) {
-                return Err(device("C_Decrypt")(error));
+        let keys = self.keys_afresh(key)?;
+        let again = self.open(keys, aad, wrapped);
+        again.or_else(|not_opened| {
+            if !may_be_forged(&not_opened) {
+                return Err(into_error(not_opened));
             }
             // The operation that failed may still be active in this session.
             self.handles.clear();
@@ -359,16 +256,27 @@ impl Session for Pkcs11Session {
                 return Err(HsmError::KeyExists(*id));
             }
             this.opened.see_token()?;
-            let made = session.generate_key(&Mechanism::AesKeyGen, &key::template(id, label));
-            made.map(|_handle| KeyBlob::EMPTY)
-                .map_err(device("C_GenerateKey"))
+            let scheme = this.scheme()?;
+            let Some((main, mac)) = scheme::roles(scheme) else {
+                return Err(HsmError::Config(format!(
+                    "PKCS#11 has no scheme {scheme:?}"
+                )));
+            };
+            // The MAC key first: see the module `key`.
+            for role in mac.into_iter().chain([main]) {
+                session
+                    .generate_key(&role.mechanism(), &key::template(role, id, label))
+                    .map_err(device("C_GenerateKey"))?;
+            }
+            Ok(KeyBlob::EMPTY)
         })
     }
 
     fn make_canary(&mut self, id: &BackingKeyId, _blob: &KeyBlob) -> HsmResult<Canary> {
         self.looking(|this| {
-            let handle = this.find(id)?;
-            this.new_canary(handle, id)
+            let scheme = this.scheme_by_objects(id)?;
+            let keys = this.find(id, scheme)?;
+            this.new_canary(keys, id, scheme)
         })
     }
 
@@ -383,15 +291,15 @@ impl Session for Pkcs11Session {
     }
 
     fn probe(&mut self, key: &BackingKey) -> HsmResult<()> {
-        self.inside(|this| this.handle_afresh(key).map(|_handle| ()))
+        self.inside(|this| this.keys_afresh(key).map(|_keys| ()))
     }
 
     fn wrap(&mut self, key: &BackingKey, aad: &[u8], plaintext: &[u8]) -> HsmResult<Wrapped> {
         within("plaintext", plaintext, WRAP_PLAINTEXT_BYTES_MAX)?;
         within("AAD", aad, WRAP_AAD_BYTES_MAX)?;
         self.inside(|this| {
-            let handle = this.handle(key)?;
-            this.encrypt(handle, aad, plaintext)
+            let keys = this.keys(key)?;
+            this.seal(scheme_of(key)?, keys, aad, plaintext)
         })
     }
 
@@ -402,13 +310,17 @@ impl Session for Pkcs11Session {
         wrapped: &Wrapped,
     ) -> HsmResult<SecretBytes> {
         within("AAD", aad, WRAP_AAD_BYTES_MAX)?;
-        let (iv, sealed) = split(wrapped).ok_or(HsmError::Unauthentic)?;
+        // A key has one scheme, that of its canary.
+        if wrapped.scheme() != key.canary.0.scheme() {
+            return Err(HsmError::Unauthentic);
+        }
         self.inside(|this| {
-            let handle = this.handle(key)?;
-            let plaintext = match this.decrypt(handle, iv, aad, sealed) {
+            let keys = this.keys(key)?;
+            let plaintext = match this.open(keys, aad, wrapped) {
                 Ok(plaintext) => plaintext,
-                Err(error) if may_blame_ciphertext(&error) => this.judge(key, iv, aad, sealed)?,
-                Err(error) => return Err(device("C_Decrypt")(error)),
+                Err(NotOpened::Forged) => return Err(HsmError::Unauthentic),
+                Err(not_opened) if may_be_forged(&not_opened) => this.judge(key, aad, wrapped)?,
+                Err(not_opened) => return Err(into_error(not_opened)),
             };
             // Copied to its exact length, so that boxing it does not move it and leave a copy.
             SecretBytes::new(plaintext.to_vec())
@@ -419,12 +331,14 @@ impl Session for Pkcs11Session {
         self.changing(|this| {
             this.handles.remove(id);
             let session = this.opened.raw()?;
-            if let Some(handle) = key::find(session, id)? {
+            let Objects { aes, mac } = Objects::find(session, id)?;
+            // The MAC key last: see the module `key`.
+            for handle in aes.into_iter().chain(mac) {
                 session
                     .destroy_object(handle)
                     .map_err(device("C_DestroyObject"))?;
             }
-            if key::find(session, id)?.is_some() {
+            if !key::find_all(session, id)?.is_empty() {
                 let source = "the key is still there".into();
                 return Err(HsmError::Device {
                     function: "C_DestroyObject",
@@ -454,15 +368,25 @@ impl Session for Pkcs11Session {
     }
 }
 
-/// IV, and ciphertext ‖ tag, of a wrapped value that could be ours.
-fn split(wrapped: &Wrapped) -> Option<(&[u8; IV_BYTES], &[u8])> {
-    match wrapped.scheme()? {
-        WrapScheme::AesGcm => {
-            let (iv, sealed) = wrapped.body().split_first_chunk()?;
-            let plausible = TAG_BYTES..=WRAP_PLAINTEXT_BYTES_MAX + TAG_BYTES;
-            plausible.contains(&sealed.len()).then_some((iv, sealed))
-        }
-        _ => None,
+/// The scheme of a key: that of its canary, whatever the token would choose today.
+fn scheme_of(key: &BackingKey) -> HsmResult<WrapScheme> {
+    let scheme = key.canary.0.scheme();
+    scheme.ok_or_else(|| unfit(&key.id, "its canary is not of a scheme of this token"))
+}
+
+fn may_be_forged(not_opened: &NotOpened) -> bool {
+    match not_opened {
+        NotOpened::Forged => true,
+        NotOpened::Failed(failed) => may_blame_ciphertext(*failed),
+        NotOpened::Other(_) => false,
+    }
+}
+
+fn into_error(not_opened: NotOpened) -> HsmError {
+    match not_opened {
+        NotOpened::Forged => HsmError::Unauthentic,
+        NotOpened::Failed(reason) => failed(reason),
+        NotOpened::Other(error) => error,
     }
 }
 

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use cryptoki::slot::TokenInfo;
 use percent_encoding::percent_decode_str;
 
-use crate::{HsmError, HsmResult};
+use super::raw::TokenFacts;
+use crate::{HsmError, HsmResult, WrapScheme};
 
 /// The longest URI that is read.
 const URI_BYTES_MAX: usize = 4096;
@@ -20,8 +20,16 @@ pub struct Pkcs11Config {
     pub token: TokenSelector,
     /// The file that holds the user PIN, read anew for each login: an absolute path.
     pub pin_source: PathBuf,
-    /// Who chooses the IV of a wrap.
-    pub iv: IvOrigin,
+    /// The scheme of keys that are made from now on. `None`: the first that works, found by trial. A scheme that is
+    /// named here is not tried first: a token may refuse the trial's keys and still do it.
+    pub scheme: Option<WrapScheme>,
+    /// Use a token that was seen to give away what it must not: keys are then only as safe as its PIN. Of such a token
+    /// it is not asked, either, to vouch for its keys' past (`CKA_LOCAL`, `CKA_ALWAYS_SENSITIVE`,
+    /// `CKA_NEVER_EXTRACTABLE`). Nothing changes for a token that is safe.
+    pub allow_unsafe: bool,
+    /// What the module wants to be initialised with, in the field that PKCS#11 reserves (NSS: `configdir='sql:/…'
+    /// certPrefix='' keyPrefix='' secmod='secmod.db' flags=`). The same for every token behind one module.
+    pub init_args: Option<String>,
 }
 
 /// Which token is meant: every attribute that is given must be the token's.
@@ -35,16 +43,6 @@ pub struct TokenSelector {
     pub manufacturer: Option<String>,
     /// `model`: its model.
     pub model: Option<String>,
-}
-
-/// Who chooses the IV of a wrap.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum IvOrigin {
-    /// The operating system's generator; what the module leaves in the buffer is stored.
-    #[default]
-    System,
-    /// The token, which is given zeros to write over (`CloudHSM`). One that does not is refused.
-    Token,
 }
 
 impl Pkcs11Config {
@@ -114,20 +112,22 @@ impl Pkcs11Config {
             module: absolute("module-path", &module)?,
             token,
             pin_source: absolute("pin-source", file_path(&pin_source))?,
-            iv: IvOrigin::default(),
+            scheme: None,
+            allow_unsafe: false,
+            init_args: None,
         })
     }
 }
 
 impl TokenSelector {
-    pub(super) fn matches(&self, info: &TokenInfo) -> bool {
+    pub(super) fn matches(&self, token: &TokenFacts) -> bool {
         let is = |wanted: &Option<String>, value: &str| {
             wanted.as_deref().is_none_or(|wanted| wanted == value)
         };
-        is(&self.label, info.label())
-            && is(&self.serial, info.serial_number())
-            && is(&self.manufacturer, info.manufacturer_id())
-            && is(&self.model, info.model())
+        is(&self.label, &token.label)
+            && is(&self.serial, &token.serial)
+            && is(&self.manufacturer, &token.manufacturer)
+            && is(&self.model, &token.model)
     }
 }
 

@@ -1,4 +1,5 @@
 //! Real `SoftHSM`, in a directory of its own for each test process.
+#![allow(dead_code, reason = "not every test names its token in both ways")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -103,9 +104,12 @@ impl SoftHsm {
 
 /// The token of this label, which is not looked for yet.
 pub(crate) fn token_with_pin(label: &str, pin_file: &Path) -> Arc<dyn Token> {
+    Arc::new(Pkcs11Token::new(config(label, pin_file)))
+}
+
+/// What names it.
+pub(crate) fn config(label: &str, pin_file: &Path) -> Pkcs11Config {
     let pin_file = pin_file.display();
     let uri = format!("pkcs11:token={label}?module-path={MODULE}&pin-source=file:{pin_file}");
-    Arc::new(Pkcs11Token::new(
-        Pkcs11Config::from_uri(&uri).expect("a valid URI"),
-    ))
+    Pkcs11Config::from_uri(&uri).expect("a valid URI")
 }

@@ -1,0 +1,153 @@
+//! The schemes of PKCS#11, one a file: how a plaintext becomes the body of a wrapped value, and back.
+//!
+//! All bind the AAD, all are randomised, and none shows a byte of plaintext before it is authentic. A body's layout is
+//! in the file of its scheme and never changes.
+
+mod cbc_hmac;
+mod gcm;
+mod kwp;
+mod message;
+
+use cryptoki::object::ObjectHandle;
+use cryptoki::session::Session;
+use zeroize::Zeroizing;
+
+pub(super) use self::gcm::TokenIv;
+use super::error::failed;
+use super::key::Role;
+use super::raw::{CK_MECHANISM_TYPE, CKM_AES_KEY_WRAP_KWP, Failed, Generator, Raw};
+use crate::{HsmError, HsmResult, WrapScheme};
+
+/// The schemes a token may have, the preferred one first: those that take one call of the module, then those that take
+/// more, and last the one that takes two keys.
+pub(super) const BY_PREFERENCE: [WrapScheme; 5] = [
+    WrapScheme::AesGcm,
+    WrapScheme::AesGcmTokenIv,
+    WrapScheme::AesGcmMessage,
+    WrapScheme::AesKwp,
+    WrapScheme::AesCbcHmac,
+];
+
+/// The objects of one backing key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Keys {
+    /// The AES key.
+    pub(super) main: ObjectHandle,
+    /// The key of the MAC, in the scheme that has one.
+    pub(super) mac: Option<ObjectHandle>,
+}
+
+/// In which of the permitted ways a token does what a scheme needs. Found by trial; says nothing about what is stored.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Dialect {
+    /// How a token that makes the IV gives it.
+    pub(super) token_iv: TokenIv,
+    /// Who makes the IV in the message interface.
+    pub(super) generator: Generator,
+    /// The number of RFC 5649's wrap: `CKM_AES_KEY_WRAP_KWP`, or `CKM_AES_KEY_WRAP_PAD` of PKCS#11 v2.40, which is
+    /// the same in some modules and something else in others.
+    pub(super) kwp: CK_MECHANISM_TYPE,
+}
+
+impl Default for Dialect {
+    fn default() -> Self {
+        Self {
+            token_iv: TokenIv::Written,
+            generator: Generator::Token,
+            kwp: CKM_AES_KEY_WRAP_KWP,
+        }
+    }
+}
+
+/// What a scheme works with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bench<'a> {
+    pub(super) raw: &'a Raw,
+    pub(super) session: &'a Session,
+    pub(super) dialect: Dialect,
+}
+
+/// Why a body was not opened.
+#[derive(Debug)]
+pub(super) enum NotOpened {
+    /// It is not what was sealed, whatever the token's health.
+    Forged,
+    /// A call failed, which may say so, or something else.
+    Failed(Failed),
+    /// No call was made.
+    Other(HsmError),
+}
+
+impl From<Failed> for NotOpened {
+    fn from(failed: Failed) -> Self {
+        Self::Failed(failed)
+    }
+}
+
+/// The parts that the key objects of `scheme` have: the AES key first. None for a scheme that is not PKCS#11's.
+pub(super) fn roles(scheme: WrapScheme) -> Option<(Role, Option<Role>)> {
+    match scheme {
+        WrapScheme::AesGcm | WrapScheme::AesGcmTokenIv | WrapScheme::AesGcmMessage => {
+            Some((Role::Cipher, None))
+        }
+        WrapScheme::AesKwp => Some((Role::Wrapper, None)),
+        WrapScheme::AesCbcHmac => Some((Role::Cipher, Some(Role::Mac))),
+        WrapScheme::TpmSealed => None,
+    }
+}
+
+/// Seals `plaintext` with `aad` bound: the body of the wrapped value.
+///
+/// # Errors
+///
+/// What the device says, and [`HsmError::Random`].
+pub(super) fn seal(
+    bench: Bench<'_>,
+    scheme: WrapScheme,
+    keys: Keys,
+    aad: &[u8],
+    plaintext: &[u8],
+) -> HsmResult<Vec<u8>> {
+    match scheme {
+        WrapScheme::AesGcm => gcm::seal(bench, keys.main, aad, plaintext),
+        WrapScheme::AesGcmTokenIv => gcm::seal_by_token_iv(bench, keys.main, aad, plaintext),
+        WrapScheme::AesGcmMessage => message::seal(bench, keys.main, aad, plaintext),
+        WrapScheme::AesKwp => kwp::seal(bench, keys.main, aad, plaintext),
+        WrapScheme::AesCbcHmac => cbc_hmac::seal(bench, keys, aad, plaintext),
+        WrapScheme::TpmSealed => Err(HsmError::Config(
+            "a PKCS#11 token seals no TPM objects".into(),
+        )),
+    }
+}
+
+/// Opens a body that [`seal`] made.
+pub(super) fn open(
+    bench: Bench<'_>,
+    scheme: WrapScheme,
+    keys: Keys,
+    aad: &[u8],
+    body: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, NotOpened> {
+    match scheme {
+        WrapScheme::AesGcm => gcm::open(bench, keys.main, aad, body),
+        WrapScheme::AesGcmTokenIv => gcm::open_by_token_iv(bench, keys.main, aad, body),
+        WrapScheme::AesGcmMessage => message::open(bench, keys.main, aad, body),
+        WrapScheme::AesKwp => kwp::open(bench, keys.main, aad, body),
+        WrapScheme::AesCbcHmac => cbc_hmac::open(bench, keys, aad, body),
+        WrapScheme::TpmSealed => Err(NotOpened::Forged),
+    }
+}
+
+fn random<const N: usize>() -> HsmResult<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|source| HsmError::Random(source.into()))?;
+    Ok(bytes)
+}
+
+/// The error of a call that succeeded and gave what cannot be.
+fn absurd(function: &'static str, what: String) -> HsmError {
+    HsmError::Device {
+        function,
+        source: what.into(),
+    }
+}
