@@ -25,6 +25,7 @@ pub mod pkcs11;
 mod secret;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod tpm;
 
 pub use error::{BoxError, HsmError, HsmResult};
 pub use handle::{Health, HsmHandle, HsmSettings, State};
