@@ -138,9 +138,11 @@ impl Connection {
         owner.judge(&value, answer)
     }
 
-    /// Whether the TPM answers.
+    /// Whether the TPM answers, and still knows our session: one that was reset does not, and then nothing is left of
+    /// what we had in it.
     pub(super) fn ping(&mut self) -> Result<(), Fault> {
-        self.esys.handles(OBJECTS_FIRST, 1).map(|_handles| ())
+        self.policy_begun = false;
+        self.esys.policy_restart(self.policy)
     }
 
     /// How many objects and sessions the TPM has loaded, as far as we are shown.

@@ -34,6 +34,7 @@ const OBJECT_MEMORY: u32 = 0x902;
 const SESSION_MEMORY: u32 = 0x903;
 const SESSION_HANDLES: u32 = 0x905;
 const OBJECT_HANDLES: u32 = 0x906;
+const REFERENCES: std::ops::RangeInclusive<u32> = 0x910..=0x91E;
 const NV_RATE: u32 = 0x920;
 const LOCKOUT: u32 = 0x921;
 const RETRY: u32 = 0x922;
@@ -80,6 +81,11 @@ impl Fault {
         ])
     }
 
+    /// A handle or session of ours means nothing to the TPM any more: `TPM_RC_REFERENCE_H0` to `S6`.
+    fn is_reset(self) -> bool {
+        self.tpm().is_some_and(|code| REFERENCES.contains(&code))
+    }
+
     /// An authorisation value was wrong.
     pub(super) fn is_wrong_auth(self) -> bool {
         self.is(&[BAD_AUTH, AUTH_FAIL])
@@ -124,6 +130,8 @@ impl From<Fault> for HsmError {
     fn from(fault: Fault) -> Self {
         let reason = if fault.is_transport() {
             "the TPM cannot be reached"
+        } else if fault.is_reset() {
+            "the TPM was reset, and nothing of ours is left in it"
         } else if fault.is(&[LOCKOUT]) {
             "the TPM is in dictionary-attack lockout, which is not of our making; it ends by itself or by \
              TPM2_DictionaryAttackLockReset"
@@ -157,5 +165,50 @@ pub(super) fn unfit(id: &BackingKeyId, reason: impl Into<String>) -> HsmError {
     HsmError::Unfit {
         id: *id,
         reason: reason.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Fault;
+    use crate::HsmError;
+
+    fn fault(code: u32) -> Fault {
+        Fault {
+            function: "TPM2_Test",
+            code,
+        }
+    }
+
+    #[test]
+    fn a_lockout_and_what_passes_by_itself_are_unavailable_in_words() {
+        for (code, word) in [
+            (0x921, "lockout"),
+            (0x000B_0921, "lockout"),
+            (0x902, "room"),
+            (0x910, "reset"),
+            (0x923, "alone"),
+            (0x100, "started"),
+            (0x000A_000A, "reached"),
+        ] {
+            match HsmError::from(fault(code)) {
+                HsmError::Unavailable { reason, .. } => assert!(reason.contains(word), "{reason}"),
+                other => panic!("{code:#x}: {other:?}"),
+            }
+        }
+        assert!(matches!(
+            HsmError::from(fault(0x101)),
+            HsmError::Device { .. }
+        ));
+    }
+
+    #[test]
+    fn bad_data_is_told_from_a_wrong_authorisation() {
+        // TPM_RC_INTEGRITY and TPM_RC_SIZE of parameter 1; TPM_RC_POLICY_FAIL, TPM_RC_BAD_AUTH of session 1.
+        assert!(fault(0x1DF).is_about_data() && fault(0x1D5).is_about_data());
+        assert!(!fault(0x99D).is_about_data() && fault(0x99D).is_policy());
+        assert!(!fault(0x9A2).is_about_data() && fault(0x9A2).is_wrong_auth());
+        // What the library or the way to the TPM says is never about data.
+        assert!(!fault(0x0007_01DF).is_about_data() && !fault(0x000A_0001).is_about_data());
     }
 }

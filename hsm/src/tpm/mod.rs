@@ -141,8 +141,9 @@ impl Token for TpmToken {
     fn open_session(&self) -> HsmResult<Box<dyn Session>> {
         let ping = || self.shared.with(|connection| Ok(connection.ping()?));
         // A conversation that died while nobody spoke is no sign that the next one will.
-        if let Err(HsmError::Unavailable { .. } | HsmError::Device { .. }) = ping() {
-            ping()?;
+        match ping() {
+            Err(HsmError::Unavailable { .. } | HsmError::Device { .. }) => ping()?,
+            answer => answer?,
         }
         Ok(Box::new(TpmSession::new(Arc::clone(&self.shared))))
     }
