@@ -119,33 +119,35 @@ fn loaded(context: &mut Context) -> (usize, usize) {
     (handles(context, 0x8000_0000), handles(context, 0x0200_0000))
 }
 
-/// Fills the NV space of the TPM with indices that are not ours, until no counter fits.
+/// Fills the NV space of the TPM with indices that are not ours, until no counter fits. A TPM may keep room for
+/// counters that it gives to nothing else: they come last.
 fn fill_nv(context: &mut Context) {
-    let attributes = NvIndexAttributesBuilder::new()
-        .with_owner_write(true)
-        .with_owner_read(true)
-        .build()
-        .expect("attributes");
     let mut index = 0x0190_0000;
-    for bytes in [2048, 512, 64, 8, 0] {
-        loop {
-            let public = NvPublicBuilder::new()
-                .with_nv_index(NvIndexTpmHandle::new(index).expect("an index"))
-                .with_index_name_algorithm(HashingAlgorithm::Sha256)
-                .with_index_attributes(attributes)
-                .with_data_area_size(bytes)
-                .build()
-                .expect("a public area");
-            let defined = context.execute_with_session(Some(AuthSession::Password), |context| {
-                context.nv_define_space(Provision::Owner, None, public)
-            });
-            if defined.is_err() {
-                break;
-            }
-            index += 1;
-            assert!(index < 0x0190_0000 + 4096, "the NV space has no end");
-        }
+    let mut define = |kind, bytes| {
+        let attributes = NvIndexAttributesBuilder::new()
+            .with_nv_index_type(kind)
+            .with_owner_write(true)
+            .with_owner_read(true)
+            .build()
+            .expect("attributes");
+        let public = NvPublicBuilder::new()
+            .with_nv_index(NvIndexTpmHandle::new(index).expect("an index"))
+            .with_index_name_algorithm(HashingAlgorithm::Sha256)
+            .with_index_attributes(attributes)
+            .with_data_area_size(bytes)
+            .build()
+            .expect("a public area");
+        index += 1;
+        assert!(index < 0x0190_0000 + 4096, "the NV space has no end");
+        let defined = context.execute_with_session(Some(AuthSession::Password), |context| {
+            context.nv_define_space(Provision::Owner, None, public)
+        });
+        defined.is_ok()
+    };
+    for bytes in [2048, 512, 64, 8] {
+        while define(NvIndexType::Ordinary, bytes) {}
     }
+    while define(NvIndexType::Counter, 8) {}
 }
 
 fn set_owner_auth(context: &mut Context, value: &str) {

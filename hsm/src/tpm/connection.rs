@@ -97,10 +97,10 @@ impl Connection {
                 pinned.to_hex()
             )));
         }
-        let hmac = roomy(&mut esys, &[primary], |esys| {
+        let hmac = roomy(&mut esys, |esys| {
             esys.start_session(Kind::Hmac, Some(primary), bits)
         })?;
-        let policy = roomy(&mut esys, &[primary, hmac], |esys| {
+        let policy = roomy(&mut esys, |esys| {
             esys.start_session(Kind::Policy, Some(primary), bits)
         })?;
         Ok(Self {
@@ -528,9 +528,7 @@ impl Connection {
         while self.keys.len() > 1 {
             self.drop_oldest()?;
         }
-        let mut ours = vec![self.primary, self.hmac, self.policy];
-        ours.extend(self.keys.iter().map(|loaded| loaded.object));
-        flush_strangers(&mut self.esys, &ours)
+        flush_strangers(&mut self.esys)
     }
 }
 
@@ -569,12 +567,10 @@ fn create_primary(esys: &mut Esys, owner: &Owner, bits: u16) -> HsmResult<(Tr, V
     let session = if value.is_empty() {
         PASSWORD
     } else {
-        roomy(esys, &[], |esys| esys.start_session(Kind::Hmac, None, bits))?
+        roomy(esys, |esys| esys.start_session(Kind::Hmac, None, bits))?
     };
     esys.set_auth(OWNER, &value)?;
-    let made = roomy(esys, &[session], |esys| {
-        esys.create_primary(session, &template)
-    });
+    let made = roomy(esys, |esys| esys.create_primary(session, &template));
     esys.set_auth(OWNER, &[])?;
     if session != PASSWORD {
         esys.flush(session)?;
@@ -582,27 +578,20 @@ fn create_primary(esys: &mut Esys, owner: &Owner, bits: u16) -> HsmResult<(Tr, V
     Ok(owner.judge(&value, made)??)
 }
 
-/// Does `work`, and once more when the TPM had no room and what is not in `ours` was flushed.
-fn roomy<T>(
-    esys: &mut Esys,
-    ours: &[Tr],
-    work: impl Fn(&mut Esys) -> Result<T, Fault>,
-) -> Result<T, Fault> {
+/// Does `work`, and once more when the TPM had no room and what is not ours was flushed.
+fn roomy<T>(esys: &mut Esys, work: impl Fn(&mut Esys) -> Result<T, Fault>) -> Result<T, Fault> {
     match work(esys) {
         Err(fault) if fault.is_full() => {
-            flush_strangers(esys, ours)?;
+            flush_strangers(esys)?;
             work(esys)
         }
         other => other,
     }
 }
 
-/// Flushes what the TPM has loaded and is not in `ours`.
-fn flush_strangers(esys: &mut Esys, ours: &[Tr]) -> Result<(), Fault> {
-    let ours = ours
-        .iter()
-        .map(|object| esys.tpm_handle(*object))
-        .collect::<Result<Vec<_>, _>>()?;
+/// Flushes what the TPM has loaded and is not ours.
+fn flush_strangers(esys: &mut Esys) -> Result<(), Fault> {
+    let ours = esys.loaded()?;
     for first in [OBJECTS_FIRST, SESSIONS_FIRST] {
         let (loaded, _more) = esys.handles(first, LOADED_MAX)?;
         for handle in loaded {

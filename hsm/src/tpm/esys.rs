@@ -361,11 +361,15 @@ impl Esys {
         Ok(Tr(known))
     }
 
-    /// The handle of an object or session in the TPM.
-    pub(super) fn tpm_handle(&mut self, object: Tr) -> Result<u32> {
-        let mut handle = 0;
-        esys!(self, Esys_TR_GetTpmHandle, object.0, &raw mut handle)?;
-        Ok(handle)
+    /// The TPM's handles of the objects and sessions that are ours.
+    pub(super) fn loaded(&mut self) -> Result<Vec<u32>> {
+        let mut handles = Vec::new();
+        for object in self.loaded.clone() {
+            let mut handle = 0;
+            esys!(self, Esys_TR_GetTpmHandle, object.0, &raw mut handle)?;
+            handles.push(handle);
+        }
+        Ok(handles)
     }
 
     /// Makes the library forget an NV index.

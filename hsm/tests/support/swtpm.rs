@@ -228,8 +228,9 @@ impl Proxy {
         self.shared.seen().len()
     }
 
-    /// Cuts every connection, so that a client can say no more.
+    /// Cuts every connection for good, so that a client can say no more.
     pub(crate) fn cut(&self) {
+        self.shared.closed.store(true, Ordering::SeqCst);
         for stream in self.shared.streams().drain(..) {
             // One that its peer has closed already is as cut as it can be.
             let _ = stream.shutdown(Shutdown::Both);
@@ -239,7 +240,6 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.shared.closed.store(true, Ordering::SeqCst);
         self.cut();
         for offset in [0, 1] {
             // Wakes the listener, which then sees that it is closed. One that is gone needs no waking.
