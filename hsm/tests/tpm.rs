@@ -4,11 +4,14 @@
 #[path = "support/swtpm.rs"]
 mod swtpm;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 use strongroom_hsm::testing::conformance;
-use strongroom_hsm::tpm::{TpmConfig, TpmToken};
+use strongroom_hsm::tpm::{PcrPolicy, TpmConfig, TpmToken};
 use strongroom_hsm::{
     BackingKey, DataKey, HsmError, HsmHandle, HsmResult, HsmSettings, KeyBlob, Report, SecretBytes,
     State, Token, WrapScheme, Wrapped,
@@ -16,12 +19,12 @@ use strongroom_hsm::{
 use tss_esapi::Context;
 use tss_esapi::attributes::NvIndexAttributesBuilder;
 use tss_esapi::constants::{CapabilityType, NvIndexType, SessionType};
-use tss_esapi::handles::{AuthHandle, KeyHandle, NvIndexTpmHandle, TpmHandle};
+use tss_esapi::handles::{AuthHandle, KeyHandle, NvIndexTpmHandle, PcrHandle, TpmHandle};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::{Hierarchy, Provision};
 use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{
-    Auth, CapabilityData, Digest, NvPublicBuilder, Private, Public, SensitiveData,
+    Auth, CapabilityData, Digest, DigestValues, NvPublicBuilder, Private, Public, SensitiveData,
     SymmetricDefinition,
 };
 use tss_esapi::traits::UnMarshall;
@@ -786,6 +789,173 @@ fn a_key_that_is_half_made_is_listed_and_can_be_destroyed() {
     assert_not_found(&session.make_canary(&id, &KeyBlob::EMPTY));
     session.destroy_key(&id).expect("destroys");
     assert!(session.list_keys().expect("lists").is_empty());
+}
+
+/// A recovery key, which a server never has, and the file of its public half.
+struct Recovery {
+    key: EcdsaKeyPair,
+    public: PathBuf,
+}
+
+impl Recovery {
+    fn new(swtpm: &Swtpm, name: &str) -> Self {
+        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).expect("generates");
+        let public = swtpm.file(name, "");
+        let mut der =
+            hex::decode("3059301306072a8648ce3d020106082a8648ce3d030107034200").expect("hex");
+        der.extend_from_slice(key.public_key().as_ref());
+        std::fs::write(&public, der).expect("writes");
+        Self { key, public }
+    }
+
+    /// The file of a policy for the values that these PCRs have now.
+    fn sign(&self, token: &TpmToken, pcrs: &[u8]) -> String {
+        let values = token.pcr_values(pcrs).expect("reads");
+        let policy = PcrPolicy::new(pcrs, values).expect("PCRs");
+        let signature = self.key.sign(&SystemRandom::new(), &policy.message());
+        policy.signed(signature.expect("signs").as_ref())
+    }
+}
+
+/// What a change of firmware or boot loader does.
+fn extend_pcr_7(swtpm: &Swtpm) {
+    let mut context = swtpm.raw();
+    let mut values = DigestValues::new();
+    values.set(
+        HashingAlgorithm::Sha256,
+        Digest::try_from(vec![1; 32]).expect("a digest"),
+    );
+    context.execute_with_session(Some(AuthSession::Password), |context| {
+        context
+            .pcr_extend(PcrHandle::Pcr7, values)
+            .expect("extends");
+    });
+}
+
+fn assert_pcr_changed<T: std::fmt::Debug>(result: &HsmResult<T>, word: &str) {
+    match result {
+        Err(HsmError::Unavailable { reason, .. }) => assert!(
+            reason.contains("PCR 7 is not what it was when the key was made")
+                && reason.contains(word),
+            "{reason}"
+        ),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_tpm_with_keys_bound_to_pcrs_keeps_the_contract() {
+    let swtpm = Swtpm::start();
+    let recovery = Recovery::new(&swtpm, "recovery");
+    let config = TpmConfig {
+        pcrs: vec![0, 7],
+        recovery_key: Some(recovery.public),
+        ..swtpm.config()
+    };
+    conformance::run_all(&token(&config));
+}
+
+#[test]
+fn a_key_opens_only_with_its_pcrs_or_a_policy_of_its_recovery_key() {
+    let swtpm = Swtpm::start();
+    let recovery = Recovery::new(&swtpm, "recovery");
+    let policy = swtpm.file("policy", "");
+    std::fs::remove_file(&policy).expect("removes");
+    let config = TpmConfig {
+        pcrs: vec![7],
+        recovery_key: Some(recovery.public.clone()),
+        recovery_policy: Some(policy.clone()),
+        ..swtpm.config()
+    };
+    let bound = Arc::new(TpmToken::new(&config).expect("a valid configuration"));
+    let sign = |recovery: &Recovery| recovery.sign(&bound, &[7]);
+    let mut session = bound.open_session().expect("opens");
+    let key = new_key(session.as_mut());
+    let wrapped = session.wrap(&key, b"aad", &[7; 32]).expect("wraps");
+    let early = sign(&recovery);
+
+    // While the key is loaded and proven.
+    extend_pcr_7(&swtpm);
+    assert_pcr_changed(&session.unwrap(&key, b"aad", &wrapped), "cannot be read");
+    assert_pcr_changed(&session.wrap(&key, b"aad", &[7; 32]), "cannot be read");
+
+    for (text, word) in [
+        ("garbage".to_owned(), "no signed PCR policy"),
+        (early, "nor what the recovery policy allows"),
+        (
+            sign(&Recovery::new(&swtpm, "stranger")),
+            "not signed by the recovery key",
+        ),
+    ] {
+        std::fs::write(&policy, text).expect("writes");
+        assert_pcr_changed(&session.unwrap(&key, b"aad", &wrapped), word);
+    }
+
+    std::fs::write(&policy, sign(&recovery)).expect("writes");
+    for _ in 0..3 {
+        let back = session.unwrap(&key, b"aad", &wrapped).expect("unwraps");
+        assert_eq!(back.expose(), [7; 32]);
+        session.wrap(&key, b"aad", &[8; 32]).expect("wraps");
+    }
+    let report = bound.report().expect("reports");
+    assert_eq!(fact(&report, "sessions in use"), "2");
+
+    // A new key is bound to what is now, and needs no policy.
+    let newer = new_key(session.as_mut());
+    std::fs::remove_file(&policy).expect("removes");
+    session.wrap(&newer, b"", &[7; 32]).expect("wraps");
+    assert_pcr_changed(&session.unwrap(&key, b"aad", &wrapped), "cannot be read");
+
+    // The counter still has the last word.
+    std::fs::write(&policy, sign(&recovery)).expect("writes");
+    session.unwrap(&key, b"aad", &wrapped).expect("unwraps");
+    session.destroy_key(&key.id).expect("destroys");
+    assert_not_found(&session.unwrap(&key, b"aad", &wrapped));
+}
+
+#[test]
+fn another_recovery_key_helps_no_key() {
+    let swtpm = Swtpm::start();
+    let recovery = Recovery::new(&swtpm, "recovery");
+    let config = TpmConfig {
+        pcrs: vec![7],
+        recovery_key: Some(recovery.public),
+        ..swtpm.config()
+    };
+    let bound = token(&config);
+    let key = new_key(open(&bound).as_mut());
+    drop(bound);
+    extend_pcr_7(&swtpm);
+    let stranger = Recovery::new(&swtpm, "stranger");
+    let signer = TpmToken::new(&swtpm.config()).expect("a valid configuration");
+    let policy = stranger.sign(&signer, &[7]);
+    drop(signer);
+    let config = TpmConfig {
+        recovery_policy: Some(swtpm.file("policy", &policy)),
+        recovery_key: Some(stranger.public),
+        ..config
+    };
+    let refused = open(&token(&config)).probe(&key);
+    assert_pcr_changed(&refused, "not the one that the key was made with");
+}
+
+#[test]
+fn a_key_bound_to_pcrs_needs_no_counter_to_be_bound() {
+    let swtpm = Swtpm::start();
+    fill_nv(&mut swtpm.raw());
+    let recovery = Recovery::new(&swtpm, "recovery");
+    let config = TpmConfig {
+        pcrs: vec![7],
+        recovery_key: Some(recovery.public),
+        ..swtpm.config()
+    };
+    let bound = token(&config);
+    let mut session = open(&bound);
+    let key = new_key(session.as_mut());
+    assert!(!session.contains(&key.id).expect("answers"));
+    session.probe(&key).expect("opens");
+    extend_pcr_7(&swtpm);
+    assert_pcr_changed(&session.probe(&key), "no recovery policy is configured");
 }
 
 /// Figures, not a check: `cargo nextest run --release --run-ignored all --no-capture figures`.

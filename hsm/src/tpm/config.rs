@@ -27,6 +27,15 @@ pub struct TpmConfig {
     pub aes_bits: Option<u16>,
     /// Refuses to make a key that gets no NV counter, since the destruction of such a key is not final.
     pub require_nv: bool,
+    /// New keys open only while these PCRs of the SHA-256 bank are what they are when the key is made. Refused without
+    /// a recovery key: an update of firmware or boot loader would lose every key.
+    pub pcrs: Vec<u8>,
+    /// The file with the public half of an offline key on NIST P-256, as PEM or DER. It may sign other PCR values for
+    /// the keys that were made while it was configured.
+    pub recovery_key: Option<PathBuf>,
+    /// The file with a policy that the recovery key has signed ([`PcrPolicy`](super::PcrPolicy)). It is read when the PCRs
+    /// are not what they were, and may come and go while the server runs.
+    pub recovery_policy: Option<PathBuf>,
 }
 
 /// What a connection needs to know.
@@ -35,6 +44,10 @@ pub(super) struct Settings {
     pub(super) primary_name: Option<Name>,
     pub(super) aes_bits: Option<u16>,
     pub(super) require_nv: bool,
+    /// Bit n: new keys are bound to PCR n.
+    pub(super) pcrs: u32,
+    pub(super) recovery_key: Option<PathBuf>,
+    pub(super) recovery_policy: Option<PathBuf>,
 }
 
 impl TpmConfig {
@@ -53,11 +66,24 @@ impl TpmConfig {
         if !matches!(self.aes_bits, None | Some(128 | 256)) {
             return Err(config("aes_bits must be 128 or 256"));
         }
-        Ok(Settings {
-            primary_name,
-            aes_bits: self.aes_bits,
-            require_nv: self.require_nv,
-        })
+        let pcrs = super::pcr::selection(&self.pcrs)?;
+        let wanted = pcrs != 0 || self.recovery_policy.is_some();
+        match (wanted, &self.recovery_key) {
+            (true, None) => Err(config(
+                "pcrs and recovery_policy want a recovery_key: without one an update of the firmware loses the keys",
+            )),
+            (false, Some(_)) => Err(config(
+                "recovery_key does nothing without pcrs or a recovery_policy",
+            )),
+            _ => Ok(Settings {
+                primary_name,
+                aes_bits: self.aes_bits,
+                require_nv: self.require_nv,
+                pcrs,
+                recovery_key: self.recovery_key.clone(),
+                recovery_policy: self.recovery_policy.clone(),
+            }),
+        }
     }
 
     /// The TCTI as the loader of the library wants it.
@@ -213,5 +239,31 @@ mod tests {
             aes_bits: Some(192),
             ..TpmConfig::default()
         }));
+    }
+
+    #[test]
+    fn pcrs_and_a_recovery_key_go_together() {
+        let config = |pcrs: &[u8], key: Option<&str>, policy: Option<&str>| TpmConfig {
+            pcrs: pcrs.to_vec(),
+            recovery_key: key.map(Into::into),
+            recovery_policy: policy.map(Into::into),
+            ..TpmConfig::default()
+        };
+        for good in [
+            config(&[], None, None),
+            config(&[7], Some("key"), None),
+            config(&[7], Some("key"), Some("policy")),
+            config(&[], Some("key"), Some("policy")),
+        ] {
+            assert!(good.settings().is_ok(), "{good:?}");
+        }
+        for bad in [
+            config(&[7], None, None),
+            config(&[], Some("key"), None),
+            config(&[], None, Some("policy")),
+            config(&[24], Some("key"), None),
+        ] {
+            assert!(bad.settings().is_err(), "{bad:?}");
+        }
     }
 }

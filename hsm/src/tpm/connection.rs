@@ -16,16 +16,19 @@
 //! of the TPM, and it is what a process that was killed has left.
 
 use std::ffi::CString;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::config::Settings;
-use super::error::{Fault, unfit};
+use super::error::{Fault, unavailable, unfit};
 use super::esys::{CONTINUE, DECRYPT, ENCRYPT, Esys, Kind, OWNER, PASSWORD, Tr};
 use super::key::{Recorded, primary_template, template};
 use super::nv;
 use super::owner::Owner;
+use super::pcr::{self, PcrPolicy, RecoveryKey, Signed};
+use super::policy::{Counter, POLICY_REF, PcrBinding, key_policy};
 use super::seal;
-use super::wire::Name;
+use super::wire::{Digest, Name, sha256};
 use crate::{BackingKey, BackingKeyId, Canary, HsmError, HsmResult, KeyBlob, SecretBytes, Wrapped};
 
 /// The most storage keys that stay loaded, where the TPM has room for them.
@@ -45,6 +48,7 @@ pub(super) struct Connection {
     owner: Arc<Owner>,
     primary: Tr,
     primary_name: Name,
+    recovery: Recovery,
     /// AES key length of the primary and of what is made under it.
     bits: u16,
     /// The HMAC session.
@@ -55,6 +59,13 @@ pub(super) struct Connection {
     /// The keys that are loaded, the one used last at the end.
     keys: Vec<Loaded>,
     keys_max: usize,
+}
+
+/// The way out for keys whose PCRs are not what they were.
+#[derive(Debug)]
+struct Recovery {
+    key: Option<RecoveryKey>,
+    policy: Option<PathBuf>,
 }
 
 /// A storage key in the TPM.
@@ -77,6 +88,14 @@ impl Connection {
     /// [`HsmError::Unavailable`]; [`HsmError::PinRejected`] when the owner's authorisation value is wrong;
     /// [`HsmError::UnsafeToken`] when the primary is not the one that is pinned.
     pub(super) fn open(tcti: &CString, owner: &Arc<Owner>, settings: &Settings) -> HsmResult<Self> {
+        let recovery = Recovery {
+            key: settings
+                .recovery_key
+                .as_deref()
+                .map(RecoveryKey::read)
+                .transpose()?,
+            policy: settings.recovery_policy.clone(),
+        };
         let mut esys = Esys::open(tcti)?;
         let bits = match settings.aes_bits {
             Some(bits) => bits,
@@ -108,6 +127,7 @@ impl Connection {
             owner: Arc::clone(owner),
             primary,
             primary_name,
+            recovery,
             bits,
             hmac,
             policy,
@@ -180,10 +200,11 @@ impl Connection {
         if self.counters()?.iter().any(|(_, whose)| whose == id) {
             return Err(HsmError::KeyExists(*id));
         }
+        let pcrs = self.bind_to_pcrs(settings.pcrs)?;
         let counter = self.define_counter(id)?;
         if counter.is_none() {
             if settings.require_nv {
-                return Err(super::error::unavailable(
+                return Err(unavailable(
                     "the TPM has no NV space left for a counter, and require_nv refuses keys without one",
                 ));
             }
@@ -191,7 +212,7 @@ impl Connection {
                 "the TPM has no NV space left: the key is made without a counter, and its destruction will not \
                  defeat an old copy of its record");
         }
-        let made = self.make(id, counter);
+        let made = self.make(id, counter, pcrs);
         if made.is_err() && counter.is_some() {
             // Best effort: a counter that stays is found and reported by whoever lists the keys.
             if let Err(error) = self.undefine_counters(id) {
@@ -202,12 +223,40 @@ impl Connection {
         made
     }
 
+    /// The binding of a new key to the PCRs as they are.
+    fn bind_to_pcrs(&mut self, selection: u32) -> HsmResult<Option<PcrBinding>> {
+        let Some(key) = self.recovery.key.as_ref().filter(|_| selection != 0) else {
+            return Ok(None);
+        };
+        let recovery = key.name;
+        let values = self.pcr_values(selection)?;
+        Ok(Some(PcrBinding {
+            selection,
+            values,
+            recovery,
+        }))
+    }
+
+    /// The digest of the values that these PCRs have.
+    pub(super) fn pcr_values(&mut self, selection: u32) -> HsmResult<Digest> {
+        let mut values = Vec::new();
+        for pcr in pcr::selected(selection) {
+            let value = self
+                .esys
+                .pcr(pcr)?
+                .ok_or_else(|| HsmError::Config(format!("TPM: PCR {pcr} has no SHA-256 value")))?;
+            values.extend_from_slice(&value);
+        }
+        Ok(sha256(&[&values]))
+    }
+
     fn make(
         &mut self,
         id: &BackingKeyId,
-        counter: Option<super::policy::Counter>,
+        counter: Option<Counter>,
+        pcrs: Option<PcrBinding>,
     ) -> HsmResult<KeyBlob> {
-        let policy = super::policy::key_policy(id, counter.as_ref(), None);
+        let policy = key_policy(id, counter.as_ref(), pcrs.as_ref());
         let wanted = template(self.bits, policy.as_ref());
         let made = self.roomy(|this| {
             this.esys
@@ -219,7 +268,7 @@ impl Connection {
             id: *id,
             primary: self.primary_name,
             counter,
-            pcrs: None,
+            pcrs,
             public,
             private,
         };
@@ -425,7 +474,7 @@ impl Connection {
             worked.map_err(Refusal::Use)
         };
         match once(self) {
-            Err(refusal) if refusal.fault().is_full() => {
+            Err(refusal) if refusal.is_full() => {
                 self.make_room().map_err(Refusal::Use)?;
                 once(self)
             }
@@ -435,24 +484,74 @@ impl Connection {
 
     /// Brings the policy session to the digest of the last of the keys. Gives the session that authorises its use.
     fn prove_policy(&mut self) -> Result<Tr, Refusal> {
-        let Some(Loaded {
-            recorded, counter, ..
-        }) = self.keys.last()
-        else {
+        let Some(last) = self.keys.last() else {
             return Ok(self.hmac);
         };
-        let (Some(counter), Some(value)) = (*counter, recorded.counter) else {
+        let (pcrs, counter) = (last.recorded.pcrs, last.counter.zip(last.recorded.counter));
+        if pcrs.is_none() && counter.is_none() {
             return Ok(self.hmac);
-        };
+        }
         if std::mem::replace(&mut self.policy_begun, true) {
             self.esys
                 .policy_restart(self.policy)
                 .map_err(Refusal::Use)?;
         }
-        self.esys
-            .policy_nv(counter, self.policy, &value.value.to_be_bytes())
-            .map_err(Refusal::Counter)?;
+        if let Some(pcrs) = pcrs {
+            self.prove_pcrs(&pcrs)?;
+        }
+        if let Some((index, counter)) = counter {
+            self.esys
+                .policy_nv(index, self.policy, &counter.value.to_be_bytes())
+                .map_err(Refusal::Counter)?;
+        }
         Ok(self.policy)
+    }
+
+    /// The PCRs are what they were, or what a policy allows that the recovery key has signed.
+    fn prove_pcrs(&mut self, pcrs: &PcrBinding) -> Result<(), Refusal> {
+        match self
+            .esys
+            .policy_pcr(self.policy, pcrs.selection, &pcrs.values)
+        {
+            Ok(()) => {}
+            Err(fault) if fault.is_about_data() => self.recover(pcrs)?,
+            Err(fault) => return Err(Refusal::Use(fault)),
+        }
+        self.esys
+            .policy_or(self.policy, &pcrs.branches())
+            .map_err(Refusal::Use)
+    }
+
+    fn recover(&mut self, pcrs: &PcrBinding) -> Result<(), Refusal> {
+        let changed = Refusal::pcrs(pcrs.selection);
+        let Some(path) = &self.recovery.policy else {
+            return Err(changed("and no recovery policy is configured"));
+        };
+        let key = self.recovery.key.as_ref();
+        let Some(key) = key.filter(|key| key.name == pcrs.recovery) else {
+            return Err(changed(
+                "and the recovery key is not the one that the key was made with",
+            ));
+        };
+        let signed = Signed::read(path).map_err(|error| changed(&format!("and {error}")))?;
+        let PcrPolicy { selection, values } = signed.policy;
+        match self.esys.policy_pcr(self.policy, selection, &values) {
+            Ok(()) => {}
+            Err(fault) if fault.is_about_data() => {
+                return Err(changed("nor what the recovery policy allows"));
+            }
+            Err(fault) => return Err(Refusal::Use(fault)),
+        }
+        let (policy, digest) = (self.policy, signed.policy.digest());
+        let authorized =
+            self.esys
+                .policy_authorize(policy, &digest, POLICY_REF, key, &signed.signature);
+        match authorized {
+            Err(fault) if fault.is_about_data() => Err(changed(
+                "and the recovery policy is not signed by the recovery key",
+            )),
+            other => other.map_err(Refusal::Use),
+        }
     }
 
     fn last(&self) -> HsmResult<&Loaded> {
@@ -536,18 +635,34 @@ impl Connection {
 enum Refusal {
     /// `TPM2_PolicyNV` of its counter.
     Counter(Fault),
-    /// Its use.
+    /// Its use, or the way to it.
     Use(Fault),
+    /// Its PCRs: why, in words.
+    Pcrs(String),
 }
 
 impl Refusal {
-    fn fault(&self) -> Fault {
-        match self {
-            Self::Counter(fault) | Self::Use(fault) => *fault,
+    fn pcrs(selection: u32) -> impl Fn(&str) -> Self {
+        let list = pcr::list(selection);
+        move |why| {
+            let what = match list.contains(' ') {
+                true => format!("one of the PCRs {list}"),
+                false => format!("PCR {list}"),
+            };
+            Self::Pcrs(format!(
+                "{what} is not what it was when the key was made, {why}"
+            ))
         }
     }
 
-    /// A key whose policy cannot be met any more is gone for good: it counts as absent.
+    fn is_full(&self) -> bool {
+        match self {
+            Self::Counter(fault) | Self::Use(fault) => fault.is_full(),
+            Self::Pcrs(_) => false,
+        }
+    }
+
+    /// A key whose counter is not what it was is gone for good: it counts as absent.
     fn of(self, id: &BackingKeyId) -> HsmError {
         match self {
             Self::Counter(fault) if fault.is_policy() || fault.is_absent() => {
@@ -555,6 +670,7 @@ impl Refusal {
             }
             Self::Use(fault) if fault.is_policy() => HsmError::KeyNotFound(*id),
             Self::Counter(fault) | Self::Use(fault) => fault.into(),
+            Self::Pcrs(why) => unavailable(why),
         }
     }
 }

@@ -27,6 +27,7 @@ const BINDING: u32 = 0x0A5;
 
 /// Format-zero codes.
 const POLICY: u32 = 0x126;
+const PCR_CHANGED: u32 = 0x128;
 const NV_UNINITIALIZED: u32 = 0x14A;
 const NV_SPACE: u32 = 0x14B;
 const NV_DEFINED: u32 = 0x14C;
@@ -135,6 +136,8 @@ impl From<Fault> for HsmError {
         } else if fault.is(&[LOCKOUT]) {
             "the TPM is in dictionary-attack lockout, which is not of our making; it ends by itself or by \
              TPM2_DictionaryAttackLockReset"
+        } else if fault.is(&[PCR_CHANGED]) {
+            "a PCR changed while a key that is bound to it was used"
         } else if fault.is(&[INITIALIZE]) {
             "the TPM was not started up"
         } else if fault.is_full() {

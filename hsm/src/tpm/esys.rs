@@ -15,7 +15,8 @@ use tss_esapi::tss2_esys as sys;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::error::Fault;
-use super::wire::{DIGEST_BYTES, Digest, Name, SHA256_ID};
+use super::pcr::RecoveryKey;
+use super::wire::{DIGEST_BYTES, Digest, Name, SHA256_ID, sha256};
 
 /// The layer of codes that the TPM itself answers.
 pub(super) const LAYER_TPM: u32 = 0;
@@ -346,6 +347,138 @@ impl Esys {
         )
     }
 
+    /// `TPM2_PolicyPCR`: the PCRs of the selection have values of this digest.
+    pub(super) fn policy_pcr(
+        &mut self,
+        session: Tr,
+        selection: u32,
+        values: &Digest,
+    ) -> Result<()> {
+        let values = digest("Esys_PolicyPCR", values)?;
+        let selection = pcr_selection(selection);
+        esys!(
+            self,
+            Esys_PolicyPCR,
+            session.0,
+            NONE,
+            NONE,
+            NONE,
+            &raw const values,
+            &raw const selection,
+        )
+    }
+
+    /// `TPM2_PolicyOR`: the session's digest is one of these.
+    pub(super) fn policy_or(&mut self, session: Tr, branches: &[Digest; 2]) -> Result<()> {
+        let mut list = sys::TPML_DIGEST::default();
+        for (place, branch) in list.digests.iter_mut().zip(branches) {
+            *place = digest("Esys_PolicyOR", branch)?;
+            list.count += 1;
+        }
+        esys!(
+            self,
+            Esys_PolicyOR,
+            session.0,
+            NONE,
+            NONE,
+            NONE,
+            &raw const list
+        )
+    }
+
+    /// `TPM2_LoadExternal`, `TPM2_VerifySignature` and `TPM2_PolicyAuthorize`: the session's digest is `approved`, and
+    /// `key` has signed that for `reference`.
+    pub(super) fn policy_authorize(
+        &mut self,
+        session: Tr,
+        approved: &Digest,
+        reference: &[u8],
+        key: &RecoveryKey,
+        signature: &[u8],
+    ) -> Result<()> {
+        let signed = digest("Esys_VerifySignature", &sha256(&[approved, reference]))?;
+        let ticket = self.verify(key, &signed, signature)?;
+        let approved = digest("Esys_PolicyAuthorize", approved)?;
+        let mut qualifier = sys::TPM2B_NONCE::default();
+        qualifier.size = fill("Esys_PolicyAuthorize", &mut qualifier.buffer, reference)?;
+        let mut name = sys::TPM2B_NAME::default();
+        name.size = fill("Esys_PolicyAuthorize", &mut name.name, key.name.as_bytes())?;
+        esys!(
+            self,
+            Esys_PolicyAuthorize,
+            session.0,
+            NONE,
+            NONE,
+            NONE,
+            &raw const approved,
+            &raw const qualifier,
+            &raw const name,
+            ticket.0.as_ptr(),
+        )
+    }
+
+    fn verify(
+        &mut self,
+        key: &RecoveryKey,
+        signed: &sys::TPM2B_DIGEST,
+        signature: &[u8],
+    ) -> Result<Given<sys::TPMT_TK_VERIFIED>> {
+        let function = "Esys_VerifySignature";
+        let public = unmarshal_public(&key.public)?;
+        let signature = unmarshal_signature(signature)?;
+        let mut object = NONE;
+        esys!(
+            self,
+            Esys_LoadExternal,
+            NONE,
+            NONE,
+            NONE,
+            null(),
+            &raw const public,
+            OWNER.0,
+            &raw mut object,
+        )?;
+        self.loaded.push(Tr(object));
+        let mut ticket = null_mut();
+        let verified = esys!(
+            self,
+            Esys_VerifySignature,
+            object,
+            NONE,
+            NONE,
+            NONE,
+            &raw const *signed,
+            &raw const signature,
+            &raw mut ticket,
+        );
+        self.flush(Tr(object))?;
+        verified?;
+        Given::new(ticket, function)
+    }
+
+    /// `TPM2_PCR_Read` of one PCR in the SHA-256 bank. `None`: it is not in that bank.
+    pub(super) fn pcr(&mut self, pcr: u8) -> Result<Option<Digest>> {
+        let function = "Esys_PCR_Read";
+        let wanted = pcr_selection(1 << pcr);
+        let (mut counter, mut selection, mut values) = (0, null_mut(), null_mut());
+        esys!(
+            self,
+            Esys_PCR_Read,
+            NONE,
+            NONE,
+            NONE,
+            &raw const wanted,
+            &raw mut counter,
+            &raw mut selection,
+            &raw mut values,
+        )?;
+        let _selection = Given::new(selection, function);
+        let values: Given<sys::TPML_DIGEST> = Given::new(values, function)?;
+        let value = listed(function, &values.get().digests, values.get().count)?.first();
+        let value = value.map(|value| sized(function, &value.buffer, value.size));
+        Ok(value.transpose()?.and_then(|value| value.try_into().ok()))
+    }
+
     /// Makes the library know an NV index, or an object or session that somebody else has loaded.
     pub(super) fn adopt(&mut self, handle: u32) -> Result<Tr> {
         let mut known = NONE;
@@ -630,6 +763,26 @@ impl Drop for Sensitive {
     }
 }
 
+fn digest(function: &'static str, bytes: &Digest) -> Result<sys::TPM2B_DIGEST> {
+    let mut digest = sys::TPM2B_DIGEST::default();
+    digest.size = fill(function, &mut digest.buffer, bytes)?;
+    Ok(digest)
+}
+
+/// PCRs of the SHA-256 bank: bit n is PCR n, of which there are 24.
+fn pcr_selection(selection: u32) -> sys::TPML_PCR_SELECTION {
+    let mut list = sys::TPML_PCR_SELECTION {
+        count: 1,
+        ..Default::default()
+    };
+    list.pcrSelections[0] = sys::TPMS_PCR_SELECTION {
+        hash: SHA256_ID,
+        sizeofSelect: 3,
+        pcrSelect: selection.to_le_bytes(),
+    };
+    list
+}
+
 fn no_data() -> sys::TPM2B_DATA {
     sys::TPM2B_DATA::default()
 }
@@ -691,6 +844,26 @@ fn unmarshal_public(bytes: &[u8]) -> Result<sys::TPM2B_PUBLIC> {
         return Err(too_long(function));
     }
     Ok(public)
+}
+
+/// A `TPMT_SIGNATURE` as the library wants it.
+fn unmarshal_signature(bytes: &[u8]) -> Result<sys::TPMT_SIGNATURE> {
+    let function = "Tss2_MU_TPMT_SIGNATURE_Unmarshal";
+    let mut signature = sys::TPMT_SIGNATURE::default();
+    let (length, mut offset) = (c_length(function, bytes)?, 0);
+    // SAFETY: a buffer and its length, a place for the offset, and a place for the result.
+    let code = unsafe {
+        sys::Tss2_MU_TPMT_SIGNATURE_Unmarshal(
+            bytes.as_ptr(),
+            length,
+            &raw mut offset,
+            &raw mut signature,
+        )
+    };
+    if code != 0 || offset != length {
+        return Err(too_long(function));
+    }
+    Ok(signature)
 }
 
 fn marshal_public(public: &sys::TPM2B_PUBLIC) -> Result<Vec<u8>> {

@@ -5,7 +5,8 @@
 //! TPM 2.0 Library, Parts 1 to 3, revision 1.38 or later: `TPM2_CreatePrimary`, `TPM2_Create`, `TPM2_Load`, `TPM2_Unseal`,
 //! `TPM2_FlushContext`, `TPM2_StartAuthSession`, `TPM2_PolicyNV`, `TPM2_PolicyRestart`, `TPM2_NV_DefineSpace`,
 //! `TPM2_NV_Increment`, `TPM2_NV_Read`, `TPM2_NV_ReadPublic`, `TPM2_NV_UndefineSpace`, `TPM2_GetCapability`, `TPM2_TestParms`,
-//! `TPM2_GetRandom`; ECC NIST P-256, SHA-256, AES in CFB. The library is tpm2-tss 3.2 or later. It writes what it thinks of
+//! `TPM2_GetRandom`; for keys that are bound to PCRs `TPM2_PCR_Read`, `TPM2_PolicyPCR`, `TPM2_PolicyOR`, `TPM2_PolicyAuthorize`,
+//! `TPM2_LoadExternal`, `TPM2_VerifySignature`; ECC NIST P-256, SHA-256, AES in CFB. The library is tpm2-tss 3.2 or later. It writes what it thinks of
 //! every answer that is not success to standard error, unless `TSS2_LOG` is `all+NONE` in the environment.
 //!
 //! # Keys
@@ -33,6 +34,15 @@
 //!   opens after [`Session::destroy_key`]. [`TpmConfig::require_nv`] refuses to make such keys;
 //! - against whoever copied data keys out of the memory of a process;
 //! - the other way round: whoever has the owner's authorisation can destroy every key, and `TPM2_Clear` does.
+//!
+//! # PCRs
+//!
+//! With [`TpmConfig::pcrs`] a new key is bound to the values that these PCRs have when it is made, on top of its
+//! counter: each use proves both anew. When they are not what they were, the key is [`HsmError::Unavailable`], in
+//! words, until they are again, or until a [`PcrPolicy`] for the new values is there that the recovery key has
+//! signed (`TPM2_PolicyOR` of `TPM2_PolicyPCR` and `TPM2_PolicyAuthorize`). The recovery key is part of the key's policy: a
+//! later change of the configuration changes neither PCRs nor recovery key of keys that there are. A signed policy
+//! holds for ever, for every key that was made with that recovery key: to take one back is to destroy the keys.
 //!
 //! # The way to the TPM
 //!
@@ -70,6 +80,7 @@ mod esys;
 mod key;
 mod nv;
 mod owner;
+mod pcr;
 mod policy;
 mod report;
 mod seal;
@@ -81,6 +92,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use self::config::TpmConfig;
+pub use self::pcr::PcrPolicy;
 
 use self::config::Settings;
 use self::connection::Connection;
@@ -134,6 +146,19 @@ impl TpmToken {
                 freed: Condvar::new(),
             }),
         })
+    }
+}
+
+impl TpmToken {
+    /// The digest of the values that these PCRs of the SHA-256 bank have now, for a [`PcrPolicy`]. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::Config`] for PCRs that the TPM does not have; and as [`Token::open_session`].
+    pub fn pcr_values(&self, pcrs: &[u8]) -> HsmResult<[u8; 32]> {
+        let selection = pcr::selection(pcrs)?;
+        self.shared
+            .with(|connection| connection.pcr_values(selection))
     }
 }
 
