@@ -26,6 +26,7 @@ pub mod pkcs11;
 mod secret;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod tpm;
 
 pub use error::{BoxError, HsmError, HsmResult};
 pub use group::{GroupSettings, HsmGroup};

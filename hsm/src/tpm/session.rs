@@ -1,0 +1,86 @@
+//! One session: a share in the conversation.
+
+use std::sync::Arc;
+
+use super::Shared;
+use crate::{
+    BackingKey, BackingKeyId, Canary, HsmError, HsmResult, KeyBlob, SecretBytes, Session,
+    WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, Wrapped,
+};
+
+/// A share in the one conversation with the TPM. It holds nothing of its own: what is loaded is the conversation's.
+#[derive(Debug)]
+pub(super) struct TpmSession {
+    shared: Arc<Shared>,
+}
+
+impl TpmSession {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+}
+
+impl Session for TpmSession {
+    fn generate_key(&mut self, id: &BackingKeyId, _label: &str) -> HsmResult<KeyBlob> {
+        let settings = &self.shared.settings;
+        self.shared
+            .with(|connection| connection.generate(id, settings))
+    }
+
+    fn make_canary(&mut self, id: &BackingKeyId, blob: &KeyBlob) -> HsmResult<Canary> {
+        self.shared
+            .with(|connection| connection.make_canary(id, blob))
+    }
+
+    fn contains(&mut self, id: &BackingKeyId) -> HsmResult<bool> {
+        let ids = self.list_keys()?;
+        Ok(ids.contains(id))
+    }
+
+    fn probe(&mut self, key: &BackingKey) -> HsmResult<()> {
+        self.shared.with(|connection| connection.probe(key))
+    }
+
+    fn wrap(&mut self, key: &BackingKey, aad: &[u8], plaintext: &[u8]) -> HsmResult<Wrapped> {
+        within("plaintext", plaintext, WRAP_PLAINTEXT_BYTES_MAX)?;
+        within("AAD", aad, WRAP_AAD_BYTES_MAX)?;
+        self.shared
+            .with(|connection| connection.wrap(key, aad, plaintext))
+    }
+
+    fn unwrap(
+        &mut self,
+        key: &BackingKey,
+        aad: &[u8],
+        wrapped: &Wrapped,
+    ) -> HsmResult<SecretBytes> {
+        within("AAD", aad, WRAP_AAD_BYTES_MAX)?;
+        self.shared
+            .with(|connection| connection.unwrap(key, aad, wrapped))
+    }
+
+    fn destroy_key(&mut self, id: &BackingKeyId) -> HsmResult<()> {
+        self.shared.with(|connection| connection.destroy(id))
+    }
+
+    fn list_keys(&mut self) -> HsmResult<Vec<BackingKeyId>> {
+        self.shared.with(|connection| {
+            let counters = connection.counters()?;
+            Ok(counters.into_iter().map(|(_, id)| id).collect())
+        })
+    }
+
+    fn random(&mut self, out: &mut [u8]) -> HsmResult<()> {
+        self.shared.with(|connection| connection.random(out))
+    }
+}
+
+fn within(what: &'static str, bytes: &[u8], max: usize) -> HsmResult<()> {
+    if bytes.len() > max {
+        return Err(HsmError::TooLong {
+            what,
+            bytes: bytes.len(),
+        });
+    }
+    Ok(())
+}
