@@ -35,7 +35,7 @@ mod error;
 mod init;
 mod key;
 mod module;
-mod pin;
+pub(crate) mod pin;
 mod session;
 mod uri;
 
@@ -45,6 +45,7 @@ use std::time::Duration;
 use cryptoki::context::Pkcs11;
 use cryptoki::session::SessionState;
 use cryptoki::slot::Slot;
+use zeroize::Zeroizing;
 
 pub use self::init::init_token;
 pub use self::uri::{IvOrigin, Pkcs11Config, TokenSelector};
@@ -84,7 +85,16 @@ impl Setback {
 impl Pkcs11Token {
     /// The token that `config` names. Touches neither the module nor the PIN.
     pub fn new(config: Pkcs11Config) -> Self {
-        let pin = Pin::new(config.pin_source.clone());
+        let pin = Pin::in_file(config.pin_source.clone());
+        Self { config, pin }
+    }
+
+    /// The same, with the PIN from `ask` for each login instead of from its file.
+    pub(crate) fn with_pin_from(
+        config: Pkcs11Config,
+        ask: impl Fn() -> HsmResult<Zeroizing<Vec<u8>>> + Send + Sync + 'static,
+    ) -> Self {
+        let pin = Pin::asked(Box::new(ask));
         Self { config, pin }
     }
 
