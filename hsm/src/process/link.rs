@@ -7,10 +7,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::login::{Login, UnderWay};
+use super::login::UnderWay;
 use super::message::{Answer, PIN_ASKS_MAX, Request, Secret};
+use super::objects::Access;
 use super::wire::{ANSWER_BYTES_MAX, Broken, Channel, VERSION};
-use super::{BUILD, ProcessSettings, keeper};
+use super::{BUILD, ProcessSettings, Shared, keeper};
 use crate::{HsmError, HsmResult};
 
 /// How long the end of a session waits for its worker to close it and end; then the worker is killed.
@@ -27,7 +28,7 @@ pub(super) struct Link {
     /// None once it is dead.
     child: Option<Child>,
     channel: Channel,
-    login: Arc<Login>,
+    shared: Arc<Shared>,
 }
 
 impl Link {
@@ -38,7 +39,7 @@ impl Link {
     /// [`HsmError::Unavailable`] when it does not start or says nothing; [`HsmError::Config`] when it is another build.
     pub(super) fn start(
         settings: &ProcessSettings,
-        login: &Arc<Login>,
+        shared: &Arc<Shared>,
         give_up: Instant,
     ) -> HsmResult<Self> {
         let failed = |source: std::io::Error| HsmError::Unavailable {
@@ -64,7 +65,7 @@ impl Link {
         let mut link = Self {
             child: Some(child),
             channel: Channel::new(ours),
-            login: Arc::clone(login),
+            shared: Arc::clone(shared),
         };
         let hello = Request::Hello { build: BUILD };
         match link.exchange(&hello, give_up) {
@@ -89,7 +90,7 @@ impl Link {
     /// # Errors
     ///
     /// What the worker answers; else the worker is dead now: [`HsmError::Timeout`] when it did not answer in time,
-    /// [`HsmError::Device`] when it died or sent nonsense; and what [`Login`] says.
+    /// [`HsmError::Device`] when it died or sent nonsense; and what the login says.
     pub(super) fn exchange(
         &mut self,
         request: &Request<'_>,
@@ -112,7 +113,15 @@ impl Link {
                 source: None,
             });
         }
-        let login = Arc::clone(&self.login);
+        let shared = Arc::clone(&self.shared);
+        let access = request.access();
+        let _leave = shared.objects.access(access, give_up)?;
+        let deadline = if access == Access::None {
+            deadline
+        } else {
+            // Waiting for leave has taken its share.
+            left(give_up)
+        };
         let mut under_way: Option<UnderWay<'_>> = None;
         self.send(request, deadline)?;
         let mut asked = 0;
@@ -135,7 +144,7 @@ impl Link {
             // Whatever keeps the PIN from the worker ends it: it waits in the middle of a login.
             let pin = match under_way.take() {
                 Some(under_way) => Ok(under_way),
-                None => login.begin(left(give_up)),
+                None => shared.login.begin(left(give_up)),
             }
             .and_then(|mut begun| {
                 let pin = begun.pin()?;

@@ -54,6 +54,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use super::objects::Access;
 use super::wire::{Broken, Fields, Fill, Frame, VERSION};
 use crate::pkcs11::pin::{PIN_BYTES_MAX, REASONS};
 use crate::pkcs11::{IvOrigin, Pkcs11Config, TokenSelector};
@@ -141,6 +142,22 @@ impl<'a> Request<'a> {
             Self::Destroy(_) => 0x17,
             Self::ListKeys => 0x18,
             Self::Random(_) => 0x19,
+        }
+    }
+
+    pub(super) fn access(&self) -> Access {
+        match self {
+            Self::Hello { .. } | Self::Configure(_) | Self::Pin(_) => Access::None,
+            // These find their key once in a while. Were they to wait for leave, a key in the making would hold up all.
+            Self::Wrap { .. } | Self::Unwrap { .. } => Access::None,
+            Self::MakeCanary { .. }
+            | Self::Contains(_)
+            | Self::Probe(_)
+            | Self::ListKeys
+            | Self::Random(_) => Access::Look,
+            // A login counts tries, in an object of the token.
+            Self::Open | Self::Info | Self::Report => Access::Change,
+            Self::Generate { .. } | Self::Destroy(_) => Access::Change,
         }
     }
 

@@ -41,6 +41,7 @@ mod keeper;
 mod link;
 mod login;
 mod message;
+mod objects;
 mod session;
 mod wire;
 mod worker;
@@ -56,6 +57,7 @@ use std::time::{Duration, Instant};
 use self::link::Link;
 use self::login::Login;
 use self::message::{Answer, Request};
+use self::objects::Objects;
 use self::session::ProcessSession;
 use self::wire::Broken;
 use crate::pkcs11::Pkcs11Config;
@@ -130,7 +132,14 @@ impl Default for ProcessSettings {
 pub struct ProcessToken {
     config: Pkcs11Config,
     settings: ProcessSettings,
-    login: Arc<Login>,
+    shared: Arc<Shared>,
+}
+
+/// What the workers of one token have in common.
+#[derive(Debug)]
+struct Shared {
+    login: Login,
+    objects: Objects,
 }
 
 impl ProcessToken {
@@ -145,17 +154,20 @@ impl ProcessToken {
                 "the deadlines of a worker process must not be zero".into(),
             ));
         }
-        let login = Arc::new(Login::new(PinFile::new(config.pin_source.clone())));
+        let shared = Arc::new(Shared {
+            login: Login::new(PinFile::new(config.pin_source.clone())),
+            objects: Objects::default(),
+        });
         Ok(Self {
             config,
             settings,
-            login,
+            shared,
         })
     }
 
     /// A worker that knows its token and has not touched it.
     fn start(&self, give_up: Instant) -> HsmResult<Link> {
-        let mut link = Link::start(&self.settings, &self.login, give_up)?;
+        let mut link = Link::start(&self.settings, &self.shared, give_up)?;
         let configure = Request::Configure(Cow::Borrowed(&self.config));
         match link.exchange(&configure, give_up)? {
             Answer::Done => Ok(link),
