@@ -27,7 +27,7 @@ use zeroize::Zeroizing;
 use self::pool::Pool;
 use self::worker::{Call, Seat};
 use crate::{
-    BackingKey, BackingKeyId, HsmError, HsmResult, SecretBytes, Session, Token, TokenInfo, Wrapped,
+    BackingKey, BackingKeyId, HsmError, HsmResult, SecretBytes, Token, TokenInfo, Wrapped,
 };
 
 /// How a token is driven.
@@ -207,11 +207,15 @@ impl HsmHandle {
         let verify = self.shared.pool.settings.verify_wraps;
         self.call(true, move |seat| {
             let session = seat.session()?;
-            let wrapped = session.wrap(&key, &aad, plaintext.expose())?;
-            if verify {
-                read_back(session, &key, &aad, &plaintext, &wrapped)?;
+            if !verify {
+                return session.wrap(&key, &aad, plaintext.expose());
             }
-            Ok(wrapped)
+            let (wrapped, back) = session.wrap_and_unwrap(&key, &aad, plaintext.expose())?;
+            if same_bytes(back.expose(), plaintext.expose()) {
+                Ok(wrapped)
+            } else {
+                Err(HsmError::WrapNotReadable)
+            }
         })
         .await
     }
@@ -379,20 +383,6 @@ impl fmt::Debug for HsmHandle {
 
 /// How often `shutdown` looks whether a thread has ended.
 const JOIN_POLL: Duration = Duration::from_millis(5);
-
-fn read_back(
-    session: &mut dyn Session,
-    key: &BackingKey,
-    aad: &[u8],
-    plaintext: &SecretBytes,
-    wrapped: &Wrapped,
-) -> HsmResult<()> {
-    match session.unwrap(key, aad, wrapped) {
-        Ok(back) if same_bytes(back.expose(), plaintext.expose()) => Ok(()),
-        Ok(_) | Err(HsmError::Unauthentic) => Err(HsmError::WrapNotReadable),
-        Err(error) => Err(error),
-    }
-}
 
 /// Compares secrets in a time that depends on their lengths only.
 pub(crate) fn same_bytes(a: &[u8], b: &[u8]) -> bool {

@@ -23,6 +23,7 @@ mod group;
 mod handle;
 mod key;
 pub mod pkcs11;
+pub mod process;
 mod secret;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -146,6 +147,25 @@ pub trait Session: Send {
     /// [`HsmError::TooLong`] beyond the limits of this crate; [`HsmError::KeyNotFound`]; [`HsmError::Unfit`]; or
     /// what the device says.
     fn wrap(&mut self, key: &BackingKey, aad: &[u8], plaintext: &[u8]) -> HsmResult<Wrapped>;
+
+    /// Wraps, and unwraps what came of it: for the caller to compare. One round trip where round trips cost.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::wrap`]; [`HsmError::WrapNotReadable`] when the wrap does not authenticate.
+    fn wrap_and_unwrap(
+        &mut self,
+        key: &BackingKey,
+        aad: &[u8],
+        plaintext: &[u8],
+    ) -> HsmResult<(Wrapped, SecretBytes)> {
+        let wrapped = self.wrap(key, aad, plaintext)?;
+        match self.unwrap(key, aad, &wrapped) {
+            Ok(back) => Ok((wrapped, back)),
+            Err(HsmError::Unauthentic) => Err(HsmError::WrapNotReadable),
+            Err(error) => Err(error),
+        }
+    }
 
     /// Decrypts what [`Session::wrap`] made, under the same key and the same `aad`.
     ///

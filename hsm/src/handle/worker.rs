@@ -123,7 +123,7 @@ where
         let mut result = guarded(|| (self.work)(seat));
         let broken = matches!(
             result,
-            Err(HsmError::Device { .. } | HsmError::Unavailable { .. })
+            Err(HsmError::Device { .. } | HsmError::Unavailable { .. } | HsmError::Timeout(_))
         );
         if broken && self.repeatable && seat.failure.is_none() && Instant::now() < self.overdue {
             seat.leave();

@@ -43,7 +43,7 @@ mod init;
 mod key;
 mod module;
 mod opened;
-mod pin;
+pub(crate) mod pin;
 mod probe;
 mod raw;
 mod report;
@@ -57,6 +57,7 @@ use std::time::Duration;
 use cryptoki::context::Pkcs11;
 use cryptoki::session::SessionState;
 use cryptoki::slot::Slot;
+use zeroize::Zeroizing;
 
 pub use self::init::init_token;
 pub use self::uri::{Pkcs11Config, TokenSelector};
@@ -99,7 +100,16 @@ impl Setback {
 impl Pkcs11Token {
     /// The token that `config` names. Touches neither the module nor the PIN.
     pub fn new(config: Pkcs11Config) -> Self {
-        let pin = Pin::new(config.pin_source.clone());
+        let pin = Pin::in_file(config.pin_source.clone());
+        Self { config, pin }
+    }
+
+    /// The same, with the PIN from `ask` for each login instead of from its file.
+    pub(crate) fn with_pin_from(
+        config: Pkcs11Config,
+        ask: impl Fn() -> HsmResult<Zeroizing<Vec<u8>>> + Send + Sync + 'static,
+    ) -> Self {
+        let pin = Pin::asked(Box::new(ask));
         Self { config, pin }
     }
 

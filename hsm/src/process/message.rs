@@ -1,0 +1,693 @@
+//! What the two sides say to each other, byte for byte.
+//!
+//! Frames and fields are those of [`wire`](super::wire). The parent asks:
+//!
+//! | kind | request | fields | answer |
+//! | --- | --- | --- | --- |
+//! | 01 | hello | magic (14 bytes) ‖ build text | 81 |
+//! | 02 | configure | module bytes ‖ label, serial, manufacturer, model: option text ‖ scheme u8 (0: by trial) ‖ allow unsafe flag ‖ init args option text | 82 |
+//! | 03 | PIN | bytes | goes on with what it interrupted |
+//! | 04 | open | – | 82 |
+//! | 05 | info | – | 84 |
+//! | 06 | report | – | 85 |
+//! | 10 | generate key | id ‖ label text | 86 |
+//! | 11 | make canary | id ‖ blob bytes | 87 |
+//! | 12 | contains | id | 8a |
+//! | 13 | probe | key | 82 |
+//! | 14 | wrap | key ‖ AAD bytes ‖ plaintext bytes | 87 |
+//! | 15 | wrap and unwrap | as wrap | 88 |
+//! | 16 | unwrap | key ‖ AAD bytes ‖ wrapped bytes | 89 |
+//! | 17 | destroy key | id | 82 |
+//! | 18 | list keys | – | 8b |
+//! | 19 | random | count u32 | 89 |
+//!
+//! key = id ‖ blob bytes ‖ canary bytes. The worker answers each request with one frame, or first, up to
+//! [`PIN_ASKS_MAX`] times, with 83:
+//!
+//! | kind | answer | fields |
+//! | --- | --- | --- |
+//! | 81 | hello | magic (14 bytes) ‖ build text |
+//! | 82 | done | – |
+//! | 83 | PIN, please | – |
+//! | 84 | info | module, label, serial, model: text |
+//! | 85 | report | list of (subject, name, value: text) ‖ list of danger text |
+//! | 86 | blob | bytes |
+//! | 87 | wrapped | bytes |
+//! | 88 | wrapped and secret | bytes ‖ bytes |
+//! | 89 | secret | bytes |
+//! | 8a | flag | flag |
+//! | 8b | ids | list of id |
+//! | ff | failed | error u8 ‖ its fields |
+//!
+//! The errors: 1 key not found (id), 2 key exists (id), 3 unauthentic, 4 too long (what text ‖ bytes u64), 5 busy,
+//! 6 timeout (milliseconds u64), 7 unavailable (reason text ‖ option cause text), 8 PIN rejected (reason text),
+//! 9 unfit (id ‖ reason text), 10 unsafe token (text), 11 configuration (text), 12 wrap not readable, 13 device
+//! (function text ‖ cause text), 14 no randomness (cause text). A cause is the chain of causes in one line.
+//!
+//! Hello has the same form in every version, so that two versions can tell each other apart.
+
+use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use super::objects::Access;
+use super::wire::{Broken, Fields, Fill, Frame, VERSION};
+use crate::pkcs11::pin::{PIN_BYTES_MAX, REASONS};
+use crate::pkcs11::{Pkcs11Config, TokenSelector};
+use crate::{
+    BackingKey, BackingKeyId, Canary, Fact, HsmError, HsmHandle, HsmResult, KeyBlob, Report,
+    SecretBytes, TokenInfo, WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
+};
+
+/// The most keys that a worker lists.
+pub(super) const KEYS_MAX: usize = 65_536;
+/// How often a worker may ask for the PIN during one request: at a login, and once more when it had to initialise the
+/// module again.
+pub(super) const PIN_ASKS_MAX: usize = 2;
+
+const MAGIC: &[u8; 14] = b"strongroom hsm";
+const TEXT_BYTES_MAX: usize = 1024;
+const PATH_BYTES_MAX: usize = 4096;
+const INIT_ARGS_BYTES_MAX: usize = 4096;
+const FACTS_MAX: usize = 1024;
+const DANGERS_MAX: usize = 256;
+/// The most random bytes at once.
+const RANDOM_BYTES_MAX: usize = HsmHandle::RANDOM_BYTES_MAX;
+
+/// What the parent asks. The borrowed form is what goes out; what comes in borrows from the frame.
+#[derive(Debug)]
+pub(super) enum Request<'a> {
+    Hello {
+        build: &'a str,
+    },
+    Configure(Cow<'a, Pkcs11Config>),
+    Pin(Secret<'a>),
+    Open,
+    Info,
+    Report,
+    Generate {
+        id: BackingKeyId,
+        label: &'a str,
+    },
+    MakeCanary {
+        id: BackingKeyId,
+        blob: Cow<'a, KeyBlob>,
+    },
+    Contains(BackingKeyId),
+    Probe(Cow<'a, BackingKey>),
+    Wrap {
+        key: Cow<'a, BackingKey>,
+        aad: &'a [u8],
+        plaintext: Secret<'a>,
+        and_unwrap: bool,
+    },
+    Unwrap {
+        key: Cow<'a, BackingKey>,
+        aad: &'a [u8],
+        wrapped: Cow<'a, Wrapped>,
+    },
+    Destroy(BackingKeyId),
+    ListKeys,
+    Random(usize),
+}
+
+/// Bytes that no debug output shows.
+pub(super) struct Secret<'a>(pub(super) &'a [u8]);
+
+impl std::fmt::Debug for Secret<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[REDACTED]")
+    }
+}
+
+impl<'a> Request<'a> {
+    pub(super) fn kind(&self) -> u8 {
+        match self {
+            Self::Hello { .. } => 0x01,
+            Self::Configure(_) => 0x02,
+            Self::Pin(_) => 0x03,
+            Self::Open => 0x04,
+            Self::Info => 0x05,
+            Self::Report => 0x06,
+            Self::Generate { .. } => 0x10,
+            Self::MakeCanary { .. } => 0x11,
+            Self::Contains(_) => 0x12,
+            Self::Probe(_) => 0x13,
+            Self::Wrap { and_unwrap, .. } if *and_unwrap => 0x15,
+            Self::Wrap { .. } => 0x14,
+            Self::Unwrap { .. } => 0x16,
+            Self::Destroy(_) => 0x17,
+            Self::ListKeys => 0x18,
+            Self::Random(_) => 0x19,
+        }
+    }
+
+    pub(super) fn access(&self) -> Access {
+        match self {
+            Self::Hello { .. } | Self::Configure(_) | Self::Pin(_) => Access::None,
+            // These find their key once in a while. Were they to wait for leave, a key in the making would hold up all.
+            Self::Wrap { .. } | Self::Unwrap { .. } => Access::None,
+            Self::MakeCanary { .. }
+            | Self::Contains(_)
+            | Self::Probe(_)
+            | Self::ListKeys
+            | Self::Random(_) => Access::Look,
+            // A login counts tries, in an object of the token.
+            Self::Open | Self::Info | Self::Report => Access::Change,
+            Self::Generate { .. } | Self::Destroy(_) => Access::Change,
+        }
+    }
+
+    /// # Errors
+    ///
+    /// [`HsmError::TooLong`] for what does not fit.
+    pub(super) fn write(&self, out: &mut Fill<'_>) -> HsmResult<()> {
+        match self {
+            Self::Hello { build } => write_hello(out, build),
+            Self::Configure(config) => write_config(out, config)?,
+            Self::Pin(pin) => out.bytes("PIN", pin.0, PIN_BYTES_MAX)?,
+            Self::Open | Self::Info | Self::Report | Self::ListKeys => {}
+            Self::Generate { id, label } => {
+                out.id(id);
+                out.bytes("label", label.as_bytes(), TEXT_BYTES_MAX)?;
+            }
+            Self::MakeCanary { id, blob } => {
+                out.id(id);
+                write_blob(out, blob)?;
+            }
+            Self::Contains(id) | Self::Destroy(id) => out.id(id),
+            Self::Probe(key) => write_key(out, key)?,
+            Self::Wrap {
+                key,
+                aad,
+                plaintext,
+                ..
+            } => {
+                write_key(out, key)?;
+                out.bytes("AAD", aad, WRAP_AAD_BYTES_MAX)?;
+                out.bytes("plaintext", plaintext.0, WRAP_PLAINTEXT_BYTES_MAX)?;
+            }
+            Self::Unwrap { key, aad, wrapped } => {
+                write_key(out, key)?;
+                out.bytes("AAD", aad, WRAP_AAD_BYTES_MAX)?;
+                write_wrapped(out, wrapped)?;
+            }
+            Self::Random(count) => {
+                if *count > RANDOM_BYTES_MAX {
+                    return Err(HsmError::TooLong {
+                        what: "random",
+                        bytes: *count,
+                    });
+                }
+                out.u32(u32::try_from(*count).unwrap_or_default());
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn read(frame: Frame<'a>) -> Result<Self, Broken> {
+        let Frame {
+            version,
+            kind,
+            fields: mut from,
+        } = frame;
+        if version != VERSION && kind != 0x01 {
+            return Err(OTHER_VERSION);
+        }
+        let request = match kind {
+            0x01 => Self::Hello {
+                build: read_hello(&mut from)?,
+            },
+            0x02 => Self::Configure(Cow::Owned(read_config(&mut from)?)),
+            0x03 => Self::Pin(Secret(from.bytes(PIN_BYTES_MAX)?)),
+            0x04 => Self::Open,
+            0x05 => Self::Info,
+            0x06 => Self::Report,
+            0x10 => Self::Generate {
+                id: from.id()?,
+                label: from.text(TEXT_BYTES_MAX)?,
+            },
+            0x11 => Self::MakeCanary {
+                id: from.id()?,
+                blob: Cow::Owned(read_blob(&mut from)?),
+            },
+            0x12 => Self::Contains(from.id()?),
+            0x13 => Self::Probe(Cow::Owned(read_key(&mut from)?)),
+            0x14 | 0x15 => Self::Wrap {
+                key: Cow::Owned(read_key(&mut from)?),
+                aad: from.bytes(WRAP_AAD_BYTES_MAX)?,
+                plaintext: Secret(from.bytes(WRAP_PLAINTEXT_BYTES_MAX)?),
+                and_unwrap: kind == 0x15,
+            },
+            0x16 => Self::Unwrap {
+                key: Cow::Owned(read_key(&mut from)?),
+                aad: from.bytes(WRAP_AAD_BYTES_MAX)?,
+                wrapped: Cow::Owned(read_wrapped(&mut from)?),
+            },
+            0x17 => Self::Destroy(from.id()?),
+            0x18 => Self::ListKeys,
+            0x19 => Self::Random(from.count(RANDOM_BYTES_MAX)?),
+            _ => return Err(Broken::Malformed("an unknown request")),
+        };
+        from.end()?;
+        Ok(request)
+    }
+}
+
+/// What the worker answers.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Hello { version: u8, build: String },
+    Done,
+    PinPlease,
+    Info(TokenInfo),
+    Report(Report),
+    Blob(KeyBlob),
+    Wrapped(Wrapped),
+    WrappedAndSecret(Wrapped, SecretBytes),
+    Secret(Zeroizing<Vec<u8>>),
+    Flag(bool),
+    Ids(Vec<BackingKeyId>),
+    Failed(HsmError),
+}
+
+impl Answer {
+    pub(super) fn kind(&self) -> u8 {
+        match self {
+            Self::Hello { .. } => 0x81,
+            Self::Done => 0x82,
+            Self::PinPlease => 0x83,
+            Self::Info(_) => 0x84,
+            Self::Report(_) => 0x85,
+            Self::Blob(_) => 0x86,
+            Self::Wrapped(_) => 0x87,
+            Self::WrappedAndSecret(..) => 0x88,
+            Self::Secret(_) => 0x89,
+            Self::Flag(_) => 0x8a,
+            Self::Ids(_) => 0x8b,
+            Self::Failed(_) => 0xff,
+        }
+    }
+
+    /// # Errors
+    ///
+    /// [`HsmError::TooLong`] for what does not fit.
+    pub(super) fn write(&self, out: &mut Fill<'_>) -> HsmResult<()> {
+        match self {
+            Self::Hello { build, .. } => write_hello(out, build),
+            Self::Done | Self::PinPlease => {}
+            Self::Info(info) => {
+                for text in [&info.module, &info.label, &info.serial, &info.model] {
+                    out.words(text, TEXT_BYTES_MAX);
+                }
+            }
+            Self::Report(report) => write_report(out, report)?,
+            Self::Blob(blob) => write_blob(out, blob)?,
+            Self::Wrapped(wrapped) => write_wrapped(out, wrapped)?,
+            Self::WrappedAndSecret(wrapped, secret) => {
+                write_wrapped(out, wrapped)?;
+                out.bytes("plaintext", secret.expose(), WRAP_PLAINTEXT_BYTES_MAX)?;
+            }
+            Self::Secret(bytes) => out.bytes("secret", bytes, RANDOM_BYTES_MAX)?,
+            Self::Flag(flag) => out.u8(u8::from(*flag)),
+            Self::Ids(ids) => {
+                out.u32(count_of("list of keys", ids.len(), KEYS_MAX)?);
+                ids.iter().for_each(|id| out.id(id));
+            }
+            Self::Failed(error) => write_error(out, error),
+        }
+        Ok(())
+    }
+
+    pub(super) fn read(frame: Frame<'_>) -> Result<Self, Broken> {
+        let Frame {
+            version,
+            kind,
+            fields: mut from,
+        } = frame;
+        if version != VERSION && kind != 0x81 {
+            return Err(OTHER_VERSION);
+        }
+        let answer = match kind {
+            0x81 => Self::Hello {
+                version,
+                build: read_hello(&mut from)?.to_owned(),
+            },
+            0x82 => Self::Done,
+            0x83 => Self::PinPlease,
+            0x84 => {
+                let mut text = || from.text(TEXT_BYTES_MAX).map(str::to_owned);
+                Self::Info(TokenInfo {
+                    backend: "pkcs11",
+                    module: text()?,
+                    label: text()?,
+                    serial: text()?,
+                    model: text()?,
+                })
+            }
+            0x85 => Self::Report(read_report(&mut from)?),
+            0x86 => Self::Blob(read_blob(&mut from)?),
+            0x87 => Self::Wrapped(read_wrapped(&mut from)?),
+            0x88 => Self::WrappedAndSecret(
+                read_wrapped(&mut from)?,
+                secret(from.bytes(WRAP_PLAINTEXT_BYTES_MAX)?)?,
+            ),
+            0x89 => Self::Secret(Zeroizing::new(from.bytes(RANDOM_BYTES_MAX)?.to_vec())),
+            0x8a => Self::Flag(from.flag()?),
+            0x8b => {
+                let count = from.count(KEYS_MAX)?;
+                let mut ids = Vec::new();
+                for _ in 0..count {
+                    ids.push(from.id()?);
+                }
+                Self::Ids(ids)
+            }
+            0xff => Self::Failed(read_error(&mut from)?),
+            _ => return Err(Broken::Malformed("an unknown answer")),
+        };
+        from.end()?;
+        Ok(answer)
+    }
+}
+
+const OTHER_VERSION: Broken = Broken::Malformed("a frame of another version");
+
+fn write_hello(out: &mut Fill<'_>, build: &str) {
+    MAGIC.iter().for_each(|byte| out.u8(*byte));
+    out.words(build, TEXT_BYTES_MAX);
+}
+
+fn read_hello<'a>(from: &mut Fields<'a>) -> Result<&'a str, Broken> {
+    for expected in MAGIC {
+        if from.u8()? != *expected {
+            return Err(Broken::Malformed("the magic is not ours"));
+        }
+    }
+    from.text(TEXT_BYTES_MAX)
+}
+
+fn write_config(out: &mut Fill<'_>, config: &Pkcs11Config) -> HsmResult<()> {
+    let Pkcs11Config {
+        module,
+        token:
+            TokenSelector {
+                label,
+                serial,
+                manufacturer,
+                model,
+            },
+        // The parent reads the PIN; the worker need not know where it is.
+        pin_source: _,
+        scheme,
+        allow_unsafe,
+        init_args,
+    } = config;
+    out.bytes("module path", module.as_os_str().as_bytes(), PATH_BYTES_MAX)?;
+    for text in [label, serial, manufacturer, model] {
+        out.u8(u8::from(text.is_some()));
+        if let Some(text) = text {
+            out.bytes("token attribute", text.as_bytes(), TEXT_BYTES_MAX)?;
+        }
+    }
+    out.u8(scheme.map_or(0, |scheme| scheme as u8));
+    out.u8(u8::from(*allow_unsafe));
+    out.u8(u8::from(init_args.is_some()));
+    if let Some(text) = init_args {
+        out.bytes("init args", text.as_bytes(), INIT_ARGS_BYTES_MAX)?;
+    }
+    Ok(())
+}
+
+fn read_config(from: &mut Fields<'_>) -> Result<Pkcs11Config, Broken> {
+    let module = PathBuf::from(OsStr::from_bytes(from.bytes(PATH_BYTES_MAX)?));
+    let mut attribute = || {
+        from.flag()?
+            .then(|| from.text(TEXT_BYTES_MAX).map(str::to_owned))
+            .transpose()
+    };
+    Ok(Pkcs11Config {
+        module,
+        token: TokenSelector {
+            label: attribute()?,
+            serial: attribute()?,
+            manufacturer: attribute()?,
+            model: attribute()?,
+        },
+        pin_source: PathBuf::new(),
+        scheme: match from.u8()? {
+            0 => None,
+            byte => Some(WrapScheme::from_u8(byte).ok_or(Broken::Malformed("an unknown scheme"))?),
+        },
+        allow_unsafe: from.flag()?,
+        init_args: from
+            .flag()?
+            .then(|| from.text(INIT_ARGS_BYTES_MAX).map(str::to_owned))
+            .transpose()?,
+    })
+}
+
+fn write_report(out: &mut Fill<'_>, report: &Report) -> HsmResult<()> {
+    out.u32(count_of("list of facts", report.facts.len(), FACTS_MAX)?);
+    for fact in &report.facts {
+        for text in [&fact.subject, &fact.name, &fact.value] {
+            out.words(text, TEXT_BYTES_MAX);
+        }
+    }
+    out.u32(count_of(
+        "list of dangers",
+        report.dangers.len(),
+        DANGERS_MAX,
+    )?);
+    for danger in &report.dangers {
+        out.words(danger, TEXT_BYTES_MAX);
+    }
+    Ok(())
+}
+
+fn read_report(from: &mut Fields<'_>) -> Result<Report, Broken> {
+    let mut report = Report::default();
+    for _ in 0..from.count(FACTS_MAX)? {
+        let mut text = || from.text(TEXT_BYTES_MAX).map(str::to_owned);
+        report.facts.push(Fact {
+            subject: text()?,
+            name: text()?,
+            value: text()?,
+        });
+    }
+    for _ in 0..from.count(DANGERS_MAX)? {
+        report.dangers.push(from.text(TEXT_BYTES_MAX)?.to_owned());
+    }
+    Ok(report)
+}
+
+fn write_key(out: &mut Fill<'_>, key: &BackingKey) -> HsmResult<()> {
+    out.id(&key.id);
+    write_blob(out, &key.blob)?;
+    write_wrapped(out, &key.canary.0)
+}
+
+fn read_key(from: &mut Fields<'_>) -> Result<BackingKey, Broken> {
+    Ok(BackingKey {
+        id: from.id()?,
+        blob: read_blob(from)?,
+        canary: Canary(read_wrapped(from)?),
+    })
+}
+
+fn write_blob(out: &mut Fill<'_>, blob: &KeyBlob) -> HsmResult<()> {
+    out.bytes("key blob", blob.as_bytes(), KeyBlob::BYTES_MAX)
+}
+
+fn read_blob(from: &mut Fields<'_>) -> Result<KeyBlob, Broken> {
+    KeyBlob::from_bytes(from.bytes(KeyBlob::BYTES_MAX)?)
+        .map_err(|_too_long| Broken::Malformed("a key blob is too long"))
+}
+
+fn write_wrapped(out: &mut Fill<'_>, wrapped: &Wrapped) -> HsmResult<()> {
+    out.bytes("wrapped value", wrapped.as_bytes(), Wrapped::BYTES_MAX)
+}
+
+fn read_wrapped(from: &mut Fields<'_>) -> Result<Wrapped, Broken> {
+    Wrapped::from_bytes(from.bytes(Wrapped::BYTES_MAX)?)
+        .map_err(|_unauthentic| Broken::Malformed("a wrapped value is of no scheme"))
+}
+
+fn secret(bytes: &[u8]) -> Result<SecretBytes, Broken> {
+    SecretBytes::new(bytes.to_vec()).map_err(|_too_long| Broken::Malformed("a secret is too long"))
+}
+
+fn count_of(what: &'static str, count: usize, max: usize) -> HsmResult<u32> {
+    match u32::try_from(count) {
+        Ok(number) if count <= max => Ok(number),
+        _ => Err(HsmError::TooLong { what, bytes: count }),
+    }
+}
+
+fn write_error(out: &mut Fill<'_>, error: &HsmError) {
+    let words = |out: &mut Fill<'_>, text: &str| out.words(text, TEXT_BYTES_MAX);
+    match error {
+        HsmError::KeyNotFound(id) => {
+            out.u8(1);
+            out.id(id);
+        }
+        HsmError::KeyExists(id) => {
+            out.u8(2);
+            out.id(id);
+        }
+        HsmError::Unauthentic => out.u8(3),
+        HsmError::TooLong { what, bytes } => {
+            out.u8(4);
+            words(out, what);
+            out.u64(u64::try_from(*bytes).unwrap_or(u64::MAX));
+        }
+        HsmError::Busy => out.u8(5),
+        HsmError::Timeout(after) => {
+            out.u8(6);
+            out.u64(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+        }
+        HsmError::Unavailable { reason, source } => {
+            out.u8(7);
+            words(out, reason);
+            out.u8(u8::from(source.is_some()));
+            if let Some(source) = source {
+                words(out, &chain(source.as_ref()));
+            }
+        }
+        HsmError::PinRejected(reason) => {
+            out.u8(8);
+            words(out, reason);
+        }
+        HsmError::Unfit { id, reason } => {
+            out.u8(9);
+            out.id(id);
+            words(out, reason);
+        }
+        HsmError::UnsafeToken(text) => {
+            out.u8(10);
+            words(out, text);
+        }
+        HsmError::Config(text) => {
+            out.u8(11);
+            words(out, text);
+        }
+        HsmError::WrapNotReadable => out.u8(12),
+        HsmError::Device { function, source } => {
+            out.u8(13);
+            words(out, function);
+            words(out, &chain(source.as_ref()));
+        }
+        HsmError::Random(source) => {
+            out.u8(14);
+            words(out, &chain(source.as_ref()));
+        }
+    }
+}
+
+fn read_error(from: &mut Fields<'_>) -> Result<HsmError, Broken> {
+    Ok(match from.u8()? {
+        1 => HsmError::KeyNotFound(from.id()?),
+        2 => HsmError::KeyExists(from.id()?),
+        3 => HsmError::Unauthentic,
+        4 => HsmError::TooLong {
+            what: known(from.text(TEXT_BYTES_MAX)?, LENGTHS).unwrap_or("something"),
+            bytes: usize::try_from(from.u64()?).unwrap_or(usize::MAX),
+        },
+        5 => HsmError::Busy,
+        6 => HsmError::Timeout(Duration::from_millis(from.u64()?)),
+        7 => HsmError::Unavailable {
+            reason: from.text(TEXT_BYTES_MAX)?.to_owned(),
+            source: match from.flag()? {
+                true => Some(from.text(TEXT_BYTES_MAX)?.into()),
+                false => None,
+            },
+        },
+        8 => HsmError::PinRejected(
+            known(from.text(TEXT_BYTES_MAX)?, REASONS).unwrap_or("for a reason of its own"),
+        ),
+        9 => HsmError::Unfit {
+            id: from.id()?,
+            reason: from.text(TEXT_BYTES_MAX)?.to_owned(),
+        },
+        10 => HsmError::UnsafeToken(from.text(TEXT_BYTES_MAX)?.to_owned()),
+        11 => HsmError::Config(from.text(TEXT_BYTES_MAX)?.to_owned()),
+        12 => HsmError::WrapNotReadable,
+        13 => {
+            let (function, cause) = (from.text(TEXT_BYTES_MAX)?, from.text(TEXT_BYTES_MAX)?);
+            match known(function, FUNCTIONS) {
+                Some(function) => HsmError::Device {
+                    function,
+                    source: cause.into(),
+                },
+                None => HsmError::Device {
+                    function: "a call in the worker process",
+                    source: format!("{function}: {cause}").into(),
+                },
+            }
+        }
+        14 => HsmError::Random(from.text(TEXT_BYTES_MAX)?.into()),
+        _ => return Err(Broken::Malformed("an unknown error")),
+    })
+}
+
+/// `text` as one of ours: errors name things by text that lives for ever, and a worker must not make us keep its own.
+fn known(text: &str, names: &'static [&'static str]) -> Option<&'static str> {
+    names.iter().find(|name| **name == text).copied()
+}
+
+/// What [`HsmError::TooLong`] speaks of.
+const LENGTHS: &[&str] = &["plaintext", "AAD", "key blob", "random", "list of keys"];
+
+/// The functions that [`HsmError::Device`] names (PKCS#11 v3.1 §5); others are named in its cause.
+const FUNCTIONS: &[&str] = &[
+    "C_CloseSession",
+    "C_CopyObject",
+    "C_CreateObject",
+    "C_Decrypt",
+    "C_DecryptInit",
+    "C_DecryptMessage",
+    "C_DestroyObject",
+    "C_Encrypt",
+    "C_EncryptInit",
+    "C_EncryptMessage",
+    "C_FindObjects",
+    "C_GenerateKey",
+    "C_GenerateRandom",
+    "C_GetAttributeValue",
+    "C_GetInfo",
+    "C_GetMechanismInfo",
+    "C_GetMechanismList",
+    "C_GetSessionInfo",
+    "C_GetSlotInfo",
+    "C_GetSlotList",
+    "C_GetTokenInfo",
+    "C_InitPIN",
+    "C_InitToken",
+    "C_Initialize",
+    "C_Login",
+    "C_Logout",
+    "C_MessageDecryptInit",
+    "C_MessageEncryptInit",
+    "C_OpenSession",
+    "C_SetAttributeValue",
+    "C_Sign",
+    "C_SignInit",
+    "C_UnwrapKey",
+    "C_Verify",
+    "C_VerifyInit",
+    "C_WrapKey",
+];
+
+/// An error and its causes in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

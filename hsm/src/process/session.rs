@@ -1,0 +1,177 @@
+//! A session whose other half is a worker process.
+
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
+
+use super::link::Link;
+use super::message::{Answer, Request, Secret};
+use super::wire::Broken;
+use crate::{
+    BackingKey, BackingKeyId, Canary, HsmError, HsmResult, KeyBlob, SecretBytes, Session,
+    WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, Wrapped,
+};
+
+/// One session, one worker.
+#[derive(Debug)]
+pub(super) struct ProcessSession {
+    link: Link,
+    deadline: Duration,
+}
+
+impl ProcessSession {
+    pub(super) fn new(link: Link, deadline: Duration) -> Self {
+        Self { link, deadline }
+    }
+
+    fn ask<T>(
+        &mut self,
+        request: &Request<'_>,
+        take: impl FnOnce(Answer) -> Option<T>,
+    ) -> HsmResult<T> {
+        let give_up = Instant::now() + self.deadline;
+        let answer = self.link.exchange_within(request, give_up, self.deadline)?;
+        take(answer).ok_or_else(|| {
+            let other = Broken::Malformed("an answer to another question");
+            self.link.fail(other, self.deadline)
+        })
+    }
+
+    fn done(&mut self, request: &Request<'_>) -> HsmResult<()> {
+        self.ask(request, |answer| {
+            matches!(answer, Answer::Done).then_some(())
+        })
+    }
+
+    fn flag(&mut self, request: &Request<'_>) -> HsmResult<bool> {
+        self.ask(request, |answer| match answer {
+            Answer::Flag(flag) => Some(flag),
+            _ => None,
+        })
+    }
+}
+
+impl Session for ProcessSession {
+    fn generate_key(&mut self, id: &BackingKeyId, label: &str) -> HsmResult<KeyBlob> {
+        self.ask(
+            &Request::Generate { id: *id, label },
+            |answer| match answer {
+                Answer::Blob(blob) => Some(blob),
+                _ => None,
+            },
+        )
+    }
+
+    fn make_canary(&mut self, id: &BackingKeyId, blob: &KeyBlob) -> HsmResult<Canary> {
+        let blob = Cow::Borrowed(blob);
+        self.ask(
+            &Request::MakeCanary { id: *id, blob },
+            |answer| match answer {
+                Answer::Wrapped(wrapped) => Some(Canary(wrapped)),
+                _ => None,
+            },
+        )
+    }
+
+    fn contains(&mut self, id: &BackingKeyId) -> HsmResult<bool> {
+        self.flag(&Request::Contains(*id))
+    }
+
+    fn probe(&mut self, key: &BackingKey) -> HsmResult<()> {
+        self.done(&Request::Probe(Cow::Borrowed(key)))
+    }
+
+    fn wrap(&mut self, key: &BackingKey, aad: &[u8], plaintext: &[u8]) -> HsmResult<Wrapped> {
+        self.ask(
+            &wrap_request(key, aad, plaintext, false)?,
+            |answer| match answer {
+                Answer::Wrapped(wrapped) => Some(wrapped),
+                _ => None,
+            },
+        )
+    }
+
+    fn wrap_and_unwrap(
+        &mut self,
+        key: &BackingKey,
+        aad: &[u8],
+        plaintext: &[u8],
+    ) -> HsmResult<(Wrapped, SecretBytes)> {
+        self.ask(
+            &wrap_request(key, aad, plaintext, true)?,
+            |answer| match answer {
+                Answer::WrappedAndSecret(wrapped, secret) => Some((wrapped, secret)),
+                _ => None,
+            },
+        )
+    }
+
+    fn unwrap(
+        &mut self,
+        key: &BackingKey,
+        aad: &[u8],
+        wrapped: &Wrapped,
+    ) -> HsmResult<SecretBytes> {
+        within("AAD", aad, WRAP_AAD_BYTES_MAX)?;
+        if wrapped.as_bytes().len() > Wrapped::BYTES_MAX {
+            return Err(HsmError::Unauthentic);
+        }
+        let request = Request::Unwrap {
+            key: Cow::Borrowed(key),
+            aad,
+            wrapped: Cow::Borrowed(wrapped),
+        };
+        self.ask(&request, |answer| match answer {
+            // Copied to its exact length, so that boxing it does not move it and leave a copy.
+            Answer::Secret(bytes) => SecretBytes::new(bytes.to_vec()).ok(),
+            _ => None,
+        })
+    }
+
+    fn destroy_key(&mut self, id: &BackingKeyId) -> HsmResult<()> {
+        self.done(&Request::Destroy(*id))
+    }
+
+    fn list_keys(&mut self) -> HsmResult<Vec<BackingKeyId>> {
+        self.ask(&Request::ListKeys, |answer| match answer {
+            Answer::Ids(ids) => Some(ids),
+            _ => None,
+        })
+    }
+
+    fn random(&mut self, out: &mut [u8]) -> HsmResult<()> {
+        self.ask(&Request::Random(out.len()), |answer| match answer {
+            Answer::Secret(bytes) if bytes.len() == out.len() => {
+                out.copy_from_slice(&bytes);
+                Some(())
+            }
+            _ => None,
+        })
+    }
+}
+
+/// Refused here in the words that every backend has for it.
+fn wrap_request<'a>(
+    key: &'a BackingKey,
+    aad: &'a [u8],
+    plaintext: &'a [u8],
+    and_unwrap: bool,
+) -> HsmResult<Request<'a>> {
+    within("plaintext", plaintext, WRAP_PLAINTEXT_BYTES_MAX)?;
+    within("AAD", aad, WRAP_AAD_BYTES_MAX)?;
+    Ok(Request::Wrap {
+        key: Cow::Borrowed(key),
+        aad,
+        plaintext: Secret(plaintext),
+        and_unwrap,
+    })
+}
+
+fn within(what: &'static str, bytes: &[u8], max: usize) -> HsmResult<()> {
+    if bytes.len() > max {
+        return Err(HsmError::TooLong {
+            what,
+            bytes: bytes.len(),
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,210 @@
+//! The worker's side: confined, then obedient, then gone.
+
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+
+use zeroize::Zeroizing;
+
+use super::confine::{confine, leave};
+use super::message::{Answer, Request};
+use super::wire::{Broken, Channel, REQUEST_BYTES_MAX, VERSION};
+use crate::pkcs11::{Pkcs11Config, Pkcs11Token};
+use crate::{HsmError, HsmResult, Session, Token};
+
+/// Runs the worker of the build `build`. Returns only when it cannot begin.
+pub(super) fn run(build: &str) -> ExitCode {
+    match serve(build) {
+        Ok(()) => leave(0),
+        Err(error) => {
+            eprintln!("strongroom HSM worker: {error}");
+            leave(1)
+        }
+    }
+}
+
+fn serve(build: &str) -> Result<(), String> {
+    let stdin = std::io::stdin();
+    confine(stdin.as_fd()).map_err(|error| {
+        format!("{error} (the server starts this, with a socket for its standard input)")
+    })?;
+    let socket = || stdin.as_fd().try_clone_to_owned().map(UnixStream::from);
+    let socket = || socket().map_err(|error| format!("no socket: {error}"));
+    let mut channel = Channel::new(socket()?);
+    if !greet(&mut channel, build)? {
+        return Ok(());
+    }
+    let Some(config) = configuration(&mut channel)? else {
+        return Ok(());
+    };
+    let line = Mutex::new(Channel::new(socket()?));
+    let token = Pkcs11Token::with_pin_from(config, move || {
+        ask_for_pin(&mut line.lock().unwrap_or_else(PoisonError::into_inner))
+    });
+    let mut worker = Worker {
+        token,
+        session: None,
+    };
+    loop {
+        let frame = match channel.receive(REQUEST_BYTES_MAX, None) {
+            Ok(frame) => frame,
+            Err(Broken::Gone(_)) => return Ok(()),
+            Err(broken) => return Err(words(&broken)),
+        };
+        let request = Request::read(frame).map_err(|broken| words(&broken))?;
+        let answer = worker.answer(&request);
+        drop(request);
+        if !tell(&mut channel, &answer.unwrap_or_else(Answer::Failed))? {
+            return Ok(());
+        }
+    }
+}
+
+/// Says hello back, whoever it is: the parent judges. Whether the two understand each other.
+fn greet(channel: &mut Channel, build: &str) -> Result<bool, String> {
+    let frame = match channel.receive(REQUEST_BYTES_MAX, None) {
+        Ok(frame) => frame,
+        Err(Broken::Gone(_)) => return Ok(false),
+        Err(broken) => return Err(words(&broken)),
+    };
+    let version = frame.version;
+    let alike = match Request::read(frame).map_err(|broken| words(&broken))? {
+        Request::Hello { build: theirs } => theirs == build && version == VERSION,
+        _ => return Err("the first word was not hello".into()),
+    };
+    let hello = Answer::Hello {
+        version: VERSION,
+        build: build.to_owned(),
+    };
+    Ok(tell(channel, &hello)? && alike)
+}
+
+fn configuration(channel: &mut Channel) -> Result<Option<Pkcs11Config>, String> {
+    let frame = match channel.receive(REQUEST_BYTES_MAX, None) {
+        Ok(frame) => frame,
+        Err(Broken::Gone(_)) => return Ok(None),
+        Err(broken) => return Err(words(&broken)),
+    };
+    let config = match Request::read(frame).map_err(|broken| words(&broken))? {
+        Request::Configure(config) => config.into_owned(),
+        _ => return Err("the second word was not a configuration".into()),
+    };
+    Ok(tell(channel, &Answer::Done)?.then_some(config))
+}
+
+/// Whether the parent is still there to hear it.
+fn tell(channel: &mut Channel, answer: &Answer) -> Result<bool, String> {
+    let sent = channel.send(answer.kind(), None, |out| answer.write(out));
+    let sent = match sent {
+        Err(too_long) => {
+            let failed = Answer::Failed(too_long);
+            channel.send(failed.kind(), None, |out| failed.write(out))
+        }
+        sent => sent,
+    };
+    match sent.map_err(|error| error.to_string())? {
+        Ok(()) => Ok(true),
+        Err(Broken::Gone(_)) => Ok(false),
+        Err(broken) => Err(words(&broken)),
+    }
+}
+
+fn ask_for_pin(line: &mut Channel) -> HsmResult<Zeroizing<Vec<u8>>> {
+    let none = |what: &str| HsmError::Unavailable {
+        reason: format!("no PIN from the parent process: {what}"),
+        source: None,
+    };
+    let please = Answer::PinPlease;
+    line.send(please.kind(), None, |out| please.write(out))?
+        .map_err(|broken| none(&words(&broken)))?;
+    let pin = line
+        .receive(REQUEST_BYTES_MAX, None)
+        .and_then(|frame| match Request::read(frame)? {
+            Request::Pin(pin) => Ok(Zeroizing::new(pin.0.to_vec())),
+            _ => Err(Broken::Malformed("something else was said")),
+        });
+    line.forget();
+    pin.map_err(|broken| none(&words(&broken)))
+}
+
+struct Worker {
+    token: Pkcs11Token,
+    session: Option<Box<dyn Session>>,
+}
+
+impl Worker {
+    fn session(&mut self) -> HsmResult<&mut dyn Session> {
+        match self.session.as_mut() {
+            Some(session) => Ok(session.as_mut()),
+            None => Err(HsmError::Unavailable {
+                reason: "the worker process has no session".into(),
+                source: None,
+            }),
+        }
+    }
+
+    fn answer(&mut self, request: &Request<'_>) -> HsmResult<Answer> {
+        match request {
+            Request::Open => {
+                self.session = Some(self.token.open_session()?);
+                Ok(Answer::Done)
+            }
+            Request::Info => self.token.info().map(Answer::Info),
+            Request::Report => self.token.report().map(Answer::Report),
+            Request::Generate { id, label } => {
+                self.session()?.generate_key(id, label).map(Answer::Blob)
+            }
+            Request::MakeCanary { id, blob } => {
+                let canary = self.session()?.make_canary(id, blob)?;
+                Ok(Answer::Wrapped(canary.0))
+            }
+            Request::Contains(id) => self.session()?.contains(id).map(Answer::Flag),
+            Request::Probe(key) => self.session()?.probe(key).map(|()| Answer::Done),
+            Request::Wrap {
+                key,
+                aad,
+                plaintext,
+                and_unwrap: false,
+            } => {
+                let wrapped = self.session()?.wrap(key, aad, plaintext.0)?;
+                Ok(Answer::Wrapped(wrapped))
+            }
+            Request::Wrap {
+                key,
+                aad,
+                plaintext,
+                and_unwrap: true,
+            } => {
+                let session = self.session()?;
+                let (wrapped, back) = session.wrap_and_unwrap(key, aad, plaintext.0)?;
+                Ok(Answer::WrappedAndSecret(wrapped, back))
+            }
+            Request::Unwrap { key, aad, wrapped } => {
+                let secret = self.session()?.unwrap(key, aad, wrapped)?;
+                Ok(Answer::Secret(Zeroizing::new(secret.expose().to_vec())))
+            }
+            Request::Destroy(id) => self.session()?.destroy_key(id).map(|()| Answer::Done),
+            Request::ListKeys => self.session()?.list_keys().map(Answer::Ids),
+            Request::Random(count) => {
+                let mut bytes = Zeroizing::new(vec![0; *count]);
+                self.session()?.random(&mut bytes)?;
+                Ok(Answer::Secret(bytes))
+            }
+            Request::Hello { .. } | Request::Configure(_) | Request::Pin(_) => {
+                Err(HsmError::Unavailable {
+                    reason: "the worker process was asked out of turn".into(),
+                    source: None,
+                })
+            }
+        }
+    }
+}
+
+fn words(broken: &Broken) -> String {
+    match broken {
+        Broken::Late => "the socket has a timeout".into(),
+        Broken::Gone(error) => format!("the socket: {error}"),
+        Broken::Malformed(what) => format!("the parent process speaks nonsense: {what}"),
+    }
+}
