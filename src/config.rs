@@ -18,7 +18,7 @@ use crate::store::StoreSettings;
 
 mod hsm;
 
-pub use hsm::{GROUP_NAME_CHARS_MAX, HsmConfig, RawHsm};
+pub use hsm::{GROUP_NAME_CHARS_MAX, HsmConfig, Isolation, RawClone, RawHsm, RawTpm, TokenConfig};
 
 use hsm::check_group_name;
 
@@ -458,13 +458,13 @@ mod tests {
             data_dir: Some("/nowhere".into()),
             hsm: RawHsm {
                 uri: Some("pkcs11:token=t?module-path=/m.so&pin-source=file:/p".into()),
-                sessions: HsmSettings::WORKERS_MAX + 1,
+                sessions: Some(HsmSettings::WORKERS_MAX + 1),
                 ..RawHsm::default()
             },
             ..RawConfig::default()
         };
         let mut good = raw.clone();
-        good.hsm.sessions = HsmSettings::WORKERS_MAX;
+        good.hsm.sessions = Some(HsmSettings::WORKERS_MAX);
         assert!(good.validate().is_ok());
         assert!(
             raw.validate()

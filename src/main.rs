@@ -2,7 +2,16 @@
 
 use std::process::ExitCode;
 
+use strongroom_hsm::process::{WORKER_ARGUMENT, worker_main};
+
 fn main() -> ExitCode {
+    // A worker process sees to its confinement before it does anything else.
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == WORKER_ARGUMENT)
+    {
+        return worker_main();
+    }
     match strongroom::cli::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

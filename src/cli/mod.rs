@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, RawConfig, environment};
+use crate::config::{Config, Isolation, RawConfig, TokenConfig, environment};
 
 mod client;
 mod hsm;
@@ -88,18 +88,32 @@ fn load(file: ConfigFile) -> Result<RawConfig, CliError> {
     Ok(raw)
 }
 
-/// The environment of every group's modules, as [`with_environment`] sets it.
+/// The environment of all modules that are loaded into this process, as [`with_environment`] sets it.
 ///
 /// # Errors
 ///
-/// When two groups want different values; as [`with_environment`].
+/// When two tokens want different values; as [`with_environment`].
 fn with_module_environment(config: &Config) -> Result<(), CliError> {
     let mut env = BTreeMap::new();
     for group in std::iter::once(&config.hsm).chain(config.groups.values()) {
-        for (name, value) in &group.env {
-            let other = env.insert(name.clone(), value.clone());
-            if other.is_some_and(|other| other != *value) {
-                return Err(format!("two token groups want different values of {name}").into());
+        for token in &group.tokens {
+            // A worker process is given its own.
+            let TokenConfig::Pkcs11 {
+                isolation: Isolation::Thread,
+                env: wanted,
+                ..
+            } = token
+            else {
+                continue;
+            };
+            for (name, value) in wanted {
+                let other = env.insert(name.clone(), value.clone());
+                if other.is_some_and(|other| other != *value) {
+                    return Err(format!(
+                        "two tokens want different values of {name}: use isolation = \"process\""
+                    )
+                    .into());
+                }
             }
         }
     }

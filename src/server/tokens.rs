@@ -1,13 +1,17 @@
 //! From the configuration of token groups to their workers.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::sync::Arc;
+use std::time::Duration;
 
 use strongroom_hsm::pkcs11::Pkcs11Token;
+use strongroom_hsm::process::{ProcessSettings, ProcessToken};
+use strongroom_hsm::tpm::TpmToken;
 use strongroom_hsm::{HsmGroup, HsmHandle, HsmResult, Token};
 use tracing::info;
 
-use crate::config::{Config, HsmConfig};
+use crate::config::{Config, HsmConfig, Isolation, TokenConfig};
 use crate::kms::{TokenGroups, cluster_id_of};
 
 /// Starts the workers of every group. No token needs to be there.
@@ -31,7 +35,7 @@ pub fn start_groups(config: &Config) -> HsmResult<TokenGroups> {
 }
 
 fn start(config: &HsmConfig) -> HsmResult<HsmGroup> {
-    let members = open_tokens(config)
+    let members = open_tokens(config)?
         .into_iter()
         .map(|token| HsmHandle::start(token, config.settings.clone()))
         .collect::<HsmResult<Vec<_>>>()?;
@@ -39,7 +43,41 @@ fn start(config: &HsmConfig) -> HsmResult<HsmGroup> {
 }
 
 /// The tokens of a group, as configured. Touches none.
-pub fn open_tokens(config: &HsmConfig) -> Vec<Arc<dyn Token>> {
-    let open = |token: &_| Arc::new(Pkcs11Token::new(Clone::clone(token))) as Arc<dyn Token>;
-    config.tokens.iter().map(open).collect()
+///
+/// # Errors
+///
+/// [`HsmError::Config`](strongroom_hsm::HsmError::Config), never for a configuration that was validated.
+pub fn open_tokens(config: &HsmConfig) -> HsmResult<Vec<Arc<dyn Token>>> {
+    let deadline = config.settings.deadline;
+    let tokens = config.tokens.iter();
+    tokens.map(|token| open_token(token, deadline)).collect()
+}
+
+fn open_token(token: &TokenConfig, deadline: Duration) -> HsmResult<Arc<dyn Token>> {
+    Ok(match token {
+        TokenConfig::Pkcs11 {
+            config,
+            isolation: Isolation::Thread,
+            env: _set_for_the_whole_process,
+        } => Arc::new(Pkcs11Token::new(config.clone())),
+        TokenConfig::Pkcs11 {
+            config,
+            isolation: Isolation::Process,
+            env,
+        } => {
+            let os = |text: &String| OsString::from(text);
+            let settings = ProcessSettings {
+                environment: env
+                    .iter()
+                    .map(|(name, value)| (os(name), os(value)))
+                    .collect(),
+                // So that a call whose worker hangs is repeated by another worker within its own deadline.
+                call_deadline: deadline.mul_f64(0.4),
+                start_deadline: deadline.mul_f64(0.8),
+                ..ProcessSettings::default()
+            };
+            Arc::new(ProcessToken::new(config.clone(), settings)?)
+        }
+        TokenConfig::Tpm(config) => Arc::new(TpmToken::new(config)?),
+    })
 }

@@ -82,6 +82,9 @@ pub fn worker_main_of_build(build: &str) -> ExitCode {
     worker::run(build)
 }
 
+/// The argument by which a program knows that it is to be a worker.
+pub const WORKER_ARGUMENT: &str = "hsm-worker";
+
 /// How a worker is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkerCommand {
@@ -96,7 +99,7 @@ impl Default for WorkerCommand {
     fn default() -> Self {
         Self {
             program: PathBuf::from("/proc/self/exe"),
-            arguments: vec![OsString::from("hsm-worker")],
+            arguments: vec![OsString::from(WORKER_ARGUMENT)],
         }
     }
 }

@@ -102,7 +102,7 @@ impl Which {
                 .ok_or_else(|| format!("no token group {name} in the configuration"))?,
         };
         Ok(Chosen {
-            tokens: open_tokens(group),
+            tokens: open_tokens(group)?,
             settings: group.settings.clone(),
         })
     }

@@ -1,4 +1,4 @@
-"""A server to test against: the real program, a fresh SoftHSM token, loopback only."""
+"""A server to test against: the real program, a fresh token (tokens.py), loopback only."""
 
 import base64
 import hashlib
@@ -18,13 +18,11 @@ import boto3
 import botocore.config
 import botocore.exceptions
 
+import tokens
+from tokens import module
+
 PROGRAM = os.environ["STRONGROOM_PROGRAM"]
-MODULES = ["/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so"]
 START_SECONDS = 30
-
-
-def module():
-    return next(path for path in MODULES if os.path.exists(path))
 
 
 def clean_environment():
@@ -40,9 +38,15 @@ class Server:
         self.home = self.dir / "home"
         self.extra = config
         self.process = None
-        out = subprocess.run([PROGRAM, "init", str(self.home)], env=clean_environment(), capture_output=True, text=True)
+        self.token = tokens.make(self.dir)
+        named = ["--hsm-uri", self.token.uri] if self.token.uri else []
+        out = subprocess.run([PROGRAM, "init", str(self.home), *named], env=clean_environment(), capture_output=True,
+                             text=True)
         assert out.returncode == 0, out.stderr
         text = (self.home / "strongroom.toml").read_text().replace("127.0.0.1:9000", "127.0.0.1:0")
+        if self.token.uri:
+            assert text.count("[hsm.env]\n") == 1
+            text = text.replace("[hsm.env]\n", self.token.toml())
         for line in filter(None, self.extra.splitlines()):
             key = line.split("=")[0].strip()
             text, n = re.subn(rf"(?m)^{re.escape(key)} = .*$", line.strip(), text)
@@ -90,6 +94,7 @@ class Server:
             self.kill()
         else:
             self.stop()
+        self.token.stop()
         shutil.rmtree(self.dir)
 
     def environment(self):
@@ -121,26 +126,25 @@ class Server:
         return int(re.search(r"VmHWM:\s+(\d+)", status).group(1))
 
     def token_objects(self, label="strongroom"):
-        """AES objects in a token, as pkcs11-tool sees them."""
-        pin = (self.home / "pin").read_text()
-        out = subprocess.run(
-            ["pkcs11-tool", "--module", module(), "--token-label", label, "--login", "--pin", pin,
-             "--list-objects", "--type", "secrkey"],
-            env=os.environ | {"SOFTHSM2_CONF": str(self.home / "softhsm2.conf")}, capture_output=True, text=True)
-        assert out.returncode == 0, out.stderr
-        return re.findall(r"ID:\s+([0-9a-f]+)", out.stdout)
+        """Identities of the backing keys in a token, seen past the server."""
+        if not self.token.EXCLUSIVE:
+            return self.token.objects(label)
+        self.stop()
+        found = self.token.objects(label)
+        self.start()
+        return found
 
     def blobs(self):
         return sorted(path for path in (self.data / "blobs").rglob("*") if path.is_file())
 
     def files(self):
-        return [p for d in (self.data, self.tokens) for p in d.rglob("*") if p.is_file()]
+        return [p for p in self.data.rglob("*") if p.is_file()] + self.token.files()
 
     def unplug(self):
-        self.tokens.rename(self.home / "tokens.away")
+        self.token.unplug()
 
     def plug_in(self):
-        (self.home / "tokens.away").rename(self.tokens)
+        self.token.plug_in()
 
 
 def refused(code, call, *args, status=None, **kwargs):
@@ -185,4 +189,5 @@ def main(tests):
     if len(sys.argv) == 1:
         print("\n".join(name for name, value in tests.items() if callable(value) and value.__module__ == "__main__" and not name.startswith("_")))
         return
+    tokens.enter()
     tests[sys.argv[1]]()
