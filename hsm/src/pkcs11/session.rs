@@ -8,7 +8,7 @@ use cryptoki::context::Pkcs11;
 use cryptoki::error::Error;
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::ObjectHandle;
-use cryptoki::session::Session as RawSession;
+use cryptoki::session::{Session as RawSession, SessionState};
 use cryptoki::slot::Slot;
 use zeroize::Zeroizing;
 
@@ -115,12 +115,18 @@ impl Opened {
         }
     }
 
-    /// Sees that the slot still holds the token.
+    /// Sees that the slot still holds the token, and that we are logged in to it: to others it shows no private object
+    /// (PKCS#11 v3.1 §5.7.9), and says so by "none" with `CKR_OK`.
     ///
     /// # Errors
     ///
-    /// [`HsmError::Unavailable`] when it does not, or when nobody can say.
+    /// [`HsmError::Unavailable`] when it does not, when we are not, or when nobody can say.
     fn see_token(&self) -> HsmResult<()> {
+        let session = self.raw()?.get_session_info();
+        let session = session.map_err(device("C_GetSessionInfo"))?;
+        if session.session_state() != SessionState::RwUser {
+            return Err(unavailable("the token has logged us out"));
+        }
         match self.context.get_token_info(self.slot) {
             Ok(info) if info.serial_number() != self.serial => {
                 Err(unavailable("another token is in the slot"))
@@ -322,7 +328,12 @@ impl Pkcs11Session {
         let Ok(session) = self.opened.raw() else {
             return Err(Error::InvalidValue);
         };
-        self.opened.aead.open(session, handle, iv, aad, sealed)
+        let plaintext = self.opened.aead.open(session, handle, iv, aad, sealed)?;
+        // GCM's plaintext is as long as its ciphertext: a module that says otherwise is wrong about either.
+        if plaintext.len() + TAG_BYTES != sealed.len() {
+            return Err(Error::InvalidValue);
+        }
+        Ok(plaintext)
     }
 
     /// `C_Decrypt` has failed with a code that may mean anything. In a fresh session, with the key found afresh: when
