@@ -23,7 +23,7 @@ use cryptoki::types::AuthPin;
 use cryptoki_sys as sys;
 use strongroom_fault_module::{CONTROL_VARIABLE, Fault, INNER_VARIABLE};
 use strongroom_hsm::testing::conformance;
-use strongroom_hsm::{HsmError, SecretBytes, State, Token};
+use strongroom_hsm::{HsmError, KeyBlob, SecretBytes, State, Token};
 
 use ordeal::{Bench, LABEL, fresh_id, fresh_key, ordeal, start};
 use support::{MODULE, PIN};
@@ -76,6 +76,7 @@ tests_on! { thread: super::Bench::token =>
     an_output_length_within_the_buffer_is_refused
     a_handle_of_another_key_is_not_used
     keys_renumbered_with_their_sessions_lost_are_found_again
+    keys_renumbered_without_a_word_are_noticed_within_a_second
     a_slow_token_is_waited_for
     a_token_slower_than_the_deadline_times_out
     one_call_that_hangs_leaves_the_others_be
@@ -290,13 +291,28 @@ async fn keys_renumbered_with_their_sessions_lost_are_found_again(
     bench: &Bench,
     token: Arc<dyn Token>,
 ) {
-    let fault = || {
-        vec![
-            bench.arm_for(&["C_EncryptInit", "C_DecryptInit"], Fault::CloseSessions, 1),
-            bench.arm(&["any"], Fault::SwapKeys),
-        ]
-    };
-    ordeal("keys renumbered", token, fault).await.assert_sound();
+    let fault = || vec![bench.arm(&["any"], Fault::Renumber)];
+    ordeal("keys renumbered, sessions lost", token, fault)
+        .await
+        .assert_sound();
+}
+
+/// The limit of what is noticed: the numbers mean other keys from one call to the next, and the sessions live on. A wrap
+/// then reads back with the wrong key, too. The handle is trusted for a second at most, and only what was wrapped within
+/// it, as the renumbering began or ended, is lost.
+async fn keys_renumbered_without_a_word_are_noticed_within_a_second(
+    bench: &Bench,
+    token: Arc<dyn Token>,
+) {
+    let fault = || vec![bench.arm(&["any"], Fault::SwapKeys)];
+    let figures = ordeal("keys renumbered without a word", token, fault).await;
+    assert!(figures.hits > 0 && figures.acknowledged > 0, "{figures}");
+    assert_eq!(figures.wrong, 0, "{figures}");
+    assert!(
+        figures.lost_until < Duration::from_millis(1100),
+        "{:?}: {figures}",
+        figures.lost_until
+    );
 }
 
 async fn a_slow_token_is_waited_for(bench: &Bench, token: Arc<dyn Token>) {
@@ -311,7 +327,7 @@ async fn a_token_slower_than_the_deadline_times_out(bench: &Bench, token: Arc<dy
     let figures = ordeal("1200 ms a call", token, fault).await;
     figures.assert_sound();
     assert!(figures.failed_with("Timeout") > 0, "{figures}");
-    assert!(figures.slowest < Duration::from_millis(1000), "{figures}");
+    assert!(figures.slowest < Duration::from_secs(1), "{figures}");
 }
 
 async fn one_call_that_hangs_leaves_the_others_be(bench: &Bench, token: Arc<dyn Token>) {
@@ -340,6 +356,65 @@ async fn a_token_that_wants_zeros_for_an_iv_refuses_ours_cleanly(
 ) {
     let fault = || vec![bench.arm(&["C_EncryptInit"], Fault::ZeroIv)];
     ordeal("IV refused", token, fault).await.assert_sound();
+}
+
+/// The module's process can be ended, and the next one does not hang.
+#[expect(
+    dead_code,
+    reason = "for tokens in a process of their own, which are to come"
+)]
+async fn calls_that_hang_for_ever_cost_a_process_and_no_more(bench: &Bench, token: Arc<dyn Token>) {
+    let fault = || vec![bench.arm(&["C_Encrypt", "C_Decrypt"], Fault::Hang)];
+    let figures = ordeal("calls hang for ever", token, fault).await;
+    figures.assert_sound();
+    assert!(figures.failed_with("Timeout") > 0, "{figures}");
+}
+
+/// Ended by the module, once, several times, and all the time.
+#[expect(
+    dead_code,
+    reason = "for tokens in a process of their own, which are to come"
+)]
+async fn a_module_that_crashes_ends_its_own_process_only(bench: &Bench, token: Arc<dyn Token>) {
+    let crashes = [
+        (Fault::Abort, &["C_Encrypt"][..], 1),
+        (Fault::Segfault, &["C_Decrypt"], 5),
+        (Fault::Segfault, &["any"], u32::MAX),
+    ];
+    for (fault, functions, calls) in crashes {
+        let fault = || vec![bench.arm_for(functions, fault, calls)];
+        ordeal("the module crashes", Arc::clone(&token), fault)
+            .await
+            .assert_sound();
+    }
+}
+
+/// Who is logged out is shown no private object, with `CKR_OK`. A key that is there must not be taken for absent, and
+/// above all not for destroyed.
+#[test]
+fn absence_is_not_believed_of_a_token_that_has_logged_us_out() {
+    let bench = Bench::new();
+    let token = bench.token();
+    let id = fresh_id();
+    let open = || token.open_session().expect("opens");
+    open().generate_key(&id, "hidden").expect("generates");
+    let mut session = open();
+    let armed = bench.arm_for(&["C_GenerateRandom"], Fault::LogOut, 1);
+    session.random(&mut [0; 8]).expect_err("is logged out");
+    assert_eq!(armed.lift().expect("lifts"), 1);
+    let outage = |error: Option<HsmError>| {
+        let outage = error.as_ref().is_some_and(HsmError::is_outage);
+        assert!(outage, "{error:?}");
+    };
+    outage(session.contains(&id).err());
+    outage(session.list_keys().err());
+    outage(session.destroy_key(&id).err());
+    outage(session.generate_key(&id, "again").err());
+    outage(session.make_canary(&id, &KeyBlob::EMPTY).err());
+    assert!(open().contains(&id).expect("answers"));
+    assert!(open().list_keys().expect("lists").contains(&id));
+    open().destroy_key(&id).expect("destroys");
+    assert!(!open().contains(&id).expect("answers"));
 }
 
 /// In this process a call that never returns keeps its worker for ever. No answer is wrong, and none is waited for:
@@ -444,22 +519,13 @@ fn a_token_that_appends_its_iv_tells_it_after_the_tag() {
 
 /// Runs a program of its own on the module, `count` of them at once; returns how many succeeded.
 fn processes(bench: &Bench, count: usize, environment: &[(&str, &str)]) -> usize {
-    let control = std::env::var_os(CONTROL_VARIABLE).expect("is set");
-    let _held = bench;
     let children: Vec<_> = (0..count)
         .map(|_| {
             Command::new("pkcs11-tool")
                 .arg("--module")
                 .arg(Bench::module())
-                .args([
-                    "--token-label",
-                    LABEL,
-                    "--login",
-                    "--pin",
-                    PIN,
-                    "--list-objects",
-                ])
-                .env(CONTROL_VARIABLE, &control)
+                .arg("--show-info")
+                .env(CONTROL_VARIABLE, bench.control_file())
                 .envs(environment.iter().copied())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
@@ -484,7 +550,7 @@ fn a_fault_for_three_calls_strikes_three_of_eight_processes() {
         Fault::Abort,
         Fault::Segfault,
     ] {
-        let armed = bench.arm_for(&["C_Login"], fault, 3);
+        let armed = bench.arm_for(&["C_GetInfo"], fault, 3);
         assert_eq!(processes(&bench, 8, &inner), 5, "{fault}");
         assert_eq!(armed.lift().expect("lifts"), 3, "{fault}");
     }

@@ -27,7 +27,7 @@ pub enum Fault {
     /// `log-out`: the user is logged out, really, and the call answers `CKR_USER_NOT_LOGGED_IN`.
     LogOut,
     /// `close-sessions`: all sessions of the process with the token are closed, really, which also logs it out
-    /// (PKCS#11 v2.40 §5.6 "C_CloseAllSessions"), and the call answers `CKR_SESSION_HANDLE_INVALID`.
+    /// (PKCS#11 v2.40 §5.6, `C_CloseAllSessions`), and the call answers `CKR_SESSION_HANDLE_INVALID`.
     CloseSessions,
     /// `flip` index: `C_Encrypt`, `C_Decrypt` or `C_GenerateRandom` succeeds, but a bit of this byte of the output
     /// (modulo its length) is wrong.
@@ -36,8 +36,11 @@ pub enum Fault {
     Length(CK_ULONG),
     /// `swap-keys`: each handle that `C_FindObjects` gives, or that `C_EncryptInit`, `C_DecryptInit`,
     /// `C_GetAttributeValue` or `C_DestroyObject` is given, means its neighbour among those found so far: the first and
-    /// the second, the third and the fourth, …. For all these functions at once: handles renumbered.
+    /// the second, the third and the fourth, …. For all these functions at once: handles renumbered without a word.
     SwapKeys,
+    /// `renumber`: the same for all functions, and all sessions of the process are closed when it begins and when it
+    /// ends, at once with it: what a token does that has been away. For `any`.
+    Renumber,
     /// `zero-iv`: AES-GCM as `CloudHSM` has it. `C_EncryptInit` refuses an IV that is not zeros; `C_Encrypt` writes the
     /// IV that it has made over them. For `C_EncryptInit`.
     ZeroIv,
@@ -84,7 +87,8 @@ impl Fault {
             | Self::Abort
             | Self::Segfault
             | Self::Answer(_)
-            | Self::AnswerAfter(_) => FUNCTIONS.contains(&function),
+            | Self::AnswerAfter(_)
+            | Self::Renumber => FUNCTIONS.contains(&function),
         }
     }
 
@@ -99,16 +103,17 @@ impl Fault {
             ("slow", Some(milliseconds)) => Self::Slow(milliseconds),
             ("abort", None) => Self::Abort,
             ("segfault", None) => Self::Segfault,
-            ("answer", Some(code)) => Self::Answer(code.try_into().ok()?),
-            ("answer-after", Some(code)) => Self::AnswerAfter(code.try_into().ok()?),
+            ("answer", Some(code)) => Self::Answer(code),
+            ("answer-after", Some(code)) => Self::AnswerAfter(code),
             ("log-out", None) => Self::LogOut,
             ("close-sessions", None) => Self::CloseSessions,
             ("flip", Some(index)) => Self::Flip(index.try_into().ok()?),
-            ("length", Some(bytes)) => Self::Length(bytes.try_into().ok()?),
+            ("length", Some(bytes)) => Self::Length(bytes),
             ("swap-keys", None) => Self::SwapKeys,
+            ("renumber", None) => Self::Renumber,
             ("zero-iv", None) => Self::ZeroIv,
             ("append-iv", Some(bytes)) => Self::AppendIv(bytes.try_into().ok()?),
-            ("no-mechanism", Some(mechanism)) => Self::NoMechanism(mechanism.try_into().ok()?),
+            ("no-mechanism", Some(mechanism)) => Self::NoMechanism(mechanism),
             _ => return None,
         })
     }
@@ -129,6 +134,7 @@ impl fmt::Display for Fault {
             Self::Flip(index) => write!(f, "flip {index}"),
             Self::Length(bytes) => write!(f, "length {bytes}"),
             Self::SwapKeys => f.write_str("swap-keys"),
+            Self::Renumber => f.write_str("renumber"),
             Self::ZeroIv => f.write_str("zero-iv"),
             Self::AppendIv(bytes) => write!(f, "append-iv {bytes}"),
             Self::NoMechanism(mechanism) => write!(f, "no-mechanism {mechanism}"),
@@ -184,6 +190,7 @@ mod tests {
             Fault::Flip(3),
             Fault::Length(CK_ULONG::MAX),
             Fault::SwapKeys,
+            Fault::Renumber,
             Fault::ZeroIv,
             Fault::AppendIv(16),
             Fault::NoMechanism(0x1087),

@@ -27,12 +27,13 @@
 //!
 //! # Reading order
 //!
-//! [`Fault`], [`Control`]; then, inside, the rules as a module sees them, the inner module, the functions, and the
-//! dialects of AES-GCM that some makers speak.
+//! [`Fault`], [`Control`]; then, inside, the rules as a module sees them, the inner module, the functions, handles
+//! that change their meaning, and the dialects of AES-GCM that some makers speak.
 
 mod control;
 mod dialect;
 mod fault;
+mod handles;
 mod inner;
 mod module;
 mod rules;

@@ -12,7 +12,6 @@
 )]
 
 use std::ptr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cryptoki_sys::{
@@ -23,15 +22,12 @@ use cryptoki_sys::{
     CKR_MECHANISM_INVALID, CKR_OK, CKR_SESSION_HANDLE_INVALID, CKR_USER_NOT_LOGGED_IN,
 };
 
-use crate::dialect;
 use crate::fault::Fault;
 use crate::rules::{Struck, strike};
+use crate::{dialect, handles};
 
 /// How often a call that waits for the end of its fault looks.
 const HANG_POLL: Duration = Duration::from_millis(5);
-
-/// The most handles that are remembered to be swapped.
-const HANDLES_MAX: usize = 4096;
 
 /// Runs one call of `function`: the faults that come first, the inner module, the faults that come after.
 fn call(
@@ -48,7 +44,10 @@ fn call(
             return answer;
         }
     }
-    let answer = work(inner, &struck);
+    let answer = {
+        let _numbering = handles::numbering(inner, &struck);
+        work(inner, &struck)
+    };
     let after = struck.iter().find_map(|struck| match struck.fault {
         Fault::AnswerAfter(code) => Some(code),
         _ => None,
@@ -132,24 +131,6 @@ unsafe fn spoil(struck: &[Struck], out: *mut CK_BYTE, length: *mut CK_ULONG) {
             }
         }
     }
-}
-
-/// Object handles in the order in which `C_FindObjects` first gave them.
-static FOUND: Mutex<Vec<CK_OBJECT_HANDLE>> = Mutex::new(Vec::new());
-
-fn found() -> MutexGuard<'static, Vec<CK_OBJECT_HANDLE>> {
-    FOUND.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The handle that [`Fault::SwapKeys`] has in place of this one. Swapping twice is swapping back.
-fn swapped(struck: &[Struck], handle: CK_OBJECT_HANDLE) -> CK_OBJECT_HANDLE {
-    if !does(struck, Fault::SwapKeys) {
-        return handle;
-    }
-    let found = found();
-    let index = found.iter().position(|known| *known == handle);
-    let neighbour = index.and_then(|index| found.get(index ^ 1));
-    neighbour.copied().unwrap_or(handle)
 }
 
 macro_rules! functions {
@@ -433,7 +414,7 @@ pub unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LIST) -> 
 unsafe extern "C" fn C_Finalize(reserved: CK_VOID_PTR) -> CK_RV {
     call("C_Finalize", None, |inner, _struck| {
         // Handles of the next initialisation mean other objects.
-        found().clear();
+        handles::forget();
         dialect::forget();
         match inner.C_Finalize {
             // SAFETY: the caller's argument.
@@ -458,14 +439,13 @@ unsafe extern "C" fn C_GetMechanismList(
             if rv == CKR_OK && !list.is_null() {
                 let given = usize::try_from(*count).unwrap_or_default();
                 let given = std::slice::from_raw_parts_mut(list, given);
-                let mut kept = 0;
-                for index in 0..given.len() {
-                    if !does(struck, Fault::NoMechanism(given[index])) {
-                        given.swap(kept, index);
-                        kept += 1;
-                    }
+                let known =
+                    |mechanism: &CK_MECHANISM_TYPE| !does(struck, Fault::NoMechanism(*mechanism));
+                let kept: Vec<_> = given.iter().copied().filter(known).collect();
+                for (place, mechanism) in given.iter_mut().zip(&kept) {
+                    *place = *mechanism;
                 }
-                *count = CK_ULONG::try_from(kept).unwrap_or_default();
+                *count = CK_ULONG::try_from(kept.len()).unwrap_or_default();
             }
             rv
         }
@@ -496,7 +476,7 @@ unsafe extern "C" fn C_DestroyObject(
     call("C_DestroyObject", Some(session), |inner, struck| {
         match inner.C_DestroyObject {
             // SAFETY: takes numbers only.
-            Some(function) => unsafe { function(session, swapped(struck, object)) },
+            Some(function) => unsafe { function(session, handles::handle(struck, object)) },
             None => CKR_FUNCTION_NOT_SUPPORTED,
         }
     })
@@ -509,7 +489,7 @@ unsafe extern "C" fn C_GetAttributeValue(
     count: CK_ULONG,
 ) -> CK_RV {
     call("C_GetAttributeValue", Some(session), |inner, struck| {
-        let object = swapped(struck, object);
+        let object = handles::handle(struck, object);
         match inner.C_GetAttributeValue {
             // SAFETY: the caller's arguments; any handle will do.
             Some(function) => unsafe { function(session, object, template, count) },
@@ -533,13 +513,8 @@ unsafe extern "C" fn C_FindObjects(
             let rv = function(session, objects, max, count);
             if rv == CKR_OK && !objects.is_null() {
                 let given = usize::try_from(*count).unwrap_or_default();
-                for handle in std::slice::from_raw_parts_mut(objects, given) {
-                    let mut found = found();
-                    if !found.contains(handle) && found.len() < HANDLES_MAX {
-                        found.push(*handle);
-                    }
-                    drop(found);
-                    *handle = swapped(struck, *handle);
+                for object in std::slice::from_raw_parts_mut(objects, given) {
+                    *object = handles::number(inner, struck, session, *object);
                 }
             }
             rv
@@ -553,7 +528,7 @@ unsafe extern "C" fn C_EncryptInit(
     key: CK_OBJECT_HANDLE,
 ) -> CK_RV {
     call("C_EncryptInit", Some(session), |inner, struck| {
-        let key = swapped(struck, key);
+        let key = handles::handle(struck, key);
         // SAFETY: by the standard `mechanism` is null or points to one, whose parameters are what it says they are.
         unsafe {
             if let Some(answer) = absent(struck, mechanism) {
@@ -593,7 +568,7 @@ unsafe extern "C" fn C_DecryptInit(
     key: CK_OBJECT_HANDLE,
 ) -> CK_RV {
     call("C_DecryptInit", Some(session), |inner, struck| {
-        let key = swapped(struck, key);
+        let key = handles::handle(struck, key);
         // SAFETY: by the standard `mechanism` is null or points to one; the rest are the caller's arguments.
         unsafe {
             if let Some(answer) = absent(struck, mechanism) {

@@ -17,6 +17,8 @@ use crate::support::SoftHsm;
 
 pub(crate) const LABEL: &str = "faults";
 
+const CONTROL_FILE: &str = "control";
+
 /// Callers that wrap and unwrap all the time.
 const CALLERS: usize = 8;
 /// What each does between two calls: the load is steady rather than high.
@@ -43,7 +45,7 @@ impl Bench {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let softhsm = SoftHsm::with_tokens(&[LABEL]);
         let control = CONTROL.get_or_init(|| {
-            let path = softhsm.dir.join("control");
+            let path = softhsm.dir.join(CONTROL_FILE);
             #[expect(unsafe_code, reason = "the module is told its control file so")]
             // SAFETY: before the module is loaded, which alone reads it, and under the lock of all tests.
             unsafe {
@@ -64,6 +66,10 @@ impl Bench {
         let module = executable.with_file_name(FILE_NAME);
         assert!(module.exists(), "no {}", module.display());
         module
+    }
+
+    pub(crate) fn control_file(&self) -> PathBuf {
+        self.softhsm.dir.join(CONTROL_FILE)
     }
 
     pub(crate) fn pin_file(&self) -> PathBuf {
@@ -135,11 +141,13 @@ pub(crate) async fn fresh_key(hsm: &HsmHandle) -> BackingKey {
 }
 
 /// What was wrapped and acknowledged.
-pub(crate) struct Kept {
-    key: usize,
+#[derive(Clone)]
+struct Kept {
+    key: BackingKey,
     aad: Vec<u8>,
     plaintext: Vec<u8>,
     wrapped: Wrapped,
+    at: Instant,
 }
 
 /// What became of a load.
@@ -152,6 +160,8 @@ pub(crate) struct Figures {
     pub(crate) failed: BTreeMap<String, u64>,
     /// Acknowledged wraps that do not unwrap when the fault is over.
     pub(crate) lost: u64,
+    /// When those were acknowledged, counted from the last time the fault began or ended.
+    pub(crate) lost_until: Duration,
     /// Unwraps that gave another plaintext.
     pub(crate) wrong: u64,
     /// The last of them, counted from the start of the fault.
@@ -248,13 +258,13 @@ impl Load {
     }
 
     async fn wrap(&self, round: usize) {
-        let key = round % self.keys.len();
+        let key = self.keys.get(round % self.keys.len()).expect("a key");
         let aad = round.to_le_bytes().to_vec();
         let plaintext = BackingKeyId::random().expect("randomness");
         let plaintext = plaintext.as_bytes().to_vec();
         let secret = SecretBytes::new(plaintext.clone()).expect("is short enough");
         let begun = Instant::now();
-        let answer = self.hsm.wrap(&self.keys[key], aad.clone(), secret).await;
+        let answer = self.hsm.wrap(key, aad.clone(), secret).await;
         let mut figures = self.figures();
         figures.tried += 1;
         figures.slowest = figures.slowest.max(begun.elapsed());
@@ -262,10 +272,11 @@ impl Load {
             Ok(wrapped) => {
                 figures.acknowledged += 1;
                 self.kept().push(Kept {
-                    key,
+                    key: key.clone(),
                     aad,
                     plaintext,
                     wrapped,
+                    at: Instant::now(),
                 });
             }
             Err(error) => figures.note_failure(&error),
@@ -273,26 +284,20 @@ impl Load {
     }
 
     async fn unwrap(&self, round: usize) {
-        let (key, aad, plaintext, wrapped) = {
+        let kept = {
             let kept = self.kept();
-            if kept.is_empty() {
-                return;
-            }
-            let kept = &kept[(round * 7919) % kept.len()];
-            (
-                kept.key,
-                kept.aad.clone(),
-                kept.plaintext.clone(),
-                kept.wrapped.clone(),
-            )
+            kept.get((round * 7919) % kept.len().max(1)).cloned()
+        };
+        let Some(kept) = kept else {
+            return;
         };
         let begun = Instant::now();
-        let answer = self.hsm.unwrap(&self.keys[key], aad, wrapped).await;
+        let answer = self.hsm.unwrap(&kept.key, kept.aad, kept.wrapped).await;
         let mut figures = self.figures();
         figures.tried += 1;
         figures.slowest = figures.slowest.max(begun.elapsed());
         match answer {
-            Ok(back) if back.expose() == plaintext => {}
+            Ok(back) if back.expose() == kept.plaintext => {}
             Ok(_) => {
                 figures.wrong += 1;
                 figures.wrong_at = Some(Instant::now());
@@ -313,7 +318,7 @@ pub(crate) async fn ordeal(
     let keys = vec![fresh_key(&hsm).await, fresh_key(&hsm).await];
     let load = Arc::new(Load {
         hsm: hsm.clone(),
-        keys: keys.clone(),
+        keys,
         over: AtomicBool::new(false),
         figures: Mutex::default(),
         kept: Mutex::default(),
@@ -349,10 +354,13 @@ pub(crate) async fn ordeal(
     let since = |at: Option<Instant>, start| at.map_or(Duration::ZERO, |at| at - start);
     figures.healed = since(figures.failed_at.filter(|at| *at > lifted), lifted);
     figures.wrong_until = since(figures.wrong_at, struck);
-    for kept in std::mem::take(&mut *load.kept()) {
-        let back = hsm.unwrap(&keys[kept.key], kept.aad, kept.wrapped).await;
+    let all = std::mem::take(&mut *load.kept());
+    for kept in all {
+        let back = hsm.unwrap(&kept.key, kept.aad, kept.wrapped).await;
         if !back.is_ok_and(|back| back.expose() == kept.plaintext) {
             figures.lost += 1;
+            let edge = if kept.at > lifted { lifted } else { struck };
+            figures.lost_until = figures.lost_until.max(kept.at - edge);
         }
     }
     println!("{name}: {figures}");
