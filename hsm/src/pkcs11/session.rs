@@ -41,6 +41,8 @@ pub(super) struct Opened {
     slot: Slot,
     serial: String,
     raw: Option<RawSession>,
+    /// The count of logins when this session was seen to be logged in.
+    logins: u64,
 }
 
 impl Opened {
@@ -68,7 +70,13 @@ impl Opened {
             slot,
             serial,
             raw: Some(raw),
+            logins: library.logins(),
         })
+    }
+
+    /// To be called when the application is logged in.
+    pub(super) fn logged_in(&mut self) {
+        self.logins = self.library.logins();
     }
 
     /// Enters the module for the length of a call.
@@ -124,7 +132,9 @@ impl Opened {
     fn see_token(&self) -> HsmResult<()> {
         let session = self.raw()?.get_session_info();
         let session = session.map_err(device("C_GetSessionInfo"))?;
-        if session.session_state() != SessionState::RwUser {
+        // Another thread may have logged in again since we looked.
+        let then = self.library.logins() == self.logins;
+        if !then || session.session_state() != SessionState::RwUser {
             return Err(unavailable("the token has logged us out"));
         }
         match self.context.get_token_info(self.slot) {
