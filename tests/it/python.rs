@@ -74,6 +74,13 @@ python_tests! {
         without_its_token_the_server_starts_lists_and_heads_and_heals
         a_token_that_goes_and_comes_back_is_noticed_without_a_restart
     }
+    faults {
+        a_token_that_is_lost_costs_no_object_and_heals
+        a_token_that_logs_out_costs_no_object_and_heals
+        a_token_that_fails_costs_no_object_and_heals
+        a_token_that_answers_wrongly_gives_no_wrong_object
+        a_token_that_is_slow_or_hangs_costs_no_object_and_heals
+    }
     wire {
         a_presigned_put_with_an_unsigned_copy_source_is_refused
         an_unsigned_kms_key_header_is_refused
