@@ -79,6 +79,13 @@ python_tests! {
         a_key_moves_between_tokens_and_old_objects_read
         an_outage_of_one_token_is_none_of_the_other
     }
+    faults {
+        a_token_that_is_lost_costs_no_object_and_heals
+        a_token_that_logs_out_costs_no_object_and_heals
+        a_token_that_fails_costs_no_object_and_heals
+        a_token_that_answers_wrongly_gives_no_wrong_object
+        a_token_that_is_slow_or_hangs_costs_no_object_and_heals
+    }
     wire {
         a_presigned_put_with_an_unsigned_copy_source_is_refused
         an_unsigned_kms_key_header_is_refused

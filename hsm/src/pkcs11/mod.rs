@@ -134,9 +134,10 @@ impl Pkcs11Token {
         let raw = inside.raw().map_err(Setback::Other)?;
         let _looking = library.looking().map_err(Setback::Other)?;
         let (slot, serial) = self.find_slot(context, &raw)?;
-        let opened =
+        let mut opened =
             Opened::new(library, generation, context, slot, serial).map_err(Setback::Module)?;
         self.log_in(library, generation, context, &opened)?;
+        opened.logged_in();
         Ok(opened)
     }
 
@@ -186,6 +187,9 @@ impl Pkcs11Token {
         }
         let anchor = context.open_rw_session_no_drop(opened.slot());
         let anchor = anchor.map_err(|error| Setback::Module(device("C_OpenSession")(error)))?;
+        if !logged_in {
+            library.count_login();
+        }
         if !logged_in && let Err(setback) = self.pin.log_in(context, opened.slot(), &anchor) {
             if let Err(error) = anchor.close() {
                 tracing::debug!(event = "hsm.close", error = %error, "closing the anchor session");

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
     TryLockError,
@@ -36,6 +37,8 @@ pub(super) struct Library {
     /// Read-locked during every call into the module, write-locked to initialise it.
     phase: RwLock<Phase>,
     anchors: Mutex<Anchors>,
+    /// Counts logins, each before it is tried.
+    logins: AtomicU64,
     /// Read-locked to look for tokens and objects, write-locked to make or destroy an object.
     objects: RwLock<()>,
     /// What each token was found to be able to do since the module was initialised.
@@ -88,6 +91,7 @@ impl Library {
                 init_args: init_args.clone(),
                 phase: RwLock::default(),
                 anchors: Mutex::default(),
+                logins: AtomicU64::new(0),
                 objects: RwLock::default(),
                 abilities: Mutex::default(),
             })
@@ -203,6 +207,17 @@ impl Library {
     pub(super) fn anchors(&self, wait: Duration) -> HsmResult<MutexGuard<'_, Anchors>> {
         waiting(wait, || self.anchors.try_lock())
             .ok_or_else(|| unavailable("another login to the token is under way"))
+    }
+
+    /// How many logins have been tried. A session that was opened at the same count and is logged in has been so all
+    /// the time; at another, the token had logged it out in between.
+    pub(super) fn logins(&self) -> u64 {
+        self.logins.load(Ordering::SeqCst)
+    }
+
+    /// To be called before a login is tried.
+    pub(super) fn count_login(&self) {
+        self.logins.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Leave to look for tokens and objects.
@@ -330,6 +345,7 @@ mod tests {
                 owned: true,
             }),
             anchors: Mutex::default(),
+            logins: AtomicU64::new(0),
             objects: RwLock::default(),
             abilities: Mutex::default(),
         }

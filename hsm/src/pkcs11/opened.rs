@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cryptoki::context::Pkcs11;
-use cryptoki::session::Session as RawSession;
+use cryptoki::session::{Session as RawSession, SessionState};
 use cryptoki::slot::Slot;
 
 use super::error::{device, unavailable};
@@ -21,6 +21,8 @@ pub(super) struct Opened {
     slot: Slot,
     serial: String,
     raw: Option<RawSession>,
+    /// The count of logins when this session was seen to be logged in.
+    logins: u64,
 }
 
 impl Opened {
@@ -48,7 +50,13 @@ impl Opened {
             slot,
             serial,
             raw: Some(raw),
+            logins: library.logins(),
         })
+    }
+
+    /// To be called when the application is logged in.
+    pub(super) fn logged_in(&mut self) {
+        self.logins = self.library.logins();
     }
 
     /// Enters the module for the length of a call.
@@ -104,12 +112,20 @@ impl Opened {
         }
     }
 
-    /// Sees that the slot still holds the token.
+    /// Sees that the slot still holds the token, and that we are logged in to it: to others it shows no private object
+    /// (PKCS#11 v3.1 §5.7.9), and says so by "none" with `CKR_OK`.
     ///
     /// # Errors
     ///
-    /// [`HsmError::Unavailable`] when it does not, or when nobody can say.
+    /// [`HsmError::Unavailable`] when it does not, when we are not, or when nobody can say.
     pub(super) fn see_token(&self) -> HsmResult<()> {
+        let session = self.raw()?.get_session_info();
+        let session = session.map_err(device("C_GetSessionInfo"))?;
+        // Another thread may have logged in again since we looked.
+        let then = self.library.logins() == self.logins;
+        if !then || session.session_state() != SessionState::RwUser {
+            return Err(unavailable("the token has logged us out"));
+        }
         match self.calls.token_info(self.slot) {
             Ok(token) if token.serial == self.serial => Ok(()),
             Ok(_) => Err(unavailable("another token is in the slot")),

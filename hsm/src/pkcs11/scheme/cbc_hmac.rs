@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 
 use zeroize::Zeroizing;
 
-use super::{Bench, Keys, NotOpened, absurd, failed, random};
+use super::{Bench, Keys, NotOpened, absurd, failed, of_length, random};
 use crate::pkcs11::raw::{CKM_AES_CBC_PAD, CKM_SHA256_HMAC, Mechanism};
 use crate::{HsmError, HsmResult, WRAP_PLAINTEXT_BYTES_MAX, WrapScheme};
 
@@ -63,9 +63,13 @@ pub(super) fn open(
         .raw
         .verify(bench.session, mac_key, CKM_SHA256_HMAC, &input, mac)?;
     let mechanism = Mechanism::WithIv(CKM_AES_CBC_PAD, iv);
-    Ok(bench
+    let plaintext = bench
         .raw
-        .decrypt(bench.session, keys.main, mechanism, ciphertext)?)
+        .decrypt(bench.session, keys.main, mechanism, ciphertext)?;
+    // Padding is 1 to 16 bytes (PKCS#11 v3.1 §6.10.4).
+    of_length(plaintext, "C_Decrypt", |bytes| {
+        bytes < ciphertext.len() && bytes + BLOCK_BYTES >= ciphertext.len()
+    })
 }
 
 fn split(body: &[u8]) -> Option<(&[u8; BLOCK_BYTES], &[u8], &[u8; MAC_BYTES])> {

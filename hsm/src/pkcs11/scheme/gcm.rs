@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use cryptoki::object::ObjectHandle;
 use zeroize::Zeroizing;
 
-use super::{Bench, NotOpened, absurd, failed, random};
+use super::{Bench, NotOpened, absurd, failed, of_length, random};
 use crate::pkcs11::raw::{Failed, Mechanism, TAG_BYTES};
 use crate::{HsmResult, WRAP_PLAINTEXT_BYTES_MAX};
 
@@ -94,7 +94,10 @@ fn decrypt(
     sealed: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>, NotOpened> {
     let mechanism = Mechanism::Gcm { iv, aad };
-    Ok(bench.raw.decrypt(bench.session, key, mechanism, sealed)?)
+    let plaintext = bench.raw.decrypt(bench.session, key, mechanism, sealed)?;
+    of_length(plaintext, "C_Decrypt", |bytes| {
+        bytes + TAG_BYTES == sealed.len()
+    })
 }
 
 /// The body, from what a token gives that makes the IV. `encrypt` is given the buffer for it, which may be none.

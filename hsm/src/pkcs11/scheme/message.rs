@@ -7,7 +7,7 @@ use cryptoki::object::ObjectHandle;
 use zeroize::Zeroizing;
 
 use super::gcm::{IV_BYTES, split, used};
-use super::{Bench, NotOpened, absurd, failed, random};
+use super::{Bench, NotOpened, absurd, failed, of_length, random};
 use crate::HsmResult;
 use crate::pkcs11::raw::{Generator, Message, TAG_BYTES};
 
@@ -62,6 +62,8 @@ pub(super) fn open(
     };
     let opened = bench
         .raw
-        .decrypt_message(bench.session, key, message, ciphertext);
-    Ok(opened?)
+        .decrypt_message(bench.session, key, message, ciphertext)?;
+    of_length(opened, "C_DecryptMessage", |bytes| {
+        bytes == ciphertext.len()
+    })
 }

@@ -84,6 +84,19 @@ impl From<Failed> for NotOpened {
     }
 }
 
+/// A plaintext has the length that its ciphertext says: a module that says otherwise is wrong about either.
+fn of_length(
+    plaintext: Zeroizing<Vec<u8>>,
+    function: &'static str,
+    fits: impl FnOnce(usize) -> bool,
+) -> Result<Zeroizing<Vec<u8>>, NotOpened> {
+    if fits(plaintext.len()) {
+        return Ok(plaintext);
+    }
+    let what = format!("{} bytes of plaintext for its ciphertext", plaintext.len());
+    Err(NotOpened::Other(absurd(function, what)))
+}
+
 /// The parts that the key objects of `scheme` have: the AES key first. None for a scheme that is not PKCS#11's.
 pub(super) fn roles(scheme: WrapScheme) -> Option<(Role, Option<Role>)> {
     match scheme {
