@@ -78,10 +78,12 @@ mod connection;
 mod error;
 mod esys;
 mod key;
+mod loaded;
 mod nv;
 mod owner;
 mod pcr;
 mod policy;
+mod proof;
 mod report;
 mod seal;
 mod session;
@@ -198,8 +200,7 @@ impl Shared {
         };
         let answer = work(connection);
         let of_the_caller = match &answer {
-            Ok(_) => true,
-            Err(HsmError::Unfit { .. } | HsmError::PinRejected(_)) => true,
+            Ok(_) | Err(HsmError::Unfit { .. } | HsmError::PinRejected(_)) => true,
             Err(error) => !error.spoils_session(),
         };
         turn.keep = of_the_caller;

@@ -85,14 +85,13 @@ impl Connection {
     pub(super) fn counters(&mut self) -> Result<Vec<(u32, BackingKeyId)>, Fault> {
         let mut counters = Vec::new();
         for index in self.defined()? {
-            let public = match self.counter_in_use(index) {
-                Some(known) => self.esys.nv_public(known),
-                None => {
-                    let known = self.esys.adopt(index)?;
-                    let public = self.esys.nv_public(known);
-                    self.esys.forget(known)?;
-                    public
-                }
+            let public = if let Some(known) = self.counter_in_use(index) {
+                self.esys.nv_public(known)
+            } else {
+                let known = self.esys.adopt(index)?;
+                let public = self.esys.nv_public(known);
+                self.esys.forget(known)?;
+                public
             };
             if let Some(public) = public?
                 && public.attributes & !WRITTEN == ATTRIBUTES
