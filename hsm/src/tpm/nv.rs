@@ -2,8 +2,8 @@
 //!
 //! # The counter
 //!
-//! Its index lies in [`FIRST`]`..=`[`LAST`], of the range that the TCG leaves to the owner (Registry of reserved TPM 2.0
-//! handles, `0x01800000` to `0x01BFFFFF`). Its attributes are:
+//! Its index lies in [`FIRST`]`..=`[`LAST`], of the range that the TCG leaves to the owner (Registry of reserved TPM
+//! 2.0 handles, `0x01800000` to `0x01BFFFFF`). Its attributes are:
 //!
 //! - counter, 8 bytes: it only grows, and one that is defined anew starts above every count that any counter of this
 //!   TPM ever had (Part 3 "`TPM2_NV_Increment`");
