@@ -67,13 +67,14 @@ fn raw_primary(context: &mut Context) -> KeyHandle {
 
 /// Public and private area in the blob of a key with a counter.
 fn areas(blob: &KeyBlob) -> (Public, Private) {
-    let rest = &blob.as_bytes()[1 + 32 + 34 + 1 + 4 + 8..];
+    let (_, rest) = blob.as_bytes().split_at(1 + 32 + 34 + 1 + 4 + 8);
     let take = |rest: &[u8]| {
-        let length = usize::from(u16::from_be_bytes([rest[0], rest[1]]));
-        rest[2..2 + length].to_vec()
+        let (length, rest) = rest.split_first_chunk().expect("a length");
+        let (area, rest) = rest.split_at(usize::from(u16::from_be_bytes(*length)));
+        (area.to_vec(), rest.to_vec())
     };
-    let public = take(rest);
-    let private = take(&rest[2 + public.len()..]);
+    let (public, rest) = take(rest);
+    let (private, _) = take(&rest);
     (
         Public::unmarshall(&public).expect("a public area"),
         Private::try_from(private).expect("a private area"),
@@ -457,18 +458,48 @@ fn no_data_key_is_seen_on_the_wire() {
     assert!(!proxy.has_seen(&random[..8]));
     drop((session, token));
 
-    // The same key, sealed without protection: the same search finds it.
-    let proxy = swtpm.proxy();
-    let mut context = proxy.raw();
+    // The same key, sealed and unsealed without protection: the same search finds it, on its way in and on its way out.
+    let (going_in, coming_out) = (swtpm.proxy(), swtpm.proxy());
+    let mut context = going_in.raw();
     context.set_sessions((Some(AuthSession::Password), None, None));
     let primary = raw_primary(&mut context);
     let sealed = hex::decode("0008000b00000452000000100000").expect("hex");
     let sealed = Public::unmarshall(&sealed).expect("a public area");
     let data = SensitiveData::try_from(data_key.expose().to_vec()).expect("short");
-    context
+    let made = context
         .create(primary, sealed, None, Some(data), None, None)
         .expect("seals");
-    assert!(proxy.has_seen(data_key.expose()));
+    assert!(going_in.has_seen(data_key.expose()));
+    drop(context);
+    let mut context = coming_out.raw();
+    context.set_sessions((Some(AuthSession::Password), None, None));
+    let primary = raw_primary(&mut context);
+    let object = context
+        .load(primary, made.out_private, made.out_public)
+        .expect("loads");
+    assert!(!coming_out.has_seen(data_key.expose()));
+    context.unseal(object.into()).expect("unseals");
+    assert!(coming_out.has_seen(data_key.expose()));
+}
+
+#[test]
+fn sessions_of_several_threads_take_turns() {
+    let swtpm = Swtpm::start();
+    let token = swtpm.token();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let token = &token;
+            scope.spawn(move || {
+                let mut session = open(token);
+                let key = new_key(session.as_mut());
+                for _ in 0..10 {
+                    let wrapped = session.wrap(&key, b"aad", &[thread; 32]).expect("wraps");
+                    let back = session.unwrap(&key, b"aad", &wrapped).expect("unwraps");
+                    assert_eq!(back.expose(), [thread; 32]);
+                }
+            });
+        }
+    });
 }
 
 #[test]
@@ -991,6 +1022,6 @@ fn figures_of_swtpm() {
     });
     rate("probe", &mut |session| session.probe(&key).expect("opens"));
     rate("random", &mut |session| {
-        session.random(&mut [0; 32]).expect("answers")
+        session.random(&mut [0; 32]).expect("answers");
     });
 }

@@ -33,8 +33,8 @@ pub struct TpmConfig {
     /// The file with the public half of an offline key on NIST P-256, as PEM or DER. It may sign other PCR values for
     /// the keys that were made while it was configured.
     pub recovery_key: Option<PathBuf>,
-    /// The file with a policy that the recovery key has signed ([`PcrPolicy`](super::PcrPolicy)). It is read when the PCRs
-    /// are not what they were, and may come and go while the server runs.
+    /// The file with a policy that the recovery key has signed ([`PcrPolicy`](super::PcrPolicy)). It is read when the
+    /// PCRs are not what they were, and may come and go while the server runs.
     pub recovery_policy: Option<PathBuf>,
 }
 

@@ -20,16 +20,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::config::Settings;
-use super::error::{Fault, unavailable, unfit};
+use super::error::{Fault, unavailable};
 use super::esys::{CONTINUE, DECRYPT, ENCRYPT, Esys, Kind, OWNER, PASSWORD, Tr};
 use super::key::{Recorded, primary_template, template};
-use super::nv;
+use super::loaded::Loaded;
 use super::owner::Owner;
-use super::pcr::{self, PcrPolicy, RecoveryKey, Signed};
-use super::policy::{Counter, POLICY_REF, PcrBinding, key_policy};
-use super::seal;
+use super::pcr::{self, RecoveryKey};
+use super::policy::{Counter, PcrBinding, key_policy};
 use super::wire::{Digest, Name, sha256};
-use crate::{BackingKey, BackingKeyId, Canary, HsmError, HsmResult, KeyBlob, SecretBytes, Wrapped};
+use crate::{BackingKeyId, HsmError, HsmResult, KeyBlob};
 
 /// The most storage keys that stay loaded, where the TPM has room for them.
 const KEYS_MAX: usize = 4;
@@ -46,38 +45,26 @@ const LOADED_MAX: u32 = 64;
 pub(super) struct Connection {
     pub(super) esys: Esys,
     owner: Arc<Owner>,
-    primary: Tr,
-    primary_name: Name,
-    recovery: Recovery,
+    pub(super) primary: Tr,
+    pub(super) primary_name: Name,
+    pub(super) recovery: Recovery,
     /// AES key length of the primary and of what is made under it.
     bits: u16,
     /// The HMAC session.
     pub(super) hmac: Tr,
-    policy: Tr,
+    pub(super) policy: Tr,
     /// Whether the policy session has something in its digest.
-    policy_begun: bool,
+    pub(super) policy_begun: bool,
     /// The keys that are loaded, the one used last at the end.
-    keys: Vec<Loaded>,
-    keys_max: usize,
+    pub(super) keys: Vec<Loaded>,
+    pub(super) keys_max: usize,
 }
 
 /// The way out for keys whose PCRs are not what they were.
 #[derive(Debug)]
-struct Recovery {
-    key: Option<RecoveryKey>,
-    policy: Option<PathBuf>,
-}
-
-/// A storage key in the TPM.
-#[derive(Debug)]
-struct Loaded {
-    recorded: Recorded,
-    blob: KeyBlob,
-    /// The canary that it has opened.
-    canary: Option<Canary>,
-    object: Tr,
-    /// Its counter, as the library calls it.
-    counter: Option<Tr>,
+pub(super) struct Recovery {
+    pub(super) key: Option<RecoveryKey>,
+    pub(super) policy: Option<PathBuf>,
 }
 
 impl Connection {
@@ -276,339 +263,10 @@ impl Connection {
         recorded.to_blob()
     }
 
-    /// Makes the canary of a key, and opens it.
-    pub(super) fn make_canary(&mut self, id: &BackingKeyId, blob: &KeyBlob) -> HsmResult<Canary> {
-        self.load(id, blob)?;
-        let canary = Canary(self.seal_with_last(&Canary::aad(id), Canary::PLAINTEXT)?);
-        self.prove_last(&canary)?;
-        Ok(canary)
-    }
-
-    /// Loads a key afresh and opens its canary.
-    pub(super) fn probe(&mut self, key: &BackingKey) -> HsmResult<()> {
-        self.drop_key(&key.id)?;
-        self.ready(key)
-    }
-
-    pub(super) fn wrap(
+    pub(super) fn roomy<T>(
         &mut self,
-        key: &BackingKey,
-        aad: &[u8],
-        plaintext: &[u8],
-    ) -> HsmResult<Wrapped> {
-        self.ready(key)?;
-        self.seal_with_last(aad, plaintext)
-    }
-
-    pub(super) fn unwrap(
-        &mut self,
-        key: &BackingKey,
-        aad: &[u8],
-        wrapped: &Wrapped,
-    ) -> HsmResult<SecretBytes> {
-        // The key first: one that is absent or unfit is that, whatever it is shown.
-        self.ready(key)?;
-        self.open_with_last(aad, wrapped)
-    }
-
-    /// Undefines the counter of a key and flushes the key.
-    pub(super) fn destroy(&mut self, id: &BackingKeyId) -> HsmResult<()> {
-        self.drop_key(id)?;
-        if self.undefine_counters(id)? == 0 {
-            tracing::debug!(event = "tpm.nothing_to_destroy", key = %id, "the key has no counter");
-        }
-        Ok(())
-    }
-
-    /// Sees that `key` is loaded, that it has opened this very canary, and that it is the last of the keys.
-    fn ready(&mut self, key: &BackingKey) -> HsmResult<()> {
-        let known = self
-            .keys
-            .iter()
-            .position(|loaded| loaded.recorded.id == key.id);
-        if let Some(index) = known {
-            let loaded = self.keys.remove(index);
-            let same = loaded.blob == key.blob && loaded.canary.as_ref() == Some(&key.canary);
-            self.keys.push(loaded);
-            if same {
-                return Ok(());
-            }
-        }
-        self.load(&key.id, &key.blob)?;
-        let proven = self.prove_last(&key.canary);
-        if proven.is_err() {
-            self.drop_key(&key.id)?;
-        }
-        proven
-    }
-
-    /// Loads the key that `blob` records, as the last of the keys.
-    fn load(&mut self, id: &BackingKeyId, blob: &KeyBlob) -> HsmResult<()> {
-        self.drop_key(id)?;
-        let recorded = Recorded::read(id, blob, &self.primary_name)?;
-        let counter = match &recorded.counter {
-            Some(counter) => {
-                self.drop_keys_of(counter.index)?;
-                Some(self.find_counter(id, counter.index)?)
-            }
-            None => None,
-        };
-        let object = self.load_recorded(&recorded);
-        if object.is_err()
-            && let Some(counter) = counter
-        {
-            self.esys.forget(counter)?;
-        }
-        self.keys.push(Loaded {
-            recorded,
-            blob: blob.clone(),
-            canary: None,
-            object: object?,
-            counter,
-        });
-        Ok(())
-    }
-
-    fn load_recorded(&mut self, recorded: &Recorded) -> HsmResult<Tr> {
-        while self.keys.len() >= self.keys_max {
-            self.drop_oldest()?;
-        }
-        let loaded = self.roomy(|this| {
-            this.esys.attributes(this.hmac, CONTINUE)?;
-            this.esys
-                .load(this.primary, this.hmac, &recorded.public, &recorded.private)
-        });
-        loaded.map_err(|fault| {
-            if fault.is_about_data() {
-                unfit(&recorded.id, "the TPM refuses its blob, which is damaged")
-            } else {
-                fault.into()
-            }
-        })
-    }
-
-    /// The counter at `index`, if it is that of `id` and was not defined anew with other attributes.
-    fn find_counter(&mut self, id: &BackingKeyId, index: u32) -> HsmResult<Tr> {
-        if !(nv::FIRST..=nv::LAST).contains(&index) {
-            return Err(unfit(id, "its counter is none of our NV indices"));
-        }
-        let known = match self.esys.adopt(index) {
-            Ok(known) => known,
-            Err(fault) if fault.is_absent() => return Err(HsmError::KeyNotFound(*id)),
-            Err(fault) => return Err(fault.into()),
-        };
-        if self.esys.name(known)? != Some(nv::counter_name(index, id)) {
-            self.esys.forget(known)?;
-            return Err(HsmError::KeyNotFound(*id));
-        }
-        Ok(known)
-    }
-
-    /// Opens `canary` with the last of the keys.
-    fn prove_last(&mut self, canary: &Canary) -> HsmResult<()> {
-        let id = self.last()?.recorded.id;
-        match self.open_with_last(&Canary::aad(&id), &canary.0) {
-            Ok(plaintext) if plaintext.expose() == Canary::PLAINTEXT => {}
-            Ok(_) | Err(HsmError::Unauthentic) => {
-                return Err(unfit(&id, "its canary does not open"));
-            }
-            Err(error) => return Err(error),
-        }
-        if let Some(last) = self.keys.last_mut() {
-            last.canary = Some(canary.clone());
-        }
-        Ok(())
-    }
-
-    /// `TPM2_Create` of a sealed object under the last of the keys.
-    fn seal_with_last(&mut self, aad: &[u8], plaintext: &[u8]) -> HsmResult<Wrapped> {
-        let content = seal::content(aad, plaintext);
-        let (parent, id) = (self.last()?.object, self.last()?.recorded.id);
-        let sealed = self.authorised(CONTINUE | DECRYPT, |esys, session| {
-            esys.create(parent, session, &content, &seal::public(&[]))
-        });
-        let (public, private) = sealed.map_err(|refusal| refusal.of(&id))?;
-        let wrapped = seal::wrapped(&public, &private);
-        // What could not be read back must not be acknowledged, if only for an area that is longer than any known.
-        if seal::areas(&wrapped).is_none() || wrapped.as_bytes().len() > Wrapped::BYTES_MAX {
-            return Err(HsmError::WrapNotReadable);
-        }
-        Ok(wrapped)
-    }
-
-    /// `TPM2_Load` under the last of the keys, `TPM2_Unseal`, `TPM2_FlushContext`.
-    fn open_with_last(&mut self, aad: &[u8], wrapped: &Wrapped) -> HsmResult<SecretBytes> {
-        let (public, private) = seal::areas(wrapped).ok_or(HsmError::Unauthentic)?;
-        let (parent, id) = (self.last()?.object, self.last()?.recorded.id);
-        let loaded = self.authorised(CONTINUE, |esys, session| {
-            esys.load(parent, session, public, private)
-        });
-        let object = loaded.map_err(|refusal| match refusal {
-            Refusal::Use(fault) if fault.is_about_data() => HsmError::Unauthentic,
-            refusal => refusal.of(&id),
-        })?;
-        let unsealed = self
-            .esys
-            .attributes(self.hmac, CONTINUE | ENCRYPT)
-            .and_then(|()| self.esys.unseal(object, self.hmac));
-        self.esys.flush(object)?;
-        seal::plaintext(aad, &unsealed?)
-    }
-
-    /// Uses the last of the keys as a parent, in the session that its policy wants and with that session's
-    /// `attributes`.
-    fn authorised<T>(
-        &mut self,
-        attributes: u8,
-        work: impl Fn(&mut Esys, Tr) -> Result<T, Fault>,
-    ) -> Result<T, Refusal> {
-        let once = |this: &mut Self| {
-            let session = this.prove_policy()?;
-            let worked = this
-                .esys
-                .attributes(session, attributes)
-                .and_then(|()| work(&mut this.esys, session));
-            if worked.is_ok() {
-                this.policy_begun = false;
-            }
-            worked.map_err(Refusal::Use)
-        };
-        match once(self) {
-            Err(refusal) if refusal.is_full() => {
-                self.make_room().map_err(Refusal::Use)?;
-                once(self)
-            }
-            other => other,
-        }
-    }
-
-    /// Brings the policy session to the digest of the last of the keys. Gives the session that authorises its use.
-    fn prove_policy(&mut self) -> Result<Tr, Refusal> {
-        let Some(last) = self.keys.last() else {
-            return Ok(self.hmac);
-        };
-        let (pcrs, counter) = (last.recorded.pcrs, last.counter.zip(last.recorded.counter));
-        if pcrs.is_none() && counter.is_none() {
-            return Ok(self.hmac);
-        }
-        if std::mem::replace(&mut self.policy_begun, true) {
-            self.esys
-                .policy_restart(self.policy)
-                .map_err(Refusal::Use)?;
-        }
-        if let Some(pcrs) = pcrs {
-            self.prove_pcrs(&pcrs)?;
-        }
-        if let Some((index, counter)) = counter {
-            self.esys
-                .policy_nv(index, self.policy, &counter.value.to_be_bytes())
-                .map_err(Refusal::Counter)?;
-        }
-        Ok(self.policy)
-    }
-
-    /// The PCRs are what they were, or what a policy allows that the recovery key has signed.
-    fn prove_pcrs(&mut self, pcrs: &PcrBinding) -> Result<(), Refusal> {
-        match self
-            .esys
-            .policy_pcr(self.policy, pcrs.selection, &pcrs.values)
-        {
-            Ok(()) => {}
-            Err(fault) if fault.is_about_data() => self.recover(pcrs)?,
-            Err(fault) => return Err(Refusal::Use(fault)),
-        }
-        self.esys
-            .policy_or(self.policy, &pcrs.branches())
-            .map_err(Refusal::Use)
-    }
-
-    fn recover(&mut self, pcrs: &PcrBinding) -> Result<(), Refusal> {
-        let changed = Refusal::pcrs(pcrs.selection);
-        let Some(path) = &self.recovery.policy else {
-            return Err(changed("and no recovery policy is configured"));
-        };
-        let key = self.recovery.key.as_ref();
-        let Some(key) = key.filter(|key| key.name == pcrs.recovery) else {
-            return Err(changed(
-                "and the recovery key is not the one that the key was made with",
-            ));
-        };
-        let signed = Signed::read(path).map_err(|error| changed(&format!("and {error}")))?;
-        let PcrPolicy { selection, values } = signed.policy;
-        match self.esys.policy_pcr(self.policy, selection, &values) {
-            Ok(()) => {}
-            Err(fault) if fault.is_about_data() => {
-                return Err(changed("nor what the recovery policy allows"));
-            }
-            Err(fault) => return Err(Refusal::Use(fault)),
-        }
-        let (policy, digest) = (self.policy, signed.policy.digest());
-        let authorized =
-            self.esys
-                .policy_authorize(policy, &digest, POLICY_REF, key, &signed.signature);
-        match authorized {
-            Err(fault) if fault.is_about_data() => Err(changed(
-                "and the recovery policy is not signed by the recovery key",
-            )),
-            other => other.map_err(Refusal::Use),
-        }
-    }
-
-    fn last(&self) -> HsmResult<&Loaded> {
-        self.keys.last().ok_or_else(|| HsmError::Device {
-            function: "TPM2_Load",
-            source: "no key is loaded".into(),
-        })
-    }
-
-    fn drop_key(&mut self, id: &BackingKeyId) -> Result<(), Fault> {
-        match self
-            .keys
-            .iter()
-            .position(|loaded| loaded.recorded.id == *id)
-        {
-            Some(index) => self.drop_at(index),
-            None => Ok(()),
-        }
-    }
-
-    /// What the library calls the counter at `index` by, if it knows it: it has one name for an index, however often
-    /// it is asked for one, and forgets it at the first word.
-    pub(super) fn counter_in_use(&self, index: u32) -> Option<Tr> {
-        let counter_of = |loaded: &Loaded| Some(loaded.recorded.counter.as_ref()?.index);
-        let user = self
-            .keys
-            .iter()
-            .find(|loaded| counter_of(loaded) == Some(index));
-        user?.counter
-    }
-
-    /// Drops every key whose counter is, or was, at `index`.
-    pub(super) fn drop_keys_of(&mut self, index: u32) -> Result<(), Fault> {
-        while let Some(at) = self.keys.iter().position(|loaded| {
-            let counter = loaded.recorded.counter.as_ref();
-            counter.is_some_and(|counter| counter.index == index)
-        }) {
-            self.drop_at(at)?;
-        }
-        Ok(())
-    }
-
-    fn drop_oldest(&mut self) -> Result<(), Fault> {
-        self.drop_at(0)
-    }
-
-    fn drop_at(&mut self, index: usize) -> Result<(), Fault> {
-        let Loaded {
-            object, counter, ..
-        } = self.keys.remove(index);
-        if let Some(counter) = counter {
-            self.esys.forget(counter)?;
-        }
-        self.esys.flush(object)
-    }
-
-    fn roomy<T>(&mut self, work: impl Fn(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
+        work: impl Fn(&mut Self) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
         match work(self) {
             Err(fault) if fault.is_full() => {
                 while !self.keys.is_empty() {
@@ -622,56 +280,12 @@ impl Connection {
     }
 
     /// Flushes every key but the last, and what is not ours. Fewer keys stay loaded from now on.
-    fn make_room(&mut self) -> Result<(), Fault> {
+    pub(super) fn make_room(&mut self) -> Result<(), Fault> {
         self.keys_max = self.keys.len().saturating_sub(1).max(1);
         while self.keys.len() > 1 {
             self.drop_oldest()?;
         }
         flush_strangers(&mut self.esys)
-    }
-}
-
-/// Why a key was not used: what did not go well.
-enum Refusal {
-    /// `TPM2_PolicyNV` of its counter.
-    Counter(Fault),
-    /// Its use, or the way to it.
-    Use(Fault),
-    /// Its PCRs: why, in words.
-    Pcrs(String),
-}
-
-impl Refusal {
-    fn pcrs(selection: u32) -> impl Fn(&str) -> Self {
-        let list = pcr::list(selection);
-        move |why| {
-            let what = match list.contains(' ') {
-                true => format!("one of the PCRs {list}"),
-                false => format!("PCR {list}"),
-            };
-            Self::Pcrs(format!(
-                "{what} is not what it was when the key was made, {why}"
-            ))
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        match self {
-            Self::Counter(fault) | Self::Use(fault) => fault.is_full(),
-            Self::Pcrs(_) => false,
-        }
-    }
-
-    /// A key whose counter is not what it was is gone for good: it counts as absent.
-    fn of(self, id: &BackingKeyId) -> HsmError {
-        match self {
-            Self::Counter(fault) if fault.is_policy() || fault.is_absent() => {
-                HsmError::KeyNotFound(*id)
-            }
-            Self::Use(fault) if fault.is_policy() => HsmError::KeyNotFound(*id),
-            Self::Counter(fault) | Self::Use(fault) => fault.into(),
-            Self::Pcrs(why) => unavailable(why),
-        }
     }
 }
 

@@ -8,12 +8,18 @@
     reason = "the library is C; tss_esapi wraps neither TPM2_PolicyNV nor access to its context"
 )]
 
+mod memory;
+
 use std::ffi::CStr;
-use std::ptr::{NonNull, null, null_mut};
+use std::ptr::{null, null_mut};
 
 use tss_esapi::tss2_esys as sys;
 use zeroize::{Zeroize, Zeroizing};
 
+use self::memory::{
+    Given, Sensitive, digest, fill, listed, malformed, marshal_public, no_data, no_pcrs,
+    pcr_selection, sized, unmarshal_public, unmarshal_signature,
+};
 use super::error::Fault;
 use super::pcr::RecoveryKey;
 use super::wire::{DIGEST_BYTES, Digest, Name, SHA256_ID, sha256};
@@ -37,9 +43,6 @@ const CAP_HANDLES: u32 = 1;
 const CAP_PROPERTIES: u32 = 6;
 
 const NONE: u32 = sys::ESYS_TR_NONE;
-
-/// The most bytes a sealed object holds (`MAX_SYM_DATA`, Part 2 §11.1.14).
-pub(super) const SEALED_BYTES_MAX: usize = 128;
 
 /// What the library calls an object, session or index by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,31 +78,6 @@ pub(super) struct Esys {
 unsafe impl Send for Esys {}
 
 type Result<T> = std::result::Result<T, Fault>;
-
-/// Something that the library has allocated.
-struct Given<T>(NonNull<T>);
-
-impl<T> Given<T> {
-    fn new(pointer: *mut T, function: &'static str) -> Result<Self> {
-        // TSS2_ESYS_RC_BAD_REFERENCE: what the library would answer, had it looked.
-        let code = 0x0007_0005;
-        NonNull::new(pointer)
-            .map(Self)
-            .ok_or(Fault { function, code })
-    }
-
-    fn get(&self) -> &T {
-        // SAFETY: the library has allocated and filled it, and it is freed on drop only.
-        unsafe { self.0.as_ref() }
-    }
-}
-
-impl<T> Drop for Given<T> {
-    fn drop(&mut self) {
-        // SAFETY: allocated by the library, for its caller to free by this function, once.
-        unsafe { sys::Esys_Free(self.0.as_ptr().cast()) }
-    }
-}
 
 /// Calls a function of the library with our context first.
 macro_rules! esys {
@@ -147,7 +125,7 @@ impl Esys {
     /// `TPM2_CreatePrimary` in the owner hierarchy. Gives the object and its public area.
     pub(super) fn create_primary(&mut self, auth: Tr, public: &[u8]) -> Result<(Tr, Vec<u8>)> {
         let public = unmarshal_public(public)?;
-        let (sensitive, outside, pcrs) = (Sensitive::new(&[]), no_data(), no_pcrs());
+        let (sensitive, outside, pcrs) = (Sensitive::new(&[])?, no_data(), no_pcrs());
         let (mut object, mut made) = (NONE, null_mut());
         let (mut data, mut hash, mut ticket) = (null_mut(), null_mut(), null_mut());
         esys!(
@@ -187,7 +165,7 @@ impl Esys {
         public: &[u8],
     ) -> Result<(Vec<u8>, Vec<u8>)> {
         let public = unmarshal_public(public)?;
-        let (sensitive, outside, pcrs) = (Sensitive::new(sensitive), no_data(), no_pcrs());
+        let (sensitive, outside, pcrs) = (Sensitive::new(sensitive)?, no_data(), no_pcrs());
         let (mut private, mut made) = (null_mut(), null_mut());
         let (mut data, mut hash, mut ticket) = (null_mut(), null_mut(), null_mut());
         esys!(
@@ -275,10 +253,13 @@ impl Esys {
 
     /// `TPM2_StartAuthSession`, salted to `salt` if there is one, with AES of `bits` in CFB for its parameters.
     pub(super) fn start_session(&mut self, kind: Kind, salt: Option<Tr>, bits: u16) -> Result<Tr> {
-        let mut symmetric = sys::TPMT_SYM_DEF::default();
-        symmetric.algorithm = super::key::AES;
-        symmetric.keyBits.aes = bits;
-        symmetric.mode.aes = super::key::CFB;
+        let symmetric = sys::TPMT_SYM_DEF {
+            algorithm: super::key::AES,
+            keyBits: sys::TPMU_SYM_KEY_BITS { aes: bits },
+            mode: sys::TPMU_SYM_MODE {
+                aes: super::key::CFB,
+            },
+        };
         let kind = match kind {
             Kind::Hmac => 0,
             Kind::Policy => 1,
@@ -735,157 +716,4 @@ impl Drop for Esys {
             sys::Tss2_TctiLdr_Finalize(&raw mut self.tcti);
         }
     }
-}
-
-/// What goes into an object, zeroed after it is sent.
-struct Sensitive(sys::TPM2B_SENSITIVE_CREATE);
-
-impl Sensitive {
-    /// # Panics
-    ///
-    /// Beyond [`SEALED_BYTES_MAX`]: everything that is sealed is shorter by construction.
-    fn new(data: &[u8]) -> Self {
-        assert!(
-            data.len() <= SEALED_BYTES_MAX,
-            "a sealed object holds less than this"
-        );
-        let mut area = sys::TPM2B_SENSITIVE_CREATE::default();
-        let length = data.len();
-        area.sensitive.data.buffer[..length].copy_from_slice(data);
-        area.sensitive.data.size = u16::try_from(length).unwrap_or_default();
-        Self(area)
-    }
-}
-
-impl Drop for Sensitive {
-    fn drop(&mut self) {
-        self.0.sensitive.data.buffer.zeroize();
-    }
-}
-
-fn digest(function: &'static str, bytes: &Digest) -> Result<sys::TPM2B_DIGEST> {
-    let mut digest = sys::TPM2B_DIGEST::default();
-    digest.size = fill(function, &mut digest.buffer, bytes)?;
-    Ok(digest)
-}
-
-/// PCRs of the SHA-256 bank: bit n is PCR n, of which there are 24.
-fn pcr_selection(selection: u32) -> sys::TPML_PCR_SELECTION {
-    let mut list = sys::TPML_PCR_SELECTION {
-        count: 1,
-        ..Default::default()
-    };
-    list.pcrSelections[0] = sys::TPMS_PCR_SELECTION {
-        hash: SHA256_ID,
-        sizeofSelect: 3,
-        pcrSelect: selection.to_le_bytes(),
-    };
-    list
-}
-
-fn no_data() -> sys::TPM2B_DATA {
-    sys::TPM2B_DATA::default()
-}
-
-fn no_pcrs() -> sys::TPML_PCR_SELECTION {
-    sys::TPML_PCR_SELECTION::default()
-}
-
-/// `TSS2_ESYS_RC_MALFORMED_RESPONSE`, for what the library let pass.
-fn malformed(function: &'static str) -> Fault {
-    Fault {
-        function,
-        code: 0x0007_0010,
-    }
-}
-
-/// `TPM_RC_SIZE` of parameter 1: what the TPM would say to bytes of ours that are too many.
-fn too_long(function: &'static str) -> Fault {
-    Fault {
-        function,
-        code: 0x01D5,
-    }
-}
-
-fn sized<'a>(function: &'static str, buffer: &'a [u8], size: u16) -> Result<&'a [u8]> {
-    buffer
-        .get(..usize::from(size))
-        .ok_or_else(|| malformed(function))
-}
-
-fn listed<'a, T>(function: &'static str, list: &'a [T], count: u32) -> Result<&'a [T]> {
-    let count = usize::try_from(count).map_err(|_wide| malformed(function))?;
-    list.get(..count).ok_or_else(|| malformed(function))
-}
-
-fn fill(function: &'static str, buffer: &mut [u8], bytes: &[u8]) -> Result<u16> {
-    let front = buffer.get_mut(..bytes.len());
-    front
-        .ok_or_else(|| too_long(function))?
-        .copy_from_slice(bytes);
-    u16::try_from(bytes.len()).map_err(|_wide| too_long(function))
-}
-
-/// A `TPMT_PUBLIC` as the library wants it. Bytes that are none, or more than one, count as the caller's bad data.
-fn unmarshal_public(bytes: &[u8]) -> Result<sys::TPM2B_PUBLIC> {
-    let function = "Tss2_MU_TPMT_PUBLIC_Unmarshal";
-    let mut public = sys::TPM2B_PUBLIC::default();
-    let (length, mut offset) = (c_length(function, bytes)?, 0);
-    // SAFETY: a buffer and its length, a place for the offset, and a place for the result.
-    let code = unsafe {
-        sys::Tss2_MU_TPMT_PUBLIC_Unmarshal(
-            bytes.as_ptr(),
-            length,
-            &raw mut offset,
-            &raw mut public.publicArea,
-        )
-    };
-    if code != 0 || offset != length {
-        return Err(too_long(function));
-    }
-    Ok(public)
-}
-
-/// A `TPMT_SIGNATURE` as the library wants it.
-fn unmarshal_signature(bytes: &[u8]) -> Result<sys::TPMT_SIGNATURE> {
-    let function = "Tss2_MU_TPMT_SIGNATURE_Unmarshal";
-    let mut signature = sys::TPMT_SIGNATURE::default();
-    let (length, mut offset) = (c_length(function, bytes)?, 0);
-    // SAFETY: a buffer and its length, a place for the offset, and a place for the result.
-    let code = unsafe {
-        sys::Tss2_MU_TPMT_SIGNATURE_Unmarshal(
-            bytes.as_ptr(),
-            length,
-            &raw mut offset,
-            &raw mut signature,
-        )
-    };
-    if code != 0 || offset != length {
-        return Err(too_long(function));
-    }
-    Ok(signature)
-}
-
-fn marshal_public(public: &sys::TPM2B_PUBLIC) -> Result<Vec<u8>> {
-    let function = "Tss2_MU_TPMT_PUBLIC_Marshal";
-    let mut bytes = vec![0; size_of::<sys::TPM2B_PUBLIC>()];
-    let (length, mut offset) = (c_length(function, &bytes)?, 0);
-    // SAFETY: a public area, a buffer and its length, and a place for the offset.
-    let code = unsafe {
-        sys::Tss2_MU_TPMT_PUBLIC_Marshal(
-            &raw const public.publicArea,
-            bytes.as_mut_ptr(),
-            length,
-            &raw mut offset,
-        )
-    };
-    if code != 0 {
-        return Err(Fault { function, code });
-    }
-    bytes.truncate(usize::try_from(offset).map_err(|_wide| malformed(function))?);
-    Ok(bytes)
-}
-
-fn c_length(function: &'static str, bytes: &[u8]) -> Result<sys::size_t> {
-    sys::size_t::try_from(bytes.len()).map_err(|_wide| too_long(function))
 }

@@ -2,20 +2,22 @@
 //!
 //! # What is relied on
 //!
-//! TPM 2.0 Library, Parts 1 to 3, revision 1.38 or later: `TPM2_CreatePrimary`, `TPM2_Create`, `TPM2_Load`, `TPM2_Unseal`,
-//! `TPM2_FlushContext`, `TPM2_StartAuthSession`, `TPM2_PolicyNV`, `TPM2_PolicyRestart`, `TPM2_NV_DefineSpace`,
-//! `TPM2_NV_Increment`, `TPM2_NV_Read`, `TPM2_NV_ReadPublic`, `TPM2_NV_UndefineSpace`, `TPM2_GetCapability`, `TPM2_TestParms`,
-//! `TPM2_GetRandom`; for keys that are bound to PCRs `TPM2_PCR_Read`, `TPM2_PolicyPCR`, `TPM2_PolicyOR`, `TPM2_PolicyAuthorize`,
-//! `TPM2_LoadExternal`, `TPM2_VerifySignature`; ECC NIST P-256, SHA-256, AES in CFB. The library is tpm2-tss 3.2 or later. It writes what it thinks of
-//! every answer that is not success to standard error, unless `TSS2_LOG` is `all+NONE` in the environment.
+//! TPM 2.0 Library, Parts 1 to 3, revision 1.38 or later: `TPM2_CreatePrimary`, `TPM2_Create`, `TPM2_Load`,
+//! `TPM2_Unseal`, `TPM2_FlushContext`, `TPM2_StartAuthSession`, `TPM2_PolicyNV`, `TPM2_PolicyRestart`,
+//! `TPM2_NV_DefineSpace`, `TPM2_NV_Increment`, `TPM2_NV_Read`, `TPM2_NV_ReadPublic`, `TPM2_NV_UndefineSpace`,
+//! `TPM2_GetCapability`, `TPM2_TestParms`, `TPM2_GetRandom`; for keys that are bound to PCRs `TPM2_PCR_Read`,
+//! `TPM2_PolicyPCR`, `TPM2_PolicyOR`, `TPM2_PolicyAuthorize`, `TPM2_LoadExternal`, `TPM2_VerifySignature`; ECC NIST
+//! P-256, SHA-256, AES in CFB. The library is tpm2-tss 3.2 or later. It writes what it thinks of every answer that is
+//! not success to standard error, unless `TSS2_LOG` is `all+NONE` in the environment.
 //!
 //! # Keys
 //!
-//! A backing key is a storage key: restricted, decrypt, fixedTPM, fixedParent, its secrets made in the TPM. Its parent is
-//! a primary of the owner hierarchy, which is made anew, and always the same, for each conversation. Nothing of it stays in the
-//! TPM: its areas are the [`KeyBlob`](crate::KeyBlob), the private one encrypted by the primary. To wrap is to seal an object under
-//! it; to unwrap is to load that object and unseal it. A digest of the AAD is sealed with the plaintext. The only
-//! bytes of a key hierarchy that ever leave the TPM in the clear are those that were sealed.
+//! A backing key is a storage key: restricted, decrypt, fixedTPM, fixedParent, its secrets made in the TPM. Its parent
+//! is a primary of the owner hierarchy, which is made anew, and always the same, for each conversation. Nothing of a
+//! key but its counter stays in the TPM: its areas are the [`KeyBlob`](crate::KeyBlob), the private one encrypted by
+//! the primary. To wrap is to seal an object under it; to unwrap is to load that object and unseal it. A digest of the
+//! AAD is sealed with the plaintext. The only bytes of a key hierarchy that ever leave the TPM in the clear are those
+//! that were sealed.
 //!
 //! # Destruction
 //!
@@ -23,8 +25,8 @@
 //! counter to stand where it stood when the key was made (`TPM2_PolicyNV`). The key has no authorisation value that
 //! would do instead (userWithAuth is clear). Destroying a key undefines the counter. After that
 //!
-//! - no copy of blob and wrapped values opens again, not with the owner's authorisation either: a counter that is defined anew
-//!   starts above every count of the past (Part 3 "`TPM2_NV_Increment`");
+//! - no copy of blob and wrapped values opens again, not with the owner's authorisation either: a counter that is
+//!   defined anew starts above every count of the past (Part 3 "`TPM2_NV_Increment`");
 //! - so a restored backup of the disk brings no destroyed key back.
 //!
 //! It does not hold
@@ -33,23 +35,25 @@
 //!   policy; [`Session::contains`] and [`Session::list_keys`] do not know it, and an old copy of its record still
 //!   opens after [`Session::destroy_key`]. [`TpmConfig::require_nv`] refuses to make such keys;
 //! - against whoever copied data keys out of the memory of a process;
+//! - against whoever used the TPM before and kept a sealed object of the key that was loaded (`TPM2_ContextSave`): that
+//!   opens until the TPM is next reset;
 //! - the other way round: whoever has the owner's authorisation can destroy every key, and `TPM2_Clear` does.
 //!
 //! # PCRs
 //!
 //! With [`TpmConfig::pcrs`] a new key is bound to the values that these PCRs have when it is made, on top of its
 //! counter: each use proves both anew. When they are not what they were, the key is [`HsmError::Unavailable`], in
-//! words, until they are again, or until a [`PcrPolicy`] for the new values is there that the recovery key has
-//! signed (`TPM2_PolicyOR` of `TPM2_PolicyPCR` and `TPM2_PolicyAuthorize`). The recovery key is part of the key's policy: a
+//! words, until they are again, or until a [`PcrPolicy`] for the new values is there that the recovery key has signed
+//! (`TPM2_PolicyOR` of `TPM2_PolicyPCR` and `TPM2_PolicyAuthorize`). The recovery key is part of the key's policy: a
 //! later change of the configuration changes neither PCRs nor recovery key of keys that there are. A signed policy
 //! holds for ever, for every key that was made with that recovery key: to take one back is to destroy the keys.
 //!
 //! # The way to the TPM
 //!
-//! Data keys travel in parameters that are encrypted with AES in CFB, in sessions that are salted with the primary (Part 1
-//! §19.6, §21). Who listens on the bus learns nothing; who stands in it and is not the TPM learns the salt only if we take
-//! its primary for the TPM's. Therefore the name of the primary is pinned, which is the digest of its public area with
-//! its public key in it:
+//! Data keys travel in parameters that are encrypted with AES in CFB, in sessions that are salted with the primary
+//! (Part 1 §19.6, §21). Who listens on the bus learns nothing; who stands in it and is not the TPM learns the salt only
+//! if we take its primary for the TPM's. Therefore the name of the primary is pinned, which is the digest of its public
+//! area with its public key in it:
 //!
 //! - each blob has the name of the primary that its key was made under. Under another one the key is
 //!   [`HsmError::KeyNotFound`], and nothing is sealed or unsealed. So after the first key was made with the right TPM,
@@ -68,20 +72,22 @@
 //!
 //! # One conversation
 //!
-//! A [`TpmToken`] has one conversation with its TPM, which all its sessions share and take turns in: a TPM does one thing
-//! at a time. Its handle needs one worker ([`TpmToken::WORKERS`]). Without a resource manager there must be one token for
-//! each TPM in all the machine. Any error that is not about the caller's key or data ends the conversation, and the
-//! next call begins another: so a TPM that went away and returns is found.
+//! A [`TpmToken`] has one conversation with its TPM, which all its sessions share and take turns in: a TPM does one
+//! thing at a time. Its handle needs one worker ([`TpmToken::WORKERS`]). Without a resource manager there must be one
+//! token for each TPM in all the machine. Any error that is not about the caller's key or data ends the conversation,
+//! and the next call begins another: so a TPM that went away and returns is found.
 
 mod config;
 mod connection;
 mod error;
 mod esys;
 mod key;
+mod loaded;
 mod nv;
 mod owner;
 mod pcr;
 mod policy;
+mod proof;
 mod report;
 mod seal;
 mod session;
@@ -198,8 +204,7 @@ impl Shared {
         };
         let answer = work(connection);
         let of_the_caller = match &answer {
-            Ok(_) => true,
-            Err(HsmError::Unfit { .. } | HsmError::PinRejected(_)) => true,
+            Ok(_) | Err(HsmError::Unfit { .. } | HsmError::PinRejected(_)) => true,
             Err(error) => !error.spoils_session(),
         };
         turn.keep = of_the_caller;

@@ -2,8 +2,8 @@
 //!
 //! # The counter
 //!
-//! Its index lies in [`FIRST`]`..=`[`LAST`], of the range that the TCG leaves to the owner (Registry of reserved TPM 2.0
-//! handles, `0x01800000` to `0x01BFFFFF`). Its attributes are:
+//! Its index lies in [`FIRST`]`..=`[`LAST`], of the range that the TCG leaves to the owner (Registry of reserved TPM
+//! 2.0 handles, `0x01800000` to `0x01BFFFFF`). Its attributes are:
 //!
 //! - counter, 8 bytes: it only grows, and one that is defined anew starts above every count that any counter of this
 //!   TPM ever had (Part 3 "`TPM2_NV_Increment`");
@@ -85,14 +85,13 @@ impl Connection {
     pub(super) fn counters(&mut self) -> Result<Vec<(u32, BackingKeyId)>, Fault> {
         let mut counters = Vec::new();
         for index in self.defined()? {
-            let public = match self.counter_in_use(index) {
-                Some(known) => self.esys.nv_public(known),
-                None => {
-                    let known = self.esys.adopt(index)?;
-                    let public = self.esys.nv_public(known);
-                    self.esys.forget(known)?;
-                    public
-                }
+            let public = if let Some(known) = self.counter_in_use(index) {
+                self.esys.nv_public(known)
+            } else {
+                let known = self.esys.adopt(index)?;
+                let public = self.esys.nv_public(known);
+                self.esys.forget(known)?;
+                public
             };
             if let Some(public) = public?
                 && public.attributes & !WRITTEN == ATTRIBUTES

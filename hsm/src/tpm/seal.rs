@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The object holds plaintext ‖ SHA-256(AAD): at most 96 bytes of the 128 that a sealed object may have
-//! (`MAX_SYM_DATA`, Part 2 §11.1.14). The public area is always the same but for its `unique` field, and the integrity value of
-//! the private area covers it (Part 1 §22.4): no bit of the body can change and the object still load.
+//! (`MAX_SYM_DATA`, Part 2 §11.1.14). The public area is always the same but for its `unique` field, and the integrity
+//! value of the private area covers it (Part 1 §22.4): no bit of the body can change and the object still load.
 
 use zeroize::Zeroizing;
 

@@ -268,8 +268,9 @@ impl Shared {
         thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = from.read(&mut buffer) {
-                shared.seen().extend_from_slice(&buffer[..count]);
-                if to.write_all(&buffer[..count]).is_err() {
+                let said = buffer.get(..count).expect("no more than asked for");
+                shared.seen().extend_from_slice(said);
+                if to.write_all(said).is_err() {
                     break;
                 }
             }
