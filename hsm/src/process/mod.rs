@@ -37,6 +37,7 @@
 //! specified in `message.rs` (what is said) and `wire.rs` (frames).
 
 mod confine;
+mod failure;
 mod keeper;
 mod link;
 mod login;
