@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::Instant;
@@ -114,6 +116,13 @@ fn sessions(inside: &Arc<dyn Token>, isolated: &Arc<dyn Token>, key: &BackingKey
         }),
     ];
     println!("one session, µs a call           in process   in worker   cost");
+    println!(
+        "  {:30} {:10}  {:10}  {:6.1}",
+        "an echo by another thread",
+        "",
+        "",
+        median(echoes())
+    );
     for (what, act) in acts {
         let mut both = [inside, isolated].map(|token| {
             let session = token.open_session().expect("opens");
@@ -132,6 +141,30 @@ fn sessions(inside: &Arc<dyn Token>, isolated: &Arc<dyn Token>, key: &BackingKey
             isolated - inside
         );
     }
+}
+
+/// What the system takes for a message to another thread and back: no isolation is cheaper.
+fn echoes() -> Vec<f64> {
+    let (mut ours, mut theirs) = UnixStream::pair().expect("sockets");
+    let echo = std::thread::spawn(move || {
+        let mut message = [0; 256];
+        while theirs.read_exact(&mut message).is_ok() {
+            theirs.write_all(&message).expect("writes");
+        }
+    });
+    let times = (0..ROUNDS).map(|_| {
+        let began = Instant::now();
+        for _ in 0..CALLS {
+            let mut message = [0; 256];
+            ours.write_all(&message).expect("writes");
+            ours.read_exact(&mut message).expect("reads");
+        }
+        micros(began) / CALLS as f64
+    });
+    let times = times.collect();
+    drop(ours);
+    echo.join().expect("does not panic");
+    times
 }
 
 /// What callers of the handle see.

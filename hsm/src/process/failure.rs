@@ -88,9 +88,10 @@ pub(super) fn read(from: &mut Fields<'_>) -> Result<HsmError, Broken> {
         6 => HsmError::Timeout(Duration::from_millis(from.u64()?)),
         7 => HsmError::Unavailable {
             reason: from.text(TEXT_BYTES_MAX)?.to_owned(),
-            source: match from.flag()? {
-                true => Some(from.text(TEXT_BYTES_MAX)?.into()),
-                false => None,
+            source: if from.flag()? {
+                Some(from.text(TEXT_BYTES_MAX)?.into())
+            } else {
+                None
             },
         },
         8 => HsmError::PinRejected(

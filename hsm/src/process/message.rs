@@ -143,17 +143,22 @@ impl<'a> Request<'a> {
 
     pub(super) fn access(&self) -> Access {
         match self {
-            Self::Hello { .. } | Self::Configure(_) | Self::Pin(_) => Access::None,
-            // These find their key once in a while. Were they to wait for leave, a key in the making would hold up all.
-            Self::Wrap { .. } | Self::Unwrap { .. } => Access::None,
+            // Wraps and unwraps find their key once in a while. Were they to wait for leave, a key in the making would
+            // hold up all.
+            Self::Hello { .. }
+            | Self::Configure(_)
+            | Self::Pin(_)
+            | Self::Wrap { .. }
+            | Self::Unwrap { .. } => Access::None,
             Self::MakeCanary { .. }
             | Self::Contains(_)
             | Self::Probe(_)
             | Self::ListKeys
             | Self::Random(_) => Access::Look,
             // A login counts tries, in an object of the token.
-            Self::Open | Self::Info | Self::Report => Access::Change,
-            Self::Generate { .. } | Self::Destroy(_) => Access::Change,
+            Self::Open | Self::Info | Self::Report | Self::Generate { .. } | Self::Destroy(_) => {
+                Access::Change
+            }
         }
     }
 
@@ -311,7 +316,9 @@ impl Answer {
             Self::Flag(flag) => out.u8(u8::from(*flag)),
             Self::Ids(ids) => {
                 out.u32(count_of("list of keys", ids.len(), KEYS_MAX)?);
-                ids.iter().for_each(|id| out.id(id));
+                for id in ids {
+                    out.id(id);
+                }
             }
             Self::Failed(error) => failure::write(out, error),
         }
@@ -372,7 +379,9 @@ impl Answer {
 const OTHER_VERSION: Broken = Broken::Malformed("a frame of another version");
 
 fn write_hello(out: &mut Fill<'_>, build: &str) {
-    MAGIC.iter().for_each(|byte| out.u8(*byte));
+    for byte in MAGIC {
+        out.u8(*byte);
+    }
     out.words(build, TEXT_BYTES_MAX);
 }
 

@@ -212,14 +212,7 @@ fn broken(error: std::io::Error) -> Broken {
 }
 
 /// Where the fields of a frame are written.
-pub(super) struct Fill<'a>(&'a mut Vec<u8>);
-
-impl<'a> Fill<'a> {
-    #[cfg(test)]
-    pub(super) fn new(out: &'a mut Vec<u8>) -> Self {
-        Self(out)
-    }
-}
+pub(super) struct Fill<'a>(pub(super) &'a mut Vec<u8>);
 
 impl Fill<'_> {
     pub(super) fn u8(&mut self, value: u8) {

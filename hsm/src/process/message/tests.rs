@@ -140,7 +140,7 @@ fn answers() -> Vec<Answer> {
 /// The bytes of a frame after its length.
 fn framed(kind: u8, write: impl FnOnce(&mut Fill<'_>) -> HsmResult<()>) -> Vec<u8> {
     let mut bytes = vec![VERSION, kind];
-    write(&mut Fill::new(&mut bytes)).expect("fits");
+    write(&mut Fill(&mut bytes)).expect("fits");
     bytes
 }
 
@@ -280,15 +280,13 @@ fn limits_are_kept_on_both_sides() {
             and_unwrap: false,
         };
         let mut bytes = Vec::new();
-        request.write(&mut Fill::new(&mut bytes)).is_ok()
+        request.write(&mut Fill(&mut bytes)).is_ok()
     };
     assert!(fits(WRAP_AAD_BYTES_MAX) && !fits(WRAP_AAD_BYTES_MAX + 1));
     let listed = |count: usize| {
         let answer = Answer::Ids(vec![id(1); count]);
         let mut bytes = Vec::new();
-        answer
-            .write(&mut Fill::new(&mut bytes))
-            .map(|()| bytes.len())
+        answer.write(&mut Fill(&mut bytes)).map(|()| bytes.len())
     };
     assert!(listed(KEYS_MAX).expect("fits") <= ANSWER_BYTES_MAX);
     assert!(listed(KEYS_MAX + 1).is_err());
