@@ -12,6 +12,14 @@
 //!   be repeated is then repeated once in a fresh one. Generating a key is never repeated.
 //! - When no session can be opened, calls fail at once with that error during a back-off of 100 ms, doubling to 5 s;
 //!   then the worker tries again, asked or not. So the token heals without traffic and without a restart.
+//! - When sessions open but calls fail, five or more in a row (and more than there are workers), the circuit opens:
+//!   calls are [`HsmError::Unavailable`] at once with the last error, but for one every 250 ms that is let through, and
+//!   only when the one before is answered. A call or a heartbeat that succeeds closes it.
+//! - Worker 0, idle for 5 s, wraps and unwraps with the key that was used last (random bytes before that), so that an
+//!   outage shows without traffic. Should that key be gone or unfit, the token is [`State::Down`] until a call with
+//!   some key succeeds; destroying it through this handle makes the heartbeat forget it.
+//! - A session in a worker process ([`crate::process`]) has a deadline of its own and answers [`HsmError::Timeout`]
+//!   itself. The call is then repeated in a fresh session if its own deadline allows, so no worker thread hangs long.
 
 mod pool;
 mod worker;
@@ -113,7 +121,7 @@ pub struct Health {
     pub failures: u64,
     /// Calls that ended at their deadline.
     pub timeouts: u64,
-    /// Calls refused because the queue was full or every worker hung.
+    /// Calls refused because the queue was full, every worker hung, or the circuit was open.
     pub rejected: u64,
 }
 
@@ -207,15 +215,17 @@ impl HsmHandle {
         let verify = self.shared.pool.settings.verify_wraps;
         self.call(true, move |seat| {
             let session = seat.session()?;
-            if !verify {
-                return session.wrap(&key, &aad, plaintext.expose());
-            }
-            let (wrapped, back) = session.wrap_and_unwrap(&key, &aad, plaintext.expose())?;
-            if same_bytes(back.expose(), plaintext.expose()) {
-                Ok(wrapped)
+            let wrapped = if verify {
+                let (wrapped, back) = session.wrap_and_unwrap(&key, &aad, plaintext.expose())?;
+                if !same_bytes(back.expose(), plaintext.expose()) {
+                    return Err(HsmError::WrapNotReadable);
+                }
+                wrapped
             } else {
-                Err(HsmError::WrapNotReadable)
-            }
+                session.wrap(&key, &aad, plaintext.expose())?
+            };
+            seat.used(&key);
+            Ok(wrapped)
         })
         .await
     }
@@ -233,7 +243,9 @@ impl HsmHandle {
     ) -> HsmResult<SecretBytes> {
         let key = key.clone();
         self.call(true, move |seat| {
-            seat.session()?.unwrap(&key, &aad, &wrapped)
+            let secret = seat.session()?.unwrap(&key, &aad, &wrapped)?;
+            seat.used(&key);
+            Ok(secret)
         })
         .await
     }
@@ -244,8 +256,12 @@ impl HsmHandle {
     ///
     /// As [`HsmHandle::wrap`]. After an error the key may be there or not; destroying it again is harmless.
     pub async fn destroy_key(&self, id: BackingKeyId) -> HsmResult<()> {
-        self.call(true, move |seat| seat.session()?.destroy_key(&id))
-            .await
+        self.call(true, move |seat| {
+            seat.session()?.destroy_key(&id)?;
+            seat.destroyed(&id);
+            Ok(())
+        })
+        .await
     }
 
     /// Whether the token holds an object with this identity, fit or not.

@@ -3,7 +3,6 @@
 //!
 //! A test is a function of a token, so that a list of them runs on each way to reach one.
 
-#[expect(dead_code, reason = "the module here is another than SoftHSM itself")]
 mod support;
 
 #[path = "fault_module/ordeal.rs"]

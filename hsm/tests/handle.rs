@@ -242,6 +242,57 @@ async fn a_worker_that_gets_no_session_leaves_the_work_to_the_others() {
 }
 
 #[tokio::test]
+async fn an_open_circuit_answers_without_the_token() {
+    let (hsm, faults, key) = start(1).await;
+    faults.always(Op::Wrap, Fault::Fail);
+    for _ in 0..5 {
+        let answer = wrap(&hsm, &key).await;
+        assert!(matches!(answer, Err(HsmError::Device { .. })), "{answer:?}");
+    }
+    let made = faults.calls(Op::Wrap);
+    for _ in 0..20 {
+        let answer = wrap(&hsm, &key).await;
+        assert!(
+            matches!(answer, Err(HsmError::Unavailable { .. })),
+            "{answer:?}"
+        );
+    }
+    assert_eq!(faults.calls(Op::Wrap), made, "none was made");
+    assert_eq!(hsm.health().rejected, 20);
+}
+
+#[tokio::test]
+async fn a_token_whose_key_is_gone_is_down_though_it_gives_random_bytes() {
+    let memory = MemoryToken::new();
+    let token: Arc<dyn Token> = Arc::new(memory);
+    let hsm = HsmHandle::start(Arc::clone(&token), settings(1)).expect("starts");
+    let id = BackingKeyId::random().expect("randomness");
+    let key = hsm.generate_key(id, "gone").await.expect("generates");
+    wrap(&hsm, &key).await.expect("wraps");
+    assert_eq!(hsm.health().state, State::Ready);
+    let mut other = token.open_session().expect("opens");
+    other.destroy_key(&id).expect("destroys");
+    other.random(&mut [0; 8]).expect("answers");
+    until(&hsm, State::Down).await;
+    let error = hsm.health().last_error.expect("an error");
+    assert!(error.contains("used last is gone"), "{error}");
+}
+
+#[tokio::test]
+async fn a_key_destroyed_by_its_handle_is_not_missed() {
+    let (hsm, faults, key) = start(1).await;
+    wrap(&hsm, &key).await.expect("wraps");
+    hsm.destroy_key(key.id).await.expect("destroys");
+    let beats = faults.calls(Op::Random);
+    let give_up = Instant::now() + Duration::from_secs(8);
+    while faults.calls(Op::Random) == beats {
+        assert!(Instant::now() < give_up, "no heartbeat");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(hsm.health().state, State::Ready);
+}
+
+#[tokio::test]
 async fn health_speaks_before_the_first_call() {
     let hsm = HsmHandle::start(Arc::new(MemoryToken::new()), settings(2)).expect("starts");
     until(&hsm, State::Ready).await;

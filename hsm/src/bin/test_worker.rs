@@ -37,7 +37,7 @@ fn parent(uri: &str, name: OsString, value: OsString) -> ExitCode {
     match session {
         Ok(_session) => {
             println!("open");
-            std::thread::sleep(Duration::from_secs(60));
+            std::thread::sleep(Duration::from_mins(1));
             ExitCode::SUCCESS
         }
         Err(error) => {

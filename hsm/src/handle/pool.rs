@@ -9,11 +9,17 @@ use std::time::{Duration, Instant};
 
 use super::worker::{Answers, Job};
 use super::{Health, HsmSettings, State};
-use crate::{HsmError, HsmResult, Token};
+use crate::{BackingKey, BackingKeyId, HsmError, HsmResult, Token};
 
-/// Worker 0, when idle this long, asks the device for a few random bytes: an outage shows without traffic, and a
-/// network HSM that closes idle sessions (`YubiHSM`: 30 s) does not.
+/// Worker 0, when idle this long, has the device do something: an outage shows without traffic, and a network HSM that
+/// closes idle sessions (`YubiHSM`: 30 s) does not.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// Calls that fail in a row, in a way that speaks against the token, before the circuit opens; and more than there are
+/// workers, since on a token with few sessions all workers but one may find that out in a row.
+const FAILURES_MAX: usize = 4;
+/// How long an open circuit answers by itself before it lets a call through.
+const CIRCUIT_PAUSE: Duration = Duration::from_millis(250);
 
 pub(super) struct Pool {
     pub(super) token: Arc<dyn Token>,
@@ -25,6 +31,10 @@ pub(super) struct Pool {
     device: Mutex<Device>,
     /// Copy of `device.state == Ready`, so that a call in good times takes no second lock.
     ready: AtomicBool,
+    /// Copy of `device.open_until.is_some()`, likewise.
+    open: AtomicBool,
+    /// The key that a call used last with success, for the heartbeat.
+    key: Mutex<Option<BackingKey>>,
     calls: AtomicU64,
     failures: AtomicU64,
     timeouts: AtomicU64,
@@ -46,6 +56,10 @@ struct Device {
     state: State,
     since: Instant,
     last_error: Option<String>,
+    /// Failures since the last success.
+    in_a_row: usize,
+    /// While the circuit is open: when a call is let through next.
+    open_until: Option<Instant>,
 }
 
 /// What a worker is to do next.
@@ -72,8 +86,12 @@ impl Pool {
                 state: State::Unknown,
                 since: Instant::now(),
                 last_error: None,
+                in_a_row: 0,
+                open_until: None,
             }),
             ready: AtomicBool::new(false),
+            open: AtomicBool::new(false),
+            key: Mutex::default(),
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             timeouts: AtomicU64::new(0),
@@ -85,6 +103,9 @@ impl Pool {
 
     /// Queues a job, and wakes a worker only if one sleeps.
     pub(super) fn submit(&self, job: Box<dyn Job>) -> HsmResult<()> {
+        if self.open.load(Ordering::Acquire) {
+            self.pass_open_circuit()?;
+        }
         let mut queue = self.queue();
         if queue.closed {
             return Err(unavailable("the HSM is shut down"));
@@ -108,6 +129,43 @@ impl Pool {
             self.wake.notify_one();
         }
         Ok(())
+    }
+
+    /// Half open: one call in each pause is let through, and the next one only when that is answered or overdue.
+    fn pass_open_circuit(&self) -> HsmResult<()> {
+        let mut device = self.device();
+        let now = Instant::now();
+        match device.open_until {
+            Some(until) if now < until => {
+                self.rejected.fetch_add(1, Ordering::Relaxed);
+                Err(HsmError::Unavailable {
+                    reason: format!("the last {} calls failed", device.in_a_row),
+                    source: device.last_error.clone().map(Into::into),
+                })
+            }
+            Some(_) => {
+                device.open_until = Some(now + self.settings.deadline);
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Takes note of the key that a call has just used.
+    pub(super) fn used(&self, key: &BackingKey) {
+        *self.key() = Some(key.clone());
+    }
+
+    /// The key is destroyed.
+    pub(super) fn destroyed(&self, id: &BackingKeyId) {
+        let mut key = self.key();
+        if key.as_ref().is_some_and(|key| key.id == *id) {
+            *key = None;
+        }
+    }
+
+    pub(super) fn key_used_last(&self) -> Option<BackingKey> {
+        self.key().clone()
     }
 
     /// Waits for something to do, and gives the answers in `done` before that. `retry_at`: when a worker without a
@@ -174,11 +232,15 @@ impl Pool {
     /// Takes note of how a call ended: `None` or an error about the caller's data shows that the device answers.
     pub(super) fn note(&self, error: Option<&HsmError>) {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        self.observe(error);
+        self.observe(error, true);
     }
 
-    /// As [`Pool::note`], for what no caller asked for.
-    pub(super) fn observe(&self, error: Option<&HsmError>) {
+    /// As [`Pool::note`], for what no caller asked for: it may close the circuit, not open it.
+    pub(super) fn note_heartbeat(&self, error: Option<&HsmError>) {
+        self.observe(error, false);
+    }
+
+    fn observe(&self, error: Option<&HsmError>, called: bool) {
         let against = error.filter(|error| speaks_against(error));
         if against.is_none() && self.ready.load(Ordering::Acquire) {
             return;
@@ -192,7 +254,19 @@ impl Pool {
         if let Some(error) = against {
             self.failures.fetch_add(1, Ordering::Relaxed);
             device.last_error = Some(with_causes(error));
+            // The others, a refused PIN for instance, are answered without the token during the back-off anyway.
+            if called && is_costly(error) {
+                device.in_a_row += 1;
+                if device.in_a_row > FAILURES_MAX.max(self.settings.workers) {
+                    device.open_until = Some(Instant::now() + CIRCUIT_PAUSE);
+                }
+            }
+        } else {
+            device.in_a_row = 0;
+            device.open_until = None;
         }
+        self.open
+            .store(device.open_until.is_some(), Ordering::Release);
         if device.state != state {
             device.state = state;
             device.since = Instant::now();
@@ -240,6 +314,10 @@ impl Pool {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn key(&self) -> MutexGuard<'_, Option<BackingKey>> {
+        self.key.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn device(&self) -> MutexGuard<'_, Device> {
         self.device.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -270,6 +348,16 @@ fn speaks_against(error: &HsmError) -> bool {
     error.is_outage() || matches!(error, HsmError::Config(_) | HsmError::Random(_))
 }
 
+fn is_costly(error: &HsmError) -> bool {
+    matches!(
+        error,
+        HsmError::Timeout(_)
+            | HsmError::Unavailable { .. }
+            | HsmError::Device { .. }
+            | HsmError::WrapNotReadable
+    )
+}
+
 fn unavailable(reason: &str) -> HsmError {
     HsmError::Unavailable {
         reason: reason.into(),
@@ -286,4 +374,99 @@ fn with_causes(error: &HsmError) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handle::worker::Seat;
+    use crate::testing::memory::MemoryToken;
+
+    struct Nothing;
+
+    impl Job for Nothing {
+        fn wanted(&self, _now: Instant) -> bool {
+            true
+        }
+
+        fn run(&mut self, _seat: &mut Seat<'_>) -> bool {
+            false
+        }
+
+        fn was_quick(&self) -> bool {
+            true
+        }
+
+        fn answer(self: Box<Self>) {}
+    }
+
+    fn pool(workers: usize) -> Pool {
+        let settings = HsmSettings {
+            workers,
+            ..HsmSettings::default()
+        };
+        Pool::new(Arc::new(MemoryToken::new()), settings)
+    }
+
+    fn passes(pool: &Pool) -> bool {
+        pool.submit(Box::new(Nothing)).is_ok()
+    }
+
+    #[test]
+    fn the_circuit_opens_at_its_limit_lets_one_through_and_closes_on_success() {
+        let pool = pool(1);
+        let failed = unavailable("test");
+        for _ in 0..FAILURES_MAX {
+            pool.note(Some(&failed));
+        }
+        assert!(passes(&pool));
+        pool.note(Some(&failed));
+        assert!(!passes(&pool) && !passes(&pool));
+        std::thread::sleep(CIRCUIT_PAUSE);
+        assert!(passes(&pool), "half open");
+        assert!(!passes(&pool), "one at a time");
+        pool.note(Some(&failed));
+        assert!(!passes(&pool));
+        std::thread::sleep(CIRCUIT_PAUSE);
+        assert!(passes(&pool));
+        pool.note(None);
+        assert!(passes(&pool) && passes(&pool));
+    }
+
+    #[test]
+    fn heartbeats_close_the_circuit_and_do_not_open_it() {
+        let pool = pool(1);
+        let failed = unavailable("test");
+        for _ in 0..3 * FAILURES_MAX {
+            pool.note_heartbeat(Some(&failed));
+        }
+        assert!(passes(&pool));
+        for _ in 0..=FAILURES_MAX {
+            pool.note(Some(&failed));
+        }
+        assert!(!passes(&pool));
+        pool.note_heartbeat(None);
+        assert!(passes(&pool));
+    }
+
+    #[test]
+    fn as_many_failures_as_workers_open_no_circuit() {
+        let pool = pool(16);
+        let failed = unavailable("test");
+        for _ in 0..16 {
+            pool.note(Some(&failed));
+        }
+        assert!(passes(&pool));
+        pool.note(Some(&failed));
+        assert!(!passes(&pool));
+    }
+
+    #[test]
+    fn a_refused_pin_opens_no_circuit() {
+        let pool = pool(1);
+        for _ in 0..3 * FAILURES_MAX {
+            pool.note(Some(&HsmError::PinRejected("it is wrong")));
+        }
+        assert!(passes(&pool));
+    }
 }

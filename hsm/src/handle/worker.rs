@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::pool::{Next, Pool};
-use crate::{HsmError, HsmResult, Session, Token};
+use crate::{BackingKey, BackingKeyId, HsmError, HsmResult, Session, Token};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// Bytes asked for by a heartbeat.
+/// Bytes that a heartbeat asks for, or wraps.
 const HEARTBEAT_BYTES: usize = 8;
+const HEARTBEAT_AAD: &[u8] = b"strongroom heartbeat";
 
 /// Answers that a worker may keep back for the next ones, and how quick a call must be for that. Waking the callers'
 /// runtime costs the worker as much as half a `SoftHSM` call, and one wake-up serves several answers. Should the module
@@ -158,6 +159,8 @@ pub(super) struct Seat<'p> {
     /// When this worker opens a session unasked.
     retry_at: Option<Instant>,
     backoff: Duration,
+    /// Whose use the pool knows from this worker.
+    key: Option<BackingKeyId>,
 }
 
 impl<'p> Seat<'p> {
@@ -168,7 +171,21 @@ impl<'p> Seat<'p> {
             failure: None,
             retry_at: None,
             backoff: BACKOFF_MIN,
+            key: None,
         }
+    }
+
+    /// The call has used `key`, with success.
+    pub(super) fn used(&mut self, key: &BackingKey) {
+        if self.key != Some(key.id) {
+            self.key = Some(key.id);
+            self.pool.used(key);
+        }
+    }
+
+    /// The call has destroyed this key.
+    pub(super) fn destroyed(&mut self, id: &BackingKeyId) {
+        self.pool.destroyed(id);
     }
 
     pub(super) fn token(&self) -> &dyn Token {
@@ -241,7 +258,7 @@ impl<'p> Seat<'p> {
             self.leave();
             beat = self.beat();
         }
-        self.pool.observe(beat.as_ref().err());
+        self.pool.note_heartbeat(beat.as_ref().err());
         match beat {
             Ok(()) => self.backoff = BACKOFF_MIN,
             Err(error) => {
@@ -253,8 +270,29 @@ impl<'p> Seat<'p> {
         }
     }
 
+    /// A wrap and its unwrap with the key that was used last: a token may give random bytes while its keys are gone.
+    /// Random bytes when no key has been used yet.
     fn beat(&mut self) -> HsmResult<()> {
-        guarded(|| self.session()?.random(&mut [0; HEARTBEAT_BYTES]))
+        let key = self.pool.key_used_last();
+        guarded(|| {
+            let session = self.session()?;
+            let Some(key) = &key else {
+                return session.random(&mut [0; HEARTBEAT_BYTES]);
+            };
+            let plaintext = [0; HEARTBEAT_BYTES];
+            match session.wrap_and_unwrap(key, HEARTBEAT_AAD, &plaintext) {
+                Ok((_, back)) if back.expose() == plaintext => Ok(()),
+                Ok(_) => Err(HsmError::WrapNotReadable),
+                // To a caller this is an answer about a key; here it is the key that worked a while ago.
+                Err(gone @ (HsmError::KeyNotFound(_) | HsmError::Unfit { .. })) => {
+                    Err(HsmError::Unavailable {
+                        reason: "the key that was used last is gone".into(),
+                        source: Some(gone.into()),
+                    })
+                }
+                Err(error) => Err(error),
+            }
+        })
     }
 
     fn backing_off(&self) -> Option<&Arc<HsmError>> {

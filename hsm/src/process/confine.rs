@@ -72,7 +72,7 @@ fn ignore(signal: libc::c_int) -> io::Result<()> {
 }
 
 /// Ends the process without the exit handlers and global destructors of the module: `SoftHSM` crashes in them
-/// (SoftHSMv2 #635, #780). The one exit of the crate; a worker has nothing to unwind that its end does not end.
+/// (`SoftHSMv2` #635, #780). The one exit of the crate; a worker has nothing to unwind that its end does not end.
 pub(super) fn leave(code: libc::c_int) -> ! {
     #[expect(unsafe_code, reason = "std's exit runs the module's destructors")]
     // SAFETY: _exit(2) takes a number and does not return.

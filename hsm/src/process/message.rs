@@ -39,10 +39,7 @@
 //! | 8b | ids | list of id |
 //! | ff | failed | error u8 ‖ its fields |
 //!
-//! The errors: 1 key not found (id), 2 key exists (id), 3 unauthentic, 4 too long (what text ‖ bytes u64), 5 busy,
-//! 6 timeout (milliseconds u64), 7 unavailable (reason text ‖ option cause text), 8 PIN rejected (reason text),
-//! 9 unfit (id ‖ reason text), 10 unsafe token (text), 11 configuration (text), 12 wrap not readable, 13 device
-//! (function text ‖ cause text), 14 no randomness (cause text). A cause is the chain of causes in one line.
+//! The errors are those of [`failure`].
 //!
 //! Hello has the same form in every version, so that two versions can tell each other apart.
 
@@ -50,13 +47,13 @@ use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use super::failure::{self, TEXT_BYTES_MAX};
 use super::objects::Access;
 use super::wire::{Broken, Fields, Fill, Frame, VERSION};
-use crate::pkcs11::pin::{PIN_BYTES_MAX, REASONS};
+use crate::pkcs11::pin::PIN_BYTES_MAX;
 use crate::pkcs11::{Pkcs11Config, TokenSelector};
 use crate::{
     BackingKey, BackingKeyId, Canary, Fact, HsmError, HsmHandle, HsmResult, KeyBlob, Report,
@@ -70,7 +67,6 @@ pub(super) const KEYS_MAX: usize = 65_536;
 pub(super) const PIN_ASKS_MAX: usize = 2;
 
 const MAGIC: &[u8; 14] = b"strongroom hsm";
-const TEXT_BYTES_MAX: usize = 1024;
 const PATH_BYTES_MAX: usize = 4096;
 const INIT_ARGS_BYTES_MAX: usize = 4096;
 const FACTS_MAX: usize = 1024;
@@ -148,17 +144,22 @@ impl<'a> Request<'a> {
 
     pub(super) fn access(&self) -> Access {
         match self {
-            Self::Hello { .. } | Self::Configure(_) | Self::Pin(_) => Access::None,
-            // These find their key once in a while. Were they to wait for leave, a key in the making would hold up all.
-            Self::Wrap { .. } | Self::Unwrap { .. } => Access::None,
+            // Wraps and unwraps find their key once in a while. Were they to wait for leave, a key in the making would
+            // hold up all.
+            Self::Hello { .. }
+            | Self::Configure(_)
+            | Self::Pin(_)
+            | Self::Wrap { .. }
+            | Self::Unwrap { .. } => Access::None,
             Self::MakeCanary { .. }
             | Self::Contains(_)
             | Self::Probe(_)
             | Self::ListKeys
             | Self::Random(_) => Access::Look,
             // A login counts tries, in an object of the token.
-            Self::Open | Self::Info | Self::Report => Access::Change,
-            Self::Generate { .. } | Self::Destroy(_) => Access::Change,
+            Self::Open | Self::Info | Self::Report | Self::Generate { .. } | Self::Destroy(_) => {
+                Access::Change
+            }
         }
     }
 
@@ -316,9 +317,11 @@ impl Answer {
             Self::Flag(flag) => out.u8(u8::from(*flag)),
             Self::Ids(ids) => {
                 out.u32(count_of("list of keys", ids.len(), KEYS_MAX)?);
-                ids.iter().for_each(|id| out.id(id));
+                for id in ids {
+                    out.id(id);
+                }
             }
-            Self::Failed(error) => write_error(out, error),
+            Self::Failed(error) => failure::write(out, error),
         }
         Ok(())
     }
@@ -366,7 +369,7 @@ impl Answer {
                 }
                 Self::Ids(ids)
             }
-            0xff => Self::Failed(read_error(&mut from)?),
+            0xff => Self::Failed(failure::read(&mut from)?),
             _ => return Err(Broken::Malformed("an unknown answer")),
         };
         from.end()?;
@@ -377,7 +380,9 @@ impl Answer {
 const OTHER_VERSION: Broken = Broken::Malformed("a frame of another version");
 
 fn write_hello(out: &mut Fill<'_>, build: &str) {
-    MAGIC.iter().for_each(|byte| out.u8(*byte));
+    for byte in MAGIC {
+        out.u8(*byte);
+    }
     out.words(build, TEXT_BYTES_MAX);
 }
 
@@ -527,167 +532,5 @@ fn count_of(what: &'static str, count: usize, max: usize) -> HsmResult<u32> {
     }
 }
 
-fn write_error(out: &mut Fill<'_>, error: &HsmError) {
-    let words = |out: &mut Fill<'_>, text: &str| out.words(text, TEXT_BYTES_MAX);
-    match error {
-        HsmError::KeyNotFound(id) => {
-            out.u8(1);
-            out.id(id);
-        }
-        HsmError::KeyExists(id) => {
-            out.u8(2);
-            out.id(id);
-        }
-        HsmError::Unauthentic => out.u8(3),
-        HsmError::TooLong { what, bytes } => {
-            out.u8(4);
-            words(out, what);
-            out.u64(u64::try_from(*bytes).unwrap_or(u64::MAX));
-        }
-        HsmError::Busy => out.u8(5),
-        HsmError::Timeout(after) => {
-            out.u8(6);
-            out.u64(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
-        }
-        HsmError::Unavailable { reason, source } => {
-            out.u8(7);
-            words(out, reason);
-            out.u8(u8::from(source.is_some()));
-            if let Some(source) = source {
-                words(out, &chain(source.as_ref()));
-            }
-        }
-        HsmError::PinRejected(reason) => {
-            out.u8(8);
-            words(out, reason);
-        }
-        HsmError::Unfit { id, reason } => {
-            out.u8(9);
-            out.id(id);
-            words(out, reason);
-        }
-        HsmError::UnsafeToken(text) => {
-            out.u8(10);
-            words(out, text);
-        }
-        HsmError::Config(text) => {
-            out.u8(11);
-            words(out, text);
-        }
-        HsmError::WrapNotReadable => out.u8(12),
-        HsmError::Device { function, source } => {
-            out.u8(13);
-            words(out, function);
-            words(out, &chain(source.as_ref()));
-        }
-        HsmError::Random(source) => {
-            out.u8(14);
-            words(out, &chain(source.as_ref()));
-        }
-    }
-}
-
-fn read_error(from: &mut Fields<'_>) -> Result<HsmError, Broken> {
-    Ok(match from.u8()? {
-        1 => HsmError::KeyNotFound(from.id()?),
-        2 => HsmError::KeyExists(from.id()?),
-        3 => HsmError::Unauthentic,
-        4 => HsmError::TooLong {
-            what: known(from.text(TEXT_BYTES_MAX)?, LENGTHS).unwrap_or("something"),
-            bytes: usize::try_from(from.u64()?).unwrap_or(usize::MAX),
-        },
-        5 => HsmError::Busy,
-        6 => HsmError::Timeout(Duration::from_millis(from.u64()?)),
-        7 => HsmError::Unavailable {
-            reason: from.text(TEXT_BYTES_MAX)?.to_owned(),
-            source: match from.flag()? {
-                true => Some(from.text(TEXT_BYTES_MAX)?.into()),
-                false => None,
-            },
-        },
-        8 => HsmError::PinRejected(
-            known(from.text(TEXT_BYTES_MAX)?, REASONS).unwrap_or("for a reason of its own"),
-        ),
-        9 => HsmError::Unfit {
-            id: from.id()?,
-            reason: from.text(TEXT_BYTES_MAX)?.to_owned(),
-        },
-        10 => HsmError::UnsafeToken(from.text(TEXT_BYTES_MAX)?.to_owned()),
-        11 => HsmError::Config(from.text(TEXT_BYTES_MAX)?.to_owned()),
-        12 => HsmError::WrapNotReadable,
-        13 => {
-            let (function, cause) = (from.text(TEXT_BYTES_MAX)?, from.text(TEXT_BYTES_MAX)?);
-            match known(function, FUNCTIONS) {
-                Some(function) => HsmError::Device {
-                    function,
-                    source: cause.into(),
-                },
-                None => HsmError::Device {
-                    function: "a call in the worker process",
-                    source: format!("{function}: {cause}").into(),
-                },
-            }
-        }
-        14 => HsmError::Random(from.text(TEXT_BYTES_MAX)?.into()),
-        _ => return Err(Broken::Malformed("an unknown error")),
-    })
-}
-
-/// `text` as one of ours: errors name things by text that lives for ever, and a worker must not make us keep its own.
-fn known(text: &str, names: &'static [&'static str]) -> Option<&'static str> {
-    names.iter().find(|name| **name == text).copied()
-}
-
-/// What [`HsmError::TooLong`] speaks of.
-const LENGTHS: &[&str] = &["plaintext", "AAD", "key blob", "random", "list of keys"];
-
-/// The functions that [`HsmError::Device`] names (PKCS#11 v3.1 §5); others are named in its cause.
-const FUNCTIONS: &[&str] = &[
-    "C_CloseSession",
-    "C_CopyObject",
-    "C_CreateObject",
-    "C_Decrypt",
-    "C_DecryptInit",
-    "C_DecryptMessage",
-    "C_DestroyObject",
-    "C_Encrypt",
-    "C_EncryptInit",
-    "C_EncryptMessage",
-    "C_FindObjects",
-    "C_GenerateKey",
-    "C_GenerateRandom",
-    "C_GetAttributeValue",
-    "C_GetInfo",
-    "C_GetMechanismInfo",
-    "C_GetMechanismList",
-    "C_GetSessionInfo",
-    "C_GetSlotInfo",
-    "C_GetSlotList",
-    "C_GetTokenInfo",
-    "C_InitPIN",
-    "C_InitToken",
-    "C_Initialize",
-    "C_Login",
-    "C_Logout",
-    "C_MessageDecryptInit",
-    "C_MessageEncryptInit",
-    "C_OpenSession",
-    "C_SetAttributeValue",
-    "C_Sign",
-    "C_SignInit",
-    "C_UnwrapKey",
-    "C_Verify",
-    "C_VerifyInit",
-    "C_WrapKey",
-];
-
-/// An error and its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
+#[cfg(test)]
+mod tests;

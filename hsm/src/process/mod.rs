@@ -37,6 +37,7 @@
 //! specified in `message.rs` (what is said) and `wire.rs` (frames).
 
 mod confine;
+mod failure;
 mod keeper;
 mod link;
 mod login;
@@ -68,7 +69,7 @@ use crate::{HsmError, HsmResult, Report, Session, Token, TokenInfo};
 const BUILD: &str = env!("CARGO_PKG_VERSION");
 
 /// How long a report may take: it tries much, and nobody waits for it in a request.
-const REPORT_DEADLINE: Duration = Duration::from_secs(60);
+const REPORT_DEADLINE: Duration = Duration::from_mins(1);
 
 /// What a program's `main` calls, and returns, when it is started as a worker: before it reads a file or starts a
 /// thread. Does not return if all goes well.

@@ -29,7 +29,12 @@ impl ProcessSession {
         take: impl FnOnce(Answer) -> Option<T>,
     ) -> HsmResult<T> {
         let give_up = Instant::now() + self.deadline;
-        let answer = self.link.exchange_within(request, give_up, self.deadline)?;
+        let answer = self.link.exchange_within(request, give_up, self.deadline);
+        let answer = answer.map_err(|error| match error {
+            // Some of it may have gone by before the worker was asked.
+            HsmError::Timeout(_) => HsmError::Timeout(self.deadline),
+            other => other,
+        })?;
         take(answer).ok_or_else(|| {
             let other = Broken::Malformed("an answer to another question");
             self.link.fail(other, self.deadline)

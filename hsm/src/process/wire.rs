@@ -212,7 +212,7 @@ fn broken(error: std::io::Error) -> Broken {
 }
 
 /// Where the fields of a frame are written.
-pub(super) struct Fill<'a>(&'a mut Vec<u8>);
+pub(super) struct Fill<'a>(pub(super) &'a mut Vec<u8>);
 
 impl Fill<'_> {
     pub(super) fn u8(&mut self, value: u8) {
@@ -326,3 +326,69 @@ impl<'a> Fields<'a> {
 }
 
 const SHORT: Broken = Broken::Malformed("a frame is shorter than its fields");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (Channel, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().expect("sockets");
+        (Channel::new(ours), theirs)
+    }
+
+    #[test]
+    fn a_frame_that_trickles_in_gains_no_time() {
+        let (mut ours, mut theirs) = pair();
+        const DEADLINE: Duration = Duration::from_millis(100);
+        ours.set_timeout(Some(DEADLINE)).expect("sets");
+        let trickle = std::thread::spawn(move || {
+            let frame = [0, 0, 0, 200, VERSION, 0x82];
+            for byte in frame.into_iter().chain([0; 198]) {
+                if theirs.write_all(&[byte]).is_err() {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let began = Instant::now();
+        let answer = ours.receive(ANSWER_BYTES_MAX, Some(began + DEADLINE));
+        assert!(matches!(answer, Err(Broken::Late)), "{answer:?}");
+        assert!(began.elapsed() < DEADLINE * 3);
+        drop(ours);
+        trickle.join().expect("does not panic");
+    }
+
+    #[test]
+    fn lengths_out_of_range_are_refused_before_anything_is_read() {
+        let long = u32::try_from(REQUEST_BYTES_MAX + 1).expect("small");
+        for length in [0, 1, long, u32::MAX] {
+            let (mut ours, mut theirs) = pair();
+            theirs.write_all(&length.to_be_bytes()).expect("writes");
+            let answer = ours.receive(REQUEST_BYTES_MAX, None);
+            assert!(matches!(answer, Err(Broken::Malformed(_))), "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn two_frames_at_once_are_refused() {
+        let (mut ours, mut theirs) = pair();
+        let frame = [0, 0, 0, 2, VERSION, 0x82];
+        theirs.write_all(&[frame, frame].concat()).expect("writes");
+        let answer = ours.receive(ANSWER_BYTES_MAX, None);
+        assert!(matches!(answer, Err(Broken::Malformed(_))), "{answer:?}");
+    }
+
+    #[test]
+    fn nothing_stays_in_the_buffers() {
+        let (mut ours, theirs) = pair();
+        let mut theirs = Channel::new(theirs);
+        let sent = ours.send(3, None, |out| out.bytes("PIN", b"secret", 10));
+        sent.expect("fits").expect("goes");
+        let frame = theirs.receive(REQUEST_BYTES_MAX, None).expect("comes");
+        let mut fields = frame.fields;
+        assert_eq!(fields.bytes(10).expect("reads"), b"secret");
+        theirs.forget();
+        assert!(theirs.inbox.iter().all(|byte| *byte == 0));
+        assert!(ours.out.is_empty());
+    }
+}
