@@ -84,6 +84,42 @@ tests_on! { thread: super::Bench::token =>
     a_token_that_wants_zeros_for_an_iv_refuses_ours_cleanly
 }
 
+// Every fault, with the module in processes of its own.
+tests_on! { process: super::Bench::token_in_processes =>
+    lost_sessions_are_opened_again
+    sessions_closed_behind_our_back_are_opened_again
+    a_session_lost_once_costs_no_call
+    invalid_object_handles_are_found_again
+    a_removed_device_is_found_again
+    an_absent_token_is_found_again
+    a_user_said_to_be_logged_out_logs_in_again
+    a_user_logged_out_behind_our_back_logs_in_again
+    a_login_that_is_there_already_is_as_good
+    a_login_said_to_be_there_that_is_not_heals
+    general_errors_of_encrypt_are_the_tokens
+    general_errors_of_decrypt_are_the_tokens
+    general_errors_of_find_are_the_tokens
+    general_errors_now_and_then_blame_nobody
+    failed_functions_are_the_tokens
+    no_more_sessions_for_a_while
+    no_memory_for_a_while
+    a_wrong_ciphertext_is_never_acknowledged
+    a_wrong_plaintext_is_found_out_at_the_next_canary
+    an_output_length_beyond_the_buffer_is_refused
+    an_output_length_within_the_buffer_is_refused
+    a_handle_of_another_key_is_not_used
+    keys_renumbered_with_their_sessions_lost_are_found_again
+    keys_renumbered_without_a_word_are_noticed_within_a_second
+    a_slow_token_is_waited_for
+    a_token_slower_than_the_deadline_times_out
+    one_call_that_hangs_leaves_the_others_be
+    calls_that_all_hang_heal_when_they_return
+    gcm_that_is_gone_is_missed_cleanly
+    a_token_that_wants_zeros_for_an_iv_refuses_ours_cleanly
+    calls_that_hang_for_ever_cost_a_process_and_no_more
+    a_module_that_crashes_ends_its_own_process_only
+}
+
 async fn lost_sessions_are_opened_again(bench: &Bench, token: Arc<dyn Token>) {
     let fault = || vec![bench.arm(&USES, Fault::Answer(sys::CKR_SESSION_HANDLE_INVALID))];
     ordeal("CKR_SESSION_HANDLE_INVALID", token, fault)
@@ -333,7 +369,8 @@ async fn one_call_that_hangs_leaves_the_others_be(bench: &Bench, token: Arc<dyn 
     let fault = || vec![bench.arm_for(&["C_Encrypt"], Fault::HangUntilLifted, 1)];
     let figures = ordeal("one call hangs", token, fault).await;
     figures.assert_sound();
-    assert_eq!(figures.failures(), 1, "{figures}");
+    // None, where the worker that hangs is ended and another one repeats the call in time.
+    assert!(figures.failures() <= 1, "{figures}");
 }
 
 async fn calls_that_all_hang_heal_when_they_return(bench: &Bench, token: Arc<dyn Token>) {
@@ -358,10 +395,6 @@ async fn a_token_that_wants_zeros_for_an_iv_refuses_ours_cleanly(
 }
 
 /// The module's process can be ended, and the next one does not hang.
-#[expect(
-    dead_code,
-    reason = "for tokens in a process of their own, which are to come"
-)]
 async fn calls_that_hang_for_ever_cost_a_process_and_no_more(bench: &Bench, token: Arc<dyn Token>) {
     let fault = || vec![bench.arm(&["C_Encrypt", "C_Decrypt"], Fault::Hang)];
     let figures = ordeal("calls hang for ever", token, fault).await;
@@ -370,10 +403,6 @@ async fn calls_that_hang_for_ever_cost_a_process_and_no_more(bench: &Bench, toke
 }
 
 /// Ended by the module, once, several times, and all the time.
-#[expect(
-    dead_code,
-    reason = "for tokens in a process of their own, which are to come"
-)]
 async fn a_module_that_crashes_ends_its_own_process_only(bench: &Bench, token: Arc<dyn Token>) {
     let crashes = [
         (Fault::Abort, &["C_Encrypt"][..], 1),

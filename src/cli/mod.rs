@@ -88,6 +88,10 @@ fn load(file: ConfigFile) -> Result<RawConfig, CliError> {
     Ok(raw)
 }
 
+/// The library of the TPM would write every refusal to standard error: callers could flood the log with bad
+/// ciphertexts. What it has to say comes back as an error, too.
+const TPM_LIBRARY_QUIET: (&str, &str) = ("TSS2_LOG", "all+NONE");
+
 /// The environment of all modules that are loaded into this process, as [`with_environment`] sets it.
 ///
 /// # Errors
@@ -97,14 +101,17 @@ fn with_module_environment(config: &Config) -> Result<(), CliError> {
     let mut env = BTreeMap::new();
     for group in std::iter::once(&config.hsm).chain(config.groups.values()) {
         for token in &group.tokens {
-            // A worker process is given its own.
-            let TokenConfig::Pkcs11 {
-                isolation: Isolation::Thread,
-                env: wanted,
-                ..
-            } = token
-            else {
-                continue;
+            let (name, value) = TPM_LIBRARY_QUIET;
+            let quiet = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+            let wanted = match token {
+                TokenConfig::Pkcs11 {
+                    isolation: Isolation::Thread,
+                    env,
+                    ..
+                } => env,
+                // A worker process is given its own.
+                TokenConfig::Pkcs11 { .. } => continue,
+                TokenConfig::Tpm(_) => &quiet,
             };
             for (name, value) in wanted {
                 let other = env.insert(name.clone(), value.clone());

@@ -164,6 +164,7 @@ fn the_store_knows_no_wire() {
 #[test]
 fn each_foreign_library_has_one_door() {
     only("cryptoki", &["hsm/src/pkcs11/"]);
+    only("tss_esapi", &["hsm/src/tpm/"]);
     only("s3s::", &["src/s3/", "src/server/endpoint.rs"]);
     only("axum", &["src/server/"]);
     only("redb::", &["src/meta/"]);
@@ -176,8 +177,16 @@ fn only_the_configuration_reads_the_environment() {
 }
 
 #[test]
-fn unsafe_code_is_in_the_one_file_that_calls_the_module() {
-    only("unsafe {", &["hsm/src/pkcs11/aead.rs"]);
+fn unsafe_code_is_in_the_files_that_call_foreign_code() {
+    only(
+        "unsafe {",
+        &[
+            "hsm/src/pkcs11/raw/",
+            "hsm/src/process/confine.rs",
+            "hsm/src/tpm/esys/",
+            "hsm/src/tpm/esys.rs",
+        ],
+    );
 }
 
 #[test]

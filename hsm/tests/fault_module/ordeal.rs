@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use strongroom_fault_module::{Armed, CONTROL_VARIABLE, Control, FILE_NAME, Fault, Times};
 use strongroom_hsm::pkcs11::{Pkcs11Config, Pkcs11Token};
+use strongroom_hsm::process::{ProcessSettings, ProcessToken, WorkerCommand};
 use strongroom_hsm::{
     BackingKey, BackingKeyId, HsmError, HsmHandle, HsmSettings, SecretBytes, State, Token,
     WrapScheme, Wrapped,
@@ -18,7 +19,11 @@ use crate::support::SoftHsm;
 
 pub(crate) const LABEL: &str = "faults";
 
+/// Of a call through the handle.
+const DEADLINE: Duration = Duration::from_millis(700);
+
 const CONTROL_FILE: &str = "control";
+const WORKER: &str = env!("CARGO_BIN_EXE_strongroom-hsm-test-worker");
 
 /// Callers that wrap and unwrap all the time.
 const CALLERS: usize = 8;
@@ -92,6 +97,27 @@ impl Bench {
         Arc::new(Pkcs11Token::new(self.config()))
     }
 
+    /// The token in worker processes.
+    pub(crate) fn token_in_processes(&self) -> Arc<dyn Token> {
+        let environment = [
+            (CONTROL_VARIABLE.into(), self.control_file().into()),
+            (
+                "SOFTHSM2_CONF".into(),
+                self.softhsm.dir.join("softhsm2.conf").into(),
+            ),
+        ];
+        let settings = ProcessSettings {
+            command: WorkerCommand {
+                program: WORKER.into(),
+                ..WorkerCommand::default()
+            },
+            environment: environment.into(),
+            call_deadline: DEADLINE.mul_f64(0.4),
+            start_deadline: DEADLINE.mul_f64(0.8),
+        };
+        Arc::new(ProcessToken::new(self.config(), settings).expect("sane settings"))
+    }
+
     /// The token, which chooses the IV.
     pub(crate) fn token_with_its_iv(&self) -> Arc<dyn Token> {
         Arc::new(Pkcs11Token::new(Pkcs11Config {
@@ -125,7 +151,7 @@ fn encoded(path: &Path) -> String {
 /// A handle with settings that make a short test of it.
 pub(crate) fn start(token: Arc<dyn Token>) -> HsmHandle {
     let settings = HsmSettings {
-        deadline: Duration::from_millis(700),
+        deadline: DEADLINE,
         ..HsmSettings::default()
     };
     HsmHandle::start(token, settings).expect("starts")
