@@ -3,6 +3,11 @@
 //!
 //! `cargo run --release -p strongroom-hsm --example isolation`
 
+#![expect(
+    clippy::cast_precision_loss,
+    reason = "a few thousand calls are counted"
+)]
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -100,7 +105,7 @@ fn sessions(inside: &Arc<dyn Token>, isolated: &Arc<dyn Token>, key: &BackingKey
     type Act = fn(&mut dyn Session, &BackingKey);
     let acts: [(&str, Act); 4] = [
         ("random 8 bytes", |session, _| {
-            session.random(&mut [0; 8]).expect("answers")
+            session.random(&mut [0; 8]).expect("answers");
         }),
         ("wrap", |session, key| {
             session.wrap(key, &[3; 64], &[7; 32]).expect("wraps");

@@ -409,7 +409,9 @@ fn workers_die_with_their_parent() {
     let number = i32::try_from(parent.id()).expect("a number");
     let workers = children_of(number);
     // Stopped, so that it is not the end of the socket that it dies of.
-    workers.iter().for_each(|worker| worker.send(Signal::STOP));
+    for worker in &workers {
+        worker.send(Signal::STOP);
+    }
     parent.kill().expect("kills");
     parent.wait().expect("waits");
     assert_eq!(workers.len(), 1);
@@ -483,6 +485,9 @@ fn a_worker_leaves_no_core_and_heeds_no_terminal() {
     until("it ends with its session", || !worker.lives());
 }
 
+/// The user `nobody`.
+const NOBODY: u32 = 65_534;
+
 /// The files in `/proc` of a process that may be traced belong to its user, of one that may not to root (proc(5)).
 #[test]
 fn a_worker_may_not_be_traced_when_its_pin_arrives() {
@@ -490,7 +495,6 @@ fn a_worker_may_not_be_traced_when_its_pin_arrives() {
         rustix::process::geteuid().is_root(),
         "run as root: the worker of this test is another user's"
     );
-    const NOBODY: u32 = 65_534;
     let dir = tempfile::tempdir().expect("a directory");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("sets");
     let program = dir.path().join("worker");
@@ -522,11 +526,11 @@ fn a_worker_may_not_be_traced_when_its_pin_arrives() {
     other.wait().expect("waits");
 
     let conf = open_copy(dir.path());
-    let owned = Command::new("chown")
+    let given = Command::new("chown")
         .args(["-R", &nobody])
         .arg(dir.path())
         .status();
-    assert!(owned.expect("chown is there").success());
+    assert!(given.expect("chown is there").success());
     let program = program.to_str().expect("UTF-8");
     let settings = ProcessSettings {
         command: WorkerCommand {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::login::UnderWay;
 use super::message::{Answer, PIN_ASKS_MAX, Request, Secret};
 use super::objects::Access;
-use super::wire::{ANSWER_BYTES_MAX, Broken, Channel, VERSION};
+use super::wire::{ANSWER_BYTES_MAX, Broken, Channel, POLLS_BY_PARENT, VERSION};
 use super::{BUILD, ProcessSettings, Shared, keeper};
 use crate::{HsmError, HsmResult};
 
@@ -64,7 +64,7 @@ impl Link {
         let child = keeper::start(command, left(give_up)).map_err(failed)?;
         let mut link = Self {
             child: Some(child),
-            channel: Channel::new(ours),
+            channel: Channel::new(ours, POLLS_BY_PARENT),
             shared: Arc::clone(shared),
         };
         let hello = Request::Hello { build: BUILD };

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::confine::{confine, leave};
 use super::message::{Answer, Request};
-use super::wire::{Broken, Channel, REQUEST_BYTES_MAX, VERSION};
+use super::wire::{Broken, Channel, POLLS_BY_WORKER, REQUEST_BYTES_MAX, VERSION};
 use crate::pkcs11::{Pkcs11Config, Pkcs11Token};
 use crate::{HsmError, HsmResult, Session, Token};
 
@@ -31,14 +31,14 @@ fn serve(build: &str) -> Result<(), String> {
     })?;
     let socket = || stdin.as_fd().try_clone_to_owned().map(UnixStream::from);
     let socket = || socket().map_err(|error| format!("no socket: {error}"));
-    let mut channel = Channel::new(socket()?);
+    let mut channel = Channel::new(socket()?, POLLS_BY_WORKER);
     if !greet(&mut channel, build)? {
         return Ok(());
     }
     let Some(config) = configuration(&mut channel)? else {
         return Ok(());
     };
-    let line = Mutex::new(Channel::new(socket()?));
+    let line = Mutex::new(Channel::new(socket()?, POLLS_BY_WORKER));
     let token = Pkcs11Token::with_pin_from(config, move || {
         ask_for_pin(&mut line.lock().unwrap_or_else(PoisonError::into_inner))
     });

@@ -300,10 +300,10 @@ fn a_long_list_passes_through_a_socket_whole() {
     let (ours, theirs) = UnixStream::pair().expect("sockets");
     let sender = std::thread::spawn(move || {
         let answer = Answer::Ids(vec![id(5); KEYS_MAX]);
-        let sent = Channel::new(theirs).send(answer.kind(), None, |out| answer.write(out));
+        let sent = Channel::new(theirs, 0).send(answer.kind(), None, |out| answer.write(out));
         sent.expect("fits").expect("goes");
     });
-    let mut ours = Channel::new(ours);
+    let mut ours = Channel::new(ours, 0);
     let frame = ours.receive(ANSWER_BYTES_MAX, None).expect("comes");
     match Answer::read(frame).expect("reads") {
         Answer::Ids(ids) => assert_eq!(ids.len(), KEYS_MAX),
