@@ -17,14 +17,16 @@ fn python(file: &str) -> Command {
     command
 }
 
-fn run(file: &str, test: &str) {
+/// Runs a test with the token that `tests/it/python/tokens.py` knows by this name.
+fn run_on(token: &str, file: &str, test: &str) {
     let output = python(file)
         .arg(test)
+        .env("STRONGROOM_TEST_TOKEN", token)
         .output()
         .expect("python3 and boto3: run ci/setup");
     assert!(
         output.status.success(),
-        "{file}.py {test}\n{}\n{}",
+        "{file}.py {test} on {token}\n{}\n{}",
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
@@ -35,11 +37,59 @@ macro_rules! python_tests {
         $(mod $file {
             $(#[test]
             fn $test() {
-                super::run(stringify!($file), stringify!($test));
+                super::run_on("softhsm", stringify!($file), stringify!($test));
             })*
         })*
         const LISTED: &[(&str, &[&str])] = &[$((stringify!($file), &[$(stringify!($test)),*])),*];
     };
+}
+
+/// The walk on other tokens: what `ci/matrix` runs.
+macro_rules! the_walk {
+    ($($on:ident: $token:literal;)*) => {
+        $(mod $on {
+            tests_on! { $token =>
+                walk_cli step_1_and_2_buckets_and_their_encryption;
+                walk_cli step_3_and_4_the_default_key_is_made_on_first_use;
+                walk_cli step_5_customer_managed_keys_by_every_name;
+                walk_cli step_6_rotation_makes_one_more_key_in_the_token;
+                walk_cli step_7_disabled_and_pending_deletion;
+                walk_cli step_8_a_gibibyte_up_and_down_in_little_memory;
+                walk_boto3 step_8_multipart_and_ranges_across_borders;
+                disk nothing_on_disk_is_plaintext_or_a_data_key;
+                disk one_changed_bit_anywhere_in_a_blob_is_found;
+                disk a_blob_that_is_cut_extended_or_swapped_is_found;
+                crash what_was_acknowledged_survives_kill_9_and_nothing_else_shows;
+                outage without_its_token_the_server_starts_lists_and_heads_and_heals;
+            }
+        })*
+    };
+}
+
+macro_rules! tests_on {
+    ($token:literal => $($file:ident $test:ident;)*) => {
+        $(#[test]
+        fn $test() {
+            super::run_on($token, stringify!($file), stringify!($test));
+        })*
+    };
+}
+
+the_walk! {
+    on_kryoptic: "kryoptic";
+    on_opencryptoki: "opencryptoki";
+    on_swtpm: "swtpm";
+}
+
+/// Who has a token of kryoptic or openCryptoki open keeps it, whatever becomes of its file or daemon: these cannot be
+/// taken away.
+#[test]
+fn on_swtpm_a_tpm_that_goes_and_comes_back_is_noticed_without_a_restart() {
+    run_on(
+        "swtpm",
+        "outage",
+        "a_token_that_goes_and_comes_back_is_noticed_without_a_restart",
+    );
 }
 
 python_tests! {
@@ -85,6 +135,7 @@ python_tests! {
         a_token_that_fails_costs_no_object_and_heals
         a_token_that_answers_wrongly_gives_no_wrong_object
         a_token_that_is_slow_or_hangs_costs_no_object_and_heals
+        a_module_that_crashes_or_hangs_for_ever_costs_its_process_and_no_object
     }
     wire {
         a_presigned_put_with_an_unsigned_copy_source_is_refused
@@ -147,7 +198,7 @@ fn every_python_test_is_run() {
         .map(|entry| entry.expect("an entry").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "py"))
         .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
-        .filter(|name| name != "support")
+        .filter(|name| name != "support" && name != "tokens")
         .collect();
     assert_eq!(
         files,

@@ -229,7 +229,8 @@ impl Token for Pkcs11Token {
     fn open_session(&self) -> HsmResult<Box<dyn Session>> {
         let opened = self.open()?;
         let abilities = abilities(&opened)?;
-        if !abilities.dangers.is_empty() && !self.config.allow_unsafe {
+        let refused = !self.config.allow_unsafe;
+        if refused && !abilities.dangers.is_empty() {
             return Err(HsmError::UnsafeToken(abilities.dangers.join("; ")));
         }
         let session = Pkcs11Session::new(opened, abilities, self.config.scheme);

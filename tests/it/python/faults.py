@@ -248,4 +248,14 @@ def a_token_that_is_slow_or_hangs_costs_no_object_and_heals():
     })
 
 
+def a_module_that_crashes_or_hangs_for_ever_costs_its_process_and_no_object():
+    _ordeals({
+        "every call hangs for ever": ["C_Encrypt,C_Decrypt hang"],
+        "one call hangs for ever": ["C_Encrypt hang x1"],
+        "one abort": ["C_Encrypt abort x1"],
+        "crashes in every call": ["any segfault"],
+        "crashes now and then": ["C_Decrypt segfault x20"],
+    })
+
+
 main(globals())

@@ -152,7 +152,13 @@ exec "$@"
     def stop(self):
         if self.daemon.poll() is None:
             self.daemon.terminate()
-            self.daemon.wait(10)
+            try:
+                self.daemon.wait(5)
+            except subprocess.TimeoutExpired:
+                # It waits for clients that were killed.
+                self.daemon.kill()
+                self.daemon.wait()
+                pathlib.Path("/run/pkcsslotd.socket").unlink(missing_ok=True)
 
 
 class Swtpm:
