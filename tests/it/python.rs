@@ -128,6 +128,7 @@ python_tests! {
         a_key_lives_in_its_custom_key_store_by_the_aws_cli
         a_key_moves_between_tokens_and_old_objects_read
         an_outage_of_one_token_is_none_of_the_other
+        a_group_of_cloned_tokens_outlives_each_of_them
     }
     faults {
         a_token_that_is_lost_costs_no_object_and_heals

@@ -1,6 +1,11 @@
 """Several tokens: custom key stores, moves between them, and an outage of one that is no outage of the other."""
 
+import http.client
+import re
+import shutil
 import subprocess
+import threading
+import time
 
 from support import Server, clean_environment, eventually, main, module, refused, PROGRAM
 
@@ -117,6 +122,86 @@ def an_outage_of_one_token_is_none_of_the_other():
         s3.put_object(Bucket="vault", Key="more", Body=b"M", ServerSideEncryption="aws:kms")
         (s.home / "payroll.away").rename(payroll)
         eventually(lambda: s3.get_object(Bucket="vault", Key="inside")["Body"].read())
+
+
+class _Cloner(threading.Thread):
+    """What a maker's cloning does: an object that is new in one token appears in the other."""
+
+    def __init__(self, one, two):
+        super().__init__()
+        self.dirs, self.over = (one, two), threading.Event()
+        self.known = {path.name for path in one.glob("*.object")}
+        self.start()
+
+    def run(self):
+        while not self.over.wait(0.05):
+            for here, there in self.dirs, self.dirs[::-1]:
+                for path in here.glob("*.object"):
+                    if path.name not in self.known and there.exists():
+                        time.sleep(0.1)  # until it is written
+                        temporary = there.parent / (path.name + ".part")
+                        shutil.copyfile(path, temporary)
+                        temporary.rename(there / path.name)
+                        # SoftHSM looks at its directory when this number has changed.
+                        generation = there / "generation"
+                        number = int.from_bytes(generation.read_bytes(), "big") + 1
+                        generation.write_bytes(number.to_bytes(8, "big"))
+                        self.known.add(path.name)
+
+
+def _calls(s):
+    connection = http.client.HTTPConnection(s.address)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    return [int(n) for n in re.findall(r'(?m)^strongroom_hsm_calls_total{group="default",token="\d"} (\d+)$', text)]
+
+
+def _both_work(s, s3):
+    before = _calls(s)
+    for _ in range(8):
+        assert s3.get_object(Bucket="vault", Key="k")["Body"].read() == b"K"
+    after = _calls(s)
+    assert all(now - then >= 4 for now, then in zip(after, before)), (before, after)
+
+
+def a_group_of_cloned_tokens_outlives_each_of_them():
+    with Server() as s:
+        s.stop()
+        clones = s.home / "clones"
+        shutil.copytree(s.tokens, clones)
+        conf = s.home / "clone.conf"
+        conf.write_text((s.home / "softhsm2.conf").read_text().replace(str(s.tokens), str(clones)))
+        config = s.home / "strongroom.toml"
+        uri = re.search(r'(?m)^uri = .*$', config.read_text()).group()
+        config.write_text(config.read_text().replace("clones = []\n", "").replace(
+            "[hsm.env]\n", f'[[hsm.clones]]\n{uri}\nenv = {{ SOFTHSM2_CONF = "{conf}" }}\n\n[hsm.env]\n'))
+        one, = (path for path in s.tokens.iterdir() if path.is_dir())
+        cloner = _Cloner(one, clones / one.name)
+        try:
+            s.start()
+            s3, kms = s.client(), s.client("kms")
+            s3.create_bucket(Bucket="vault")
+            sse = {"Bucket": "vault", "ServerSideEncryption": "aws:kms"}
+            s3.put_object(Key="k", Body=b"K", **sse)
+            key = kms.create_key()["KeyMetadata"]["KeyId"]
+            _both_work(s, s3)
+            for taken in clones, s.tokens:
+                away = taken.with_suffix(".away")
+                taken.rename(away)
+                for n in range(10):
+                    s3.put_object(Key=f"{taken.name}/{n}", Body=b"N", SSEKMSKeyId=key, **sse)
+                    assert s3.get_object(Bucket="vault", Key="k")["Body"].read() == b"K"
+                # A key that would be in one token only is not made.
+                refused("KeyUnavailableException", kms.create_key)
+                away.rename(taken)
+                eventually(lambda: _both_work(s, s3))
+            eventually(lambda: kms.create_key()["KeyMetadata"]["KeyId"])
+            for taken in clones, s.tokens:
+                for n in range(10):
+                    assert s3.get_object(Bucket="vault", Key=f"{taken.name}/{n}")["Body"].read() == b"N"
+        finally:
+            cloner.over.set()
+            cloner.join()
 
 
 main(globals())
