@@ -110,11 +110,11 @@ fn the_report_finds_every_scheme_and_no_danger() {
         WrapScheme::AesCbcHmac,
     ];
     let report = interop::report_with_keys(kryoptic(), &schemes);
-    for scheme in ["AesGcm", "AesGcmMessage", "AesKwp", "AesCbcHmac"] {
+    for scheme in ["aes-gcm", "aes-gcm-message", "aes-kwp", "aes-cbc-hmac"] {
         assert_eq!(interop::fact(&report, "scheme", scheme), "works");
     }
-    let refused = interop::fact(&report, "scheme", "AesGcmTokenIv");
+    let refused = interop::fact(&report, "scheme", "aes-gcm-token-iv");
     assert!(refused.starts_with("does not work: "), "{refused}");
-    assert_eq!(interop::fact(&report, "scheme", "of new keys"), "AesGcm");
+    assert_eq!(interop::fact(&report, "scheme", "of new keys"), "aes-gcm");
     assert_eq!(report.dangers, Vec::<String>::new());
 }

@@ -117,5 +117,5 @@ fn the_report_names_the_danger_without_insisting() {
     let names = |what: &str| report.dangers.iter().any(|danger| danger.contains(what));
     assert!(names("was wrapped by another key"), "{report:#?}");
     assert!(names("CKA_LOCAL is not as it must be"), "{report:#?}");
-    assert_eq!(interop::fact(&report, "scheme", "of new keys"), "AesGcm");
+    assert_eq!(interop::fact(&report, "scheme", "of new keys"), "aes-gcm");
 }

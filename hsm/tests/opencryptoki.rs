@@ -185,7 +185,7 @@ fn the_report_says_what_is_missing() {
         );
         assert_eq!(
             interop::fact(&report, "scheme", "of new keys"),
-            "AesCbcHmac"
+            "aes-cbc-hmac"
         );
         assert_eq!(report.dangers, Vec::<String>::new());
     });

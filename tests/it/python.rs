@@ -124,6 +124,10 @@ python_tests! {
         without_its_token_the_server_starts_lists_and_heads_and_heals
         a_token_that_goes_and_comes_back_is_noticed_without_a_restart
     }
+    tpm {
+        a_key_bound_to_pcrs_opens_in_the_same_boot_or_by_the_recovery_key
+        hsm_check_describes_a_tpm
+    }
     key_stores {
         a_key_lives_in_its_custom_key_store_by_the_aws_cli
         a_key_moves_between_tokens_and_old_objects_read

@@ -68,7 +68,7 @@ impl Abilities {
         }
         let reasons = self.schemes.iter().filter_map(|(scheme, result)| {
             let reason = result.as_ref().err()?;
-            Some(format!("{scheme:?}: {reason}"))
+            Some(format!("{}: {reason}", scheme.name()))
         });
         let reasons = reasons.collect::<Vec<_>>().join("; ");
         Err(HsmError::Config(format!(

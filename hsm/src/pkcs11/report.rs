@@ -120,11 +120,11 @@ impl Writer<'_> {
                 |reason| format!("does not work: {reason}"),
                 |()| "works".into(),
             );
-            self.fact("scheme", &format!("{scheme:?}"), works);
+            self.fact("scheme", scheme.name(), works);
         }
         let chosen = match (forced, self.abilities.scheme()) {
-            (Some(scheme), _) => format!("{scheme:?}, by configuration"),
-            (None, Ok(scheme)) => format!("{scheme:?}"),
+            (Some(scheme), _) => format!("{}, by configuration", scheme.name()),
+            (None, Ok(scheme)) => scheme.name().to_owned(),
             (None, Err(_)) => "none".into(),
         };
         self.fact("scheme", "of new keys", chosen);

@@ -1,5 +1,6 @@
 //! `strongroom hsm`: what the tokens of the configuration can do, and how fast.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::server::tokens::open_tokens;
 
 mod bench;
 mod check;
+mod pcr;
 
 /// Longest wait for a token's report. It tries many things.
 const REPORT_WAIT: Duration = Duration::from_mins(2);
@@ -47,6 +49,22 @@ pub(super) enum Hsm {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// For keys bound to PCRs: write to standard output what the recovery key is to sign, for the PCR values of now
+    PcrMessage {
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// For keys bound to PCRs: write to standard output the policy that the recovery key has signed
+    PcrPolicy {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// The values that pcr-message told
+        #[arg(long, value_name = "HEX")]
+        values: String,
+        /// The signature: `openssl dgst -sha256 -sign KEY MESSAGE`
+        #[arg(long, value_name = "FILE")]
+        signature: PathBuf,
     },
 }
 
@@ -86,6 +104,12 @@ impl Hsm {
                 let plan = bench::Plan::new(sessions, seconds)?;
                 bench::run(&which.choose()?, &plan, json)
             }
+            Self::PcrMessage { file } => pcr::message(&equipped(file)?),
+            Self::PcrPolicy {
+                file,
+                values,
+                signature,
+            } => pcr::policy(&configuration(file, None)?, &values, &signature),
         }
     }
 }
@@ -106,6 +130,13 @@ impl Which {
             settings: group.settings.clone(),
         })
     }
+}
+
+/// The configuration, with the environment that its tokens need.
+fn equipped(file: ConfigFile) -> Result<Config, CliError> {
+    let config = configuration(file, None)?;
+    with_module_environment(&config)?;
+    Ok(config)
 }
 
 fn configuration(file: ConfigFile, hsm_uri: Option<String>) -> Result<Config, CliError> {

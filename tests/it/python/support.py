@@ -33,12 +33,12 @@ def clean_environment():
 class Server:
     """A running server. Use as a context manager; `stop`, `kill` and `start` act on the same directories."""
 
-    def __init__(self, config="", clean=True):
+    def __init__(self, config="", token=None):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="strongroom-test-"))
         self.home = self.dir / "home"
         self.extra = config
         self.process = None
-        self.token = tokens.make(self.dir)
+        self.token = tokens.make(self.dir, token)
         named = ["--hsm-uri", self.token.uri] if self.token.uri else []
         out = subprocess.run([PROGRAM, "init", str(self.home), *named], env=clean_environment(), capture_output=True,
                              text=True)

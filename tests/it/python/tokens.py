@@ -1,4 +1,5 @@
-"""Tokens to test against, besides the SoftHSM of `strongroom init`: STRONGROOM_TEST_TOKEN names one.
+"""Tokens to test against, besides the SoftHSM of `strongroom init`: STRONGROOM_TEST_TOKEN names one,
+unless the test does.
 
 Each says how the server finds it (`uri`, `toml`), how to take it away and bring it back, which files it has, and which
 backing keys it holds, seen past the server.
@@ -238,5 +239,5 @@ def enter():
         OpenCryptoki.enter()
 
 
-def make(dir):
-    return KINDS[NAME](dir)
+def make(dir, name=None):
+    return KINDS[name or NAME](dir)
