@@ -20,7 +20,7 @@ mod hsm;
 
 pub use hsm::{GROUP_NAME_CHARS_MAX, HsmConfig, Isolation, RawClone, RawHsm, RawTpm, TokenConfig};
 
-use hsm::check_group_name;
+use hsm::{check_group_name, check_tpms};
 
 /// Configuration as typed, over the defaults: nothing checked.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -286,6 +286,7 @@ impl RawConfig {
             let group = group.validate(&format!("groups.{name}"))?;
             groups.insert(name, group);
         }
+        check_tpms(std::iter::once(&hsm).chain(groups.values()))?;
         let limits = Limits {
             connections: bounded("limits.connections", self.limits.connections, 1..=65_536)?,
             header_timeout: milliseconds(

@@ -1,14 +1,15 @@
 //! The one door to the hardware.
 //!
-//! A [`Token`] is a place where backing keys live: a PKCS#11 token today. A [`Session`] is one thread's
-//! conversation with it. An [`HsmHandle`] is what the rest of Strongroom sees: it owns the threads that call the
-//! module, bounds their queue, gives every call a deadline, and says how the hardware fares.
+//! A [`Token`] is a place where backing keys live: a PKCS#11 token ([`pkcs11`], or [`process`] with its module in a
+//! process of its own) or a TPM 2.0 ([`tpm`]). A [`Session`] is one thread's conversation with it. An [`HsmHandle`] owns
+//! the threads that call the module, bounds their queue, gives every call a deadline, and says how the hardware fares.
+//! An [`HsmGroup`] is what the rest of Strongroom sees: one token, or several that hold the same keys.
 //!
 //! # Threat model of the seam
 //!
 //! - Backing key bytes have no Rust type. Nothing here can ask a token for them, and a key whose attributes would
 //!   let anybody else ask is refused ([`HsmError::Unfit`]).
-//! - The module is foreign code in our process. It may hang, lose sessions, answer `CKR_GENERAL_ERROR` for anything,
+//! - The module is foreign code, in a process of its own unless the operator says otherwise. It may hang, lose sessions, answer `CKR_GENERAL_ERROR` for anything,
 //!   and hand out a handle that means another key than yesterday. Therefore handles are never stored: a key is found
 //!   by its `CKA_ID`, and before a newly found handle is used its [`Canary`] is opened with it.
 //! - A wrap is decrypted back before it is acknowledged unless the operator relaxes that.
@@ -16,7 +17,8 @@
 //!
 //! # Reading order
 //!
-//! [`BackingKeyId`] and [`BackingKey`], [`DataKey`], [`HsmError`], the traits below, [`HsmHandle`], then a backend.
+//! [`BackingKeyId`] and [`BackingKey`], [`DataKey`], [`HsmError`], the traits below, [`HsmHandle`], [`HsmGroup`], then
+//! a backend.
 
 mod error;
 mod group;

@@ -1,6 +1,6 @@
 //! Token groups: raw as typed, then meant.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -149,16 +149,14 @@ impl RawHsm {
             .uri
             .as_deref()
             .ok_or_else(|| value(key("uri"), "is not set"))?;
-        let (tokens, sessions_default, sessions_max) = match uri.strip_prefix(TPM_SCHEME) {
-            Some(tcti) => {
+        let (tokens, sessions_default, sessions_max) =
+            if let Some(tcti) = uri.strip_prefix(TPM_SCHEME) {
                 let tokens = vec![TokenConfig::Tpm(self.tpm(at, tcti)?)];
                 (tokens, TpmToken::WORKERS, TpmToken::WORKERS)
-            }
-            None => {
+            } else {
                 let tokens = self.pkcs11(at, uri)?;
                 (tokens, SESSIONS_DEFAULT, HsmSettings::WORKERS_MAX)
-            }
-        };
+            };
         let sessions = self.sessions.unwrap_or(sessions_default);
         let settings = HsmSettings {
             workers: bounded(key("sessions"), sessions, 1..=sessions_max)?,
@@ -276,6 +274,24 @@ pub(super) fn check_group_name(name: &str) -> Result<(), ConfigError> {
     ))
 }
 
+/// Refuses two groups on one TPM: each would flush what the other has loaded.
+pub(super) fn check_tpms<'a>(
+    groups: impl Iterator<Item = &'a HsmConfig>,
+) -> Result<(), ConfigError> {
+    let mut seen = BTreeSet::new();
+    for token in groups.flat_map(|group| &group.tokens) {
+        if let TokenConfig::Tpm(tpm) = token
+            && !seen.insert(tpm.tcti.as_str())
+        {
+            return Err(value(
+                "groups",
+                format!("two token groups are on the TPM {}", tpm.tcti),
+            ));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Isolation, RawHsm, TokenConfig};
@@ -349,6 +365,18 @@ mod tests {
         assert!(said.starts_with("hsm.tpm"), "{said}");
         let said = refused("uri = \"tpm2:cmd:sh\"");
         assert!(said.starts_with("hsm.uri"), "{said}");
+    }
+
+    #[test]
+    fn one_tpm_is_one_group() {
+        let group = |tcti: &str| {
+            read(&format!("uri = \"tpm2:{tcti}\""))
+                .validate("hsm")
+                .expect("is meant")
+        };
+        let (one, two) = (group("device:/dev/tpmrm0"), group("device:/dev/tpmrm1"));
+        assert!(super::check_tpms([&one, &two].into_iter()).is_ok());
+        assert!(super::check_tpms([&one, &two, &one].into_iter()).is_err());
     }
 
     #[test]
