@@ -17,6 +17,7 @@ pub const GROUP_NAME_CHARS_MAX: usize = 32;
 /// Sessions with a PKCS#11 token.
 const SESSIONS_DEFAULT: usize = 4;
 const TPM_SCHEME: &str = "tpm2:";
+const CLONE_WAIT_MS_DEFAULT: u64 = 10_000;
 
 /// A token group, as typed.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -42,8 +43,8 @@ pub struct RawHsm {
     pub init_args: Option<String>,
     /// Tokens in which a new backing key must work before it is used; all of them without.
     pub quorum: Option<usize>,
-    /// Longest wait until the maker has cloned a new backing key, in milliseconds.
-    pub clone_wait_ms: u64,
+    /// Longest wait until the maker has cloned a new backing key, in milliseconds: 10,000 without.
+    pub clone_wait_ms: Option<u64>,
     /// PKCS#11: environment that the module needs, such as `SOFTHSM2_CONF`.
     pub env: BTreeMap<String, String>,
     /// TPM 2.0.
@@ -83,7 +84,7 @@ pub struct RawTpm {
 }
 
 /// A clone of the group's token, as typed.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawClone {
     /// As the group's own.
@@ -106,7 +107,7 @@ impl Default for RawHsm {
             allow_unsafe: false,
             init_args: None,
             quorum: None,
-            clone_wait_ms: 10_000,
+            clone_wait_ms: None,
             env: BTreeMap::new(),
             tpm: RawTpm::default(),
             clones: Vec::new(),
@@ -165,7 +166,11 @@ impl RawHsm {
             verify_wraps: self.verify_wraps,
         };
         let quorum = self.quorum.unwrap_or(tokens.len());
-        let clone_wait = bounded(key("clone_wait_ms"), self.clone_wait_ms, 0..=60_000)?;
+        if self.clone_wait_ms.is_some() && tokens.len() == 1 {
+            return Err(value(key("clone_wait_ms"), "is for a group with clones"));
+        }
+        let clone_wait = self.clone_wait_ms.unwrap_or(CLONE_WAIT_MS_DEFAULT);
+        let clone_wait = bounded(key("clone_wait_ms"), clone_wait, 0..=60_000)?;
         let group = GroupSettings {
             quorum: bounded(key("quorum"), quorum, 1..=tokens.len())?,
             clone_wait: Duration::from_millis(clone_wait),
@@ -191,6 +196,15 @@ impl RawHsm {
         };
         let all = 1 + self.clones.len();
         bounded(key("clones"), all, 1..=HsmGroup::MEMBERS_MAX)?;
+        let twice = self.clones.iter().enumerate().any(|(index, clone)| {
+            let before = self.clones.iter().take(index);
+            (clone.uri == uri && clone.env.is_empty())
+                || before.into_iter().any(|other| other == clone)
+        });
+        if twice {
+            let message = "a token stands twice: its loss would be that of two";
+            return Err(value(key("clones"), message));
+        }
         let own = (key("uri"), uri, &BTreeMap::new());
         let clones = self.clones.iter();
         let clones = clones.map(|clone| (key("clones"), clone.uri.as_str(), &clone.env));
@@ -226,6 +240,7 @@ impl RawHsm {
             // Keys of a TPM are of that TPM alone.
             ("clones", !self.clones.is_empty()),
             ("quorum", self.quorum.is_some()),
+            ("clone_wait_ms", self.clone_wait_ms.is_some()),
         ] {
             if is_set {
                 return Err(value(key(name), "is for a uri that begins with pkcs11:"));
@@ -342,6 +357,17 @@ mod tests {
             .collect();
         assert_eq!(env, ["A=1", "B=3"]);
         assert_eq!(config.group.quorum, 1);
+    }
+
+    #[test]
+    fn a_token_counts_once() {
+        let said = refused(&format!("{TOKEN}\n[[clones]]\n{TOKEN}\n"));
+        assert!(said.starts_with("hsm.clones"), "{said}");
+        let clone = format!("[[clones]]\n{TOKEN}\nenv = {{ B = \"3\" }}\n");
+        let said = refused(&format!("{TOKEN}\n{clone}{clone}"));
+        assert!(said.starts_with("hsm.clones"), "{said}");
+        let said = refused(&format!("{TOKEN}\nclone_wait_ms = 5"));
+        assert!(said.starts_with("hsm.clone_wait_ms"), "{said}");
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! destroyed at once.
 
 use minicbor::{Decode, Encode};
-use strongroom_hsm::{BackingKey, BackingKeyId, HsmGroup};
+use strongroom_hsm::{BackingKey, BackingKeyId};
 
 use super::Kms;
 use super::error::KmsError;
@@ -55,7 +55,7 @@ struct Intent {
 #[must_use = "a key without a record is an orphan"]
 pub(super) struct MadeBacking {
     key: BackingKey,
-    hsm: HsmGroup,
+    place: Place,
     record: BackingRecord,
     intent: Vec<u8>,
 }
@@ -67,6 +67,11 @@ impl MadeBacking {
 
     pub(super) fn record(&self) -> &BackingRecord {
         &self.record
+    }
+
+    /// Where it was made.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Records it as a version of `owner`.
@@ -104,7 +109,7 @@ impl Kms {
             created,
             process: self.process,
             reported: false,
-            group: place.group,
+            group: place.group.clone(),
         };
         let intent = codec::encode(&intent);
         let row = table::intent_row(&id);
@@ -125,10 +130,10 @@ impl Kms {
             .await
             .map_err(KmsError::hsm)?;
         let token = format!("{} {}", info.label, info.serial);
-        let record = BackingRecord::new(&key, created, cause, token, place.store);
+        let record = BackingRecord::new(&key, created, cause, token, place.store.clone());
         Ok(MadeBacking {
             key,
-            hsm: place.hsm,
+            place,
             record,
             intent,
         })
@@ -151,7 +156,7 @@ impl Kms {
     /// Destroys a key that was certainly not recorded. If that fails, its intent stays and reports it.
     pub(super) async fn abandon(&self, made: MadeBacking) {
         let id = made.key.id;
-        let ended = match made.hsm.destroy_key(id).await.map_err(KmsError::hsm) {
+        let ended = match made.place.hsm.destroy_key(id).await.map_err(KmsError::hsm) {
             Ok(()) => self.commit(made.fulfil()).await.map(|_intent_was_there| ()),
             Err(error) => Err(error),
         };
@@ -192,11 +197,10 @@ impl Kms {
             let there = match there {
                 Ok(there) => there,
                 // The tokens of other groups may answer.
-                Err(error) if error.is_outage() => {
+                Err(error) => {
                     outage.get_or_insert(error);
                     continue;
                 }
-                Err(error) => return Err(error),
             };
             if !there {
                 self.commit(found.delete(row)).await?;

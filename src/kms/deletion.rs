@@ -109,8 +109,13 @@ impl Kms {
     /// When the HSM or the records cannot be had. A single key that cannot be destroyed is logged and does not keep
     /// the others.
     pub async fn destroy_due_keys(&self) -> Result<usize, KmsError> {
-        self.reconcile_intents(false).await?;
-        let (mut destroyed, mut outage) = (0, None);
+        // What is left of making keys must not keep others from their end.
+        let mut outage = match self.reconcile_intents(false).await {
+            Ok(()) => None,
+            Err(error @ (KmsError::Storage(_) | KmsError::Damaged(_))) => return Err(error),
+            Err(error) => Some(error),
+        };
+        let mut destroyed = 0;
         let mut after = None;
         loop {
             let step = self.scan_heads(after, LIST_STEP).await?;
@@ -191,8 +196,9 @@ impl Kms {
         for version in 1..=versions {
             let backing = rows.backing(&owner, version).await?.record;
             let id = backing.id();
-            let hsm = self.hsm_of(&rows, &owner, &backing).await?;
-            hsm.destroy_key(id).await.map_err(KmsError::hsm)?;
+            for hsm in self.all_hsms_of(&rows, &owner, &backing).await? {
+                hsm.destroy_key(id).await.map_err(KmsError::hsm)?;
+            }
             self.wraps.forget(id);
             tracing::info!(event = "kms.backing_key.destroyed", %key, version, backing_key = %id);
         }
@@ -215,8 +221,7 @@ impl Kms {
                 batch = batch.and(backing.delete());
                 stores.extend(backing.record.store);
             }
-            let stores: Vec<_> = stores.iter().collect();
-            batch = batch.and(self.recount(&rows, None, &stores).await?);
+            batch = batch.and(self.count_out(&rows, &stores).await?);
             for name in &head.record.aliases {
                 if let Some(alias) = aliases::load(&rows, name).await? {
                     batch = batch.and(alias.delete());

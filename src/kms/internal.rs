@@ -113,7 +113,7 @@ impl Kms {
     }
 
     async fn make_internal(&self, owner: &Owner) -> Result<(), KmsError> {
-        let _making = self.lock_making(&self.making).await?;
+        let _making = self.lock_making(self.groups.making(None)?).await?;
         if self.has_internal(owner).await? {
             return Ok(());
         }

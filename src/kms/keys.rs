@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::aliases::{self, AliasRecord};
-use super::backing::Target;
+use super::backing::{MadeBacking, Target};
 use super::error::KmsError;
 use super::key::{
     Cause, KeyArn, KeyId, KeyManager, KeyMaterialId, KeyRecord, KeyState, Owner, Timestamp,
@@ -12,7 +12,7 @@ use super::policy::{self, POLICY_NAME, PolicyRecord};
 use super::stores::{KeyStoreId, KeyStoreOfKey};
 use super::{COMMIT_ATTEMPTS_MAX, Kms, Page, check_proof, check_proof_of, rotation, table, tags};
 use crate::auth::{Authorised, Resource};
-use crate::meta::table as tables;
+use crate::meta::{Batch, table as tables};
 
 /// The longest description, in characters.
 pub const DESCRIPTION_CHARS_MAX: usize = 8192;
@@ -78,12 +78,9 @@ impl Kms {
         record.description = new.description;
         record.store = new.store;
         record.tags = tags::merge(&BTreeMap::new(), &new.tags)?;
-        for _ in 0..COMMIT_ATTEMPTS_MAX {
-            if let Some(metadata) = self.make_key(record.clone(), &document, None).await? {
-                return Ok(metadata);
-            }
-        }
-        Err(KmsError::Busy)
+        self.make_key(record, &document, None)
+            .await?
+            .ok_or(KmsError::internal("no alias can be taken"))
     }
 
     /// The key of `alias/aws/s3`, which the service manages and makes on its first use.
@@ -95,7 +92,7 @@ impl Kms {
         if let Some(target) = self.alias_target(S3_ALIAS).await? {
             return Ok(target);
         }
-        let _making = self.lock_making(&self.making).await?;
+        let _making = self.lock_making(self.groups.making(None)?).await?;
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             if let Some(target) = self.alias_target(S3_ALIAS).await? {
                 return Ok(target);
@@ -121,37 +118,64 @@ impl Kms {
         self.mac().await?;
         let arn = self.key_arn(KeyId::random());
         let owner = Owner::Key(arn.clone());
-        let made = self
-            .make_backing(
-                &Target::Version(&owner, record.current),
-                Cause::Creation,
-                self.place_for(record.store.as_ref()).await?,
-            )
-            .await?;
+        let place = self.place_for(record.store.as_ref()).await?;
+        let target = Target::Version(&owner, record.current);
+        let made = self.make_backing(&target, Cause::Creation, place).await?;
         let material = made.record().material();
         record.rotation = rotation::initial_schedule(record.manager, record.created);
         record.aliases.extend(alias.map(str::to_owned));
+        for _ in 0..COMMIT_ATTEMPTS_MAX {
+            let (batch, store) = match self.new_key(&made, &owner, &record, policy, alias).await {
+                Ok(Some(found)) => found,
+                Ok(None) => {
+                    self.abandon(made).await;
+                    return Ok(None);
+                }
+                Err(error) => {
+                    self.abandon(made).await;
+                    return Err(error);
+                }
+            };
+            // After an error of the store the batch may have been applied: the backing key is not touched then.
+            if self.commit(batch.and(made.fulfil())).await? {
+                tracing::info!(event = "kms.key.created", key = %arn, %material, manager = ?record.manager);
+                return Ok(Some(metadata(arn, &record, material, store)));
+            }
+        }
+        self.abandon(made).await;
+        Err(KmsError::Busy)
+    }
+
+    /// The batch that records a new key, and where it is. `None`: the alias is taken.
+    async fn new_key(
+        &self,
+        made: &MadeBacking,
+        owner: &Owner,
+        record: &KeyRecord,
+        policy: &str,
+        alias: Option<&str>,
+    ) -> Result<Option<(Batch, Option<KeyStoreOfKey>)>, KmsError> {
         let rows = self.rows().await?;
+        let Owner::Key(arn) = owner else {
+            return Err(KmsError::internal("an internal key has no policy"));
+        };
+        let policy = PolicyRecord {
+            document: policy.to_owned(),
+        };
         let mut batch = rows
-            .insert(table::head_row(&owner), &record)
-            .and(made.insert(&rows, &owner, record.current))
-            .and(rows.insert(
-                table::policy_row(arn.key_id(), POLICY_NAME),
-                &PolicyRecord {
-                    document: policy.to_owned(),
-                },
-            ))
-            .and(self.recount(&rows, record.store.as_ref(), &[]).await?);
-        let store = self.store_of_key(&rows, &record).await?;
+            .insert(table::head_row(owner), record)
+            .and(made.insert(&rows, owner, record.current))
+            .and(rows.insert(table::policy_row(arn.key_id(), POLICY_NAME), &policy))
+            .and(self.count_in(&rows, made.place()).await?);
         if let Some(alias) = alias {
+            if aliases::load(&rows, alias).await?.is_some() {
+                return Ok(None);
+            }
             let target = AliasRecord::new(arn.key_id(), record.created);
             batch = batch.and(rows.insert(table::alias_row(alias), &target));
         }
-        if !self.commit_made(made, batch).await? {
-            return Ok(None);
-        }
-        tracing::info!(event = "kms.key.created", key = %arn, %material, manager = ?record.manager);
-        Ok(Some(metadata(arn, &record, material, store)))
+        let store = self.store_of_key(&rows, record).await?;
+        Ok(Some((batch, store)))
     }
 
     /// Describes a key.

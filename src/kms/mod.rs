@@ -114,7 +114,6 @@ pub struct Kms {
     arn_stem: String,
     mac: OnceLock<Arc<MetadataMac>>,
     making_mac: Mutex<()>,
-    making: Mutex<()>,
     wraps: WrapCounts,
     /// Names this process in the intents it writes.
     process: [u8; 16],
@@ -167,7 +166,6 @@ impl Kms {
             arn_stem,
             mac: OnceLock::new(),
             making_mac: Mutex::new(()),
-            making: Mutex::new(()),
             wraps: WrapCounts::default(),
             process: *uuid::Uuid::new_v4().as_bytes(),
         }

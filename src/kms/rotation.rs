@@ -5,7 +5,7 @@
 
 use super::backing::{MadeBacking, Target};
 use super::deletion::LIST_STEP;
-use super::error::KmsError;
+use super::error::{KeyStoreError, KmsError};
 use super::key::{
     Cause, KeyArn, KeyManager, KeyMaterialId, KeyRecord, KeyState, Owner, RotationSchedule,
     Timestamp,
@@ -273,6 +273,10 @@ impl Kms {
                     Ok(by_us) => rotated += usize::from(by_us),
                     // The tokens of other keys may answer.
                     Err(error) if error.is_outage() => outage = outage.or(Some(error)),
+                    // It is due until its key store is connected.
+                    Err(KmsError::KeyStore(KeyStoreError::InvalidState(why))) => {
+                        tracing::debug!(event = "kms.rotation.waits", key = %arn, why);
+                    }
                     Err(error) => {
                         tracing::error!(event = "kms.rotation.failed", key = %arn, %error);
                     }
@@ -292,21 +296,24 @@ impl Kms {
         from: u32,
         rotation: Rotation,
     ) -> Result<bool, KmsError> {
-        let _making = self.lock_making(&self.making).await?;
-        let head = self.rows().await?.head(owner).await?.record;
         let now = self.now();
+        let head = self.rows().await?.head(owner).await?.record;
         let Some(next) = rotated(&head, owner, from, &rotation, now)? else {
             return Ok(false);
         };
+        let place = self.place_for(next.store.as_ref()).await?;
+        let making = self.groups.making(place.group.as_deref())?;
+        let _making = self.lock_making(making).await?;
+        // Somebody else may have done it while we waited.
+        let head = self.rows().await?.head(owner).await?.record;
+        if rotated(&head, owner, from, &rotation, now)?.is_none() {
+            return Ok(false);
+        }
         let version = from
             .checked_add(1)
             .ok_or(KmsError::internal("backing key versions are used up"))?;
         let made = self
-            .make_backing(
-                &Target::Version(owner, version),
-                rotation.cause(),
-                self.place_for(next.store.as_ref()).await?,
-            )
+            .make_backing(&Target::Version(owner, version), rotation.cause(), place)
             .await?;
         let material = made.record().material();
         for _ in 0..COMMIT_ATTEMPTS_MAX {
@@ -349,7 +356,7 @@ impl Kms {
         let batch = rows
             .replace(&head, &record)
             .and(made.insert(&rows, owner, record.current))
-            .and(self.recount(&rows, record.store.as_ref(), &[]).await?);
+            .and(self.count_in(&rows, made.place()).await?);
         Ok(Some(batch.and(made.fulfil())))
     }
 }

@@ -11,10 +11,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use minicbor::{Decode, Encode};
 use strongroom_hsm::{HsmError, HsmGroup, State};
+use tokio::sync::Mutex;
 
 use super::error::{KeyStoreError, KmsError, WrongState};
 use super::key::{BackingRecord, KeyRecord, Owner, Timestamp};
@@ -38,6 +40,8 @@ const CLUSTER_ID_CHARS: usize = 13;
 pub struct TokenGroups {
     default: HsmGroup,
     named: BTreeMap<String, HsmGroup>,
+    /// By group: one at a time makes a backing key that others may want too.
+    making: Arc<BTreeMap<Option<String>, Mutex<()>>>,
 }
 
 impl From<HsmGroup> for TokenGroups {
@@ -49,7 +53,12 @@ impl From<HsmGroup> for TokenGroups {
 impl TokenGroups {
     /// The default group, and the others by name.
     pub fn new(default: HsmGroup, named: BTreeMap<String, HsmGroup>) -> Self {
-        Self { default, named }
+        let all = std::iter::once(None).chain(named.keys().cloned().map(Some));
+        Self {
+            making: Arc::new(all.map(|name| (name, Mutex::default())).collect()),
+            default,
+            named,
+        }
     }
 
     /// The group of keys that are in no custom key store, of internal keys among them.
@@ -84,6 +93,13 @@ impl TokenGroups {
                 )))
             }),
         }
+    }
+
+    /// The lock of those who make backing keys in the group of this name; none is the default one.
+    pub(super) fn making(&self, name: Option<&str>) -> Result<&Mutex<()>, KmsError> {
+        self.making
+            .get(&name.map(str::to_owned))
+            .ok_or(KmsError::internal("a group without a lock"))
     }
 
     fn of_cluster(&self, cluster_id: &str) -> Option<&str> {
@@ -161,6 +177,9 @@ pub(super) struct KeyStoreRecord {
     /// Backing keys in it, of all keys and versions.
     #[n(5)]
     backing_keys: u64,
+    /// Groups that it was on before, which hold its backing keys, too. What is destroyed is destroyed there as well.
+    #[cbor(n(6), default)]
+    former_groups: Vec<String>,
 }
 
 /// The row of all custom key stores.
@@ -209,27 +228,6 @@ impl KeyStores {
             None => rows.insert(row(), record),
         }
     }
-
-    /// Changes how many backing keys are in stores: what went in, what came out.
-    fn recount(
-        &self,
-        rows: &Rows,
-        into: Option<&KeyStoreId>,
-        out_of: &[&KeyStoreId],
-    ) -> Result<Batch, KmsError> {
-        if into.is_none() && out_of.is_empty() {
-            return Ok(Batch::new());
-        }
-        let mut record = self.record.clone();
-        if let Some(id) = into {
-            record.find_mut(id)?.backing_keys += 1;
-        }
-        for id in out_of {
-            let store = record.find_mut(id)?;
-            store.backing_keys = store.backing_keys.saturating_sub(1);
-        }
-        Ok(self.replace(rows, &record))
-    }
 }
 
 fn row() -> Vec<u8> {
@@ -265,8 +263,12 @@ pub struct KeyStoreEntry {
 pub enum Connection {
     /// They can.
     Connected,
-    /// They could, but no token of the group answers, or the group is not in the configuration any more.
-    Failed,
+    /// The server has just started and knows nothing of the tokens yet.
+    Connecting,
+    /// They could, but no token of the group answers.
+    Unreachable,
+    /// They could, but the group is not in the configuration any more.
+    NoGroup,
     /// An administrator says that they must not.
     Disconnected,
 }
@@ -327,6 +329,7 @@ impl Kms {
                 created: self.now(),
                 connected: false,
                 backing_keys: 0,
+                former_groups: Vec::new(),
             });
             Ok(())
         })
@@ -377,7 +380,7 @@ impl Kms {
     ///
     /// # Errors
     ///
-    /// [`KeyStoreError::NotFound`].
+    /// [`KeyStoreError::NotFound`]; [`KeyStoreError::InvalidState`] when it is disconnected already.
     pub async fn disconnect_key_store(
         &self,
         proof: &Authorised,
@@ -389,7 +392,11 @@ impl Kms {
 
     async fn set_connected(&self, id: &KeyStoreId, connected: bool) -> Result<(), KmsError> {
         self.update_key_stores(|record| {
-            record.find_mut(id)?.connected = connected;
+            let store = record.find_mut(id)?;
+            if !connected && !store.connected {
+                return Err(KeyStoreError::InvalidState("it is disconnected").into());
+            }
+            store.connected = connected;
             Ok(())
         })
         .await?;
@@ -397,8 +404,8 @@ impl Kms {
         Ok(())
     }
 
-    /// Renames a store, or puts it on another group that holds the same backing keys: every one of them is looked for
-    /// there first. For the latter the store must be disconnected.
+    /// Renames a store that is disconnected, or puts it on another group that holds the same backing keys: every one of
+    /// them is looked for there first. The former group goes on holding them until they are destroyed in both.
     ///
     /// # Errors
     ///
@@ -420,15 +427,19 @@ impl Kms {
             let mut record = stores.record.clone();
             check_free(&record, Some(id), change.name.as_deref(), group.as_deref())?;
             let store = record.find_mut(id)?;
+            if store.connected {
+                return Err(KeyStoreError::InvalidState("disconnect it first").into());
+            }
             if let Some(name) = &change.name {
                 store.name.clone_from(name);
             }
             if let Some(group) = &group {
-                if store.connected {
-                    return Err(KeyStoreError::InvalidState("disconnect it first").into());
-                }
                 self.check_holds(&rows, id, group).await?;
-                store.group.clone_from(group);
+                store.former_groups.retain(|former| former != group);
+                let former = std::mem::replace(&mut store.group, group.clone());
+                if former != *group && !store.former_groups.contains(&former) {
+                    store.former_groups.push(former);
+                }
             }
             if self.commit(stores.replace(&rows, &record)).await? {
                 tracing::info!(event = "kms.key_store.updated", key_store = %id, group);
@@ -516,6 +527,32 @@ impl Kms {
         self.groups.recorded(Some(&store.group))
     }
 
+    /// All tokens that may hold a backing key of `owner`: those of groups that its store was on before, too.
+    pub(super) async fn all_hsms_of(
+        &self,
+        rows: &Rows,
+        owner: &Owner,
+        backing: &BackingRecord,
+    ) -> Result<Vec<&HsmGroup>, KmsError> {
+        let mut hsms = vec![self.hsm_of(rows, owner, backing).await?];
+        if let Some(id) = &backing.store {
+            let stores = KeyStores::load(rows).await?.record;
+            for former in &stores.find(id)?.former_groups {
+                match self.groups.recorded(Some(former)) {
+                    Ok(hsm) => hsms.push(hsm),
+                    // Its tokens were taken out of service, and what they hold is the operator's to destroy.
+                    Err(_not_configured) => tracing::warn!(
+                        event = "kms.backing_key.elsewhere",
+                        backing_key = %backing.id(),
+                        group = former,
+                        "a token group that is not in the configuration any more may hold this key"
+                    ),
+                }
+            }
+        }
+        Ok(hsms)
+    }
+
     /// What a key's description says of its store.
     pub(super) async fn store_of_key(
         &self,
@@ -536,18 +573,38 @@ impl Kms {
         }))
     }
 
-    /// Counts a backing key into a store, and others out of theirs, in the batch that makes it so. A store that has
-    /// gone meanwhile takes none.
-    pub(super) async fn recount(
+    /// Counts a backing key that was made at `place` into its store, in the batch that records it. A store that has
+    /// gone meanwhile, was disconnected or is on another group now takes none.
+    pub(super) async fn count_in(&self, rows: &Rows, place: &Place) -> Result<Batch, KmsError> {
+        let Some(id) = &place.store else {
+            return Ok(Batch::new());
+        };
+        let stores = KeyStores::load(rows).await?;
+        let mut record = stores.record.clone();
+        let store = record.find_mut(id)?;
+        if !store.connected || place.group.as_ref() != Some(&store.group) {
+            return Err(KeyStoreError::InvalidState("it has changed meanwhile").into());
+        }
+        store.backing_keys += 1;
+        Ok(stores.replace(rows, &record))
+    }
+
+    /// Counts backing keys out of their stores, in the batch that deletes their records.
+    pub(super) async fn count_out(
         &self,
         rows: &Rows,
-        into: Option<&KeyStoreId>,
-        out_of: &[&KeyStoreId],
+        out_of: &[KeyStoreId],
     ) -> Result<Batch, KmsError> {
-        if into.is_none() && out_of.is_empty() {
+        if out_of.is_empty() {
             return Ok(Batch::new());
         }
-        KeyStores::load(rows).await?.recount(rows, into, out_of)
+        let stores = KeyStores::load(rows).await?;
+        let mut record = stores.record.clone();
+        for id in out_of {
+            let store = record.find_mut(id)?;
+            store.backing_keys = store.backing_keys.saturating_sub(1);
+        }
+        Ok(stores.replace(rows, &record))
     }
 
     async fn update_key_stores(
@@ -591,12 +648,11 @@ impl Kms {
                     keys.push(backing.backing_key()?);
                 }
             }
-            hsm.holds(&keys).await.map_err(|error| {
-                if error.is_outage() {
-                    KmsError::hsm(error)
-                } else {
+            hsm.holds(&keys).await.map_err(|error| match error {
+                HsmError::KeyNotFound(_) | HsmError::Unfit { .. } => {
                     KeyStoreError::ClusterNotRelated.into()
                 }
+                other => KmsError::hsm(other),
             })?;
             if !full {
                 return Ok(());
@@ -608,8 +664,10 @@ impl Kms {
         let group = self.groups.recorded(Some(&store.group));
         match (store.connected, group.map(HsmGroup::state)) {
             (false, _) => Connection::Disconnected,
-            (true, Ok(State::Ready | State::Unknown)) => Connection::Connected,
-            (true, _) => Connection::Failed,
+            (true, Ok(State::Ready)) => Connection::Connected,
+            (true, Ok(State::Unknown)) => Connection::Connecting,
+            (true, Ok(State::Down | State::Hung)) => Connection::Unreachable,
+            (true, Err(_not_configured)) => Connection::NoGroup,
         }
     }
 }

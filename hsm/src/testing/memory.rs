@@ -18,7 +18,7 @@ pub struct MemoryToken {
 
 #[derive(Default)]
 struct Store {
-    keys: HashMap<BackingKeyId, LessSafeKey>,
+    keys: HashMap<BackingKeyId, Arc<LessSafeKey>>,
     absent: bool,
     /// Counts removals: a session does not outlive one.
     removals: u64,
@@ -37,6 +37,12 @@ impl MemoryToken {
             store.removals += 1;
         }
         store.absent = !present;
+    }
+
+    /// Copies every key into `other`, as a maker's cloning does.
+    pub fn clone_keys_into(&self, other: &Self) {
+        let keys = self.store().keys.clone();
+        other.store().keys.extend(keys);
     }
 
     fn store(&self) -> MutexGuard<'_, Store> {
@@ -89,7 +95,8 @@ impl Store {
     }
 
     fn key(&self, id: &BackingKeyId) -> HsmResult<&LessSafeKey> {
-        self.keys.get(id).ok_or(HsmError::KeyNotFound(*id))
+        let key = self.keys.get(id);
+        key.map(AsRef::as_ref).ok_or(HsmError::KeyNotFound(*id))
     }
 
     fn proven(&self, key: &BackingKey) -> HsmResult<&LessSafeKey> {
@@ -130,7 +137,7 @@ impl Session for MemorySession {
             getrandom::fill(&mut bytes).map_err(|source| HsmError::Random(source.into()))?;
             let key = UnboundKey::new(&AES_256_GCM, &bytes);
             let key = key.map_err(|unspecified| failed("generate_key", unspecified))?;
-            store.keys.insert(*id, LessSafeKey::new(key));
+            store.keys.insert(*id, Arc::new(LessSafeKey::new(key)));
             Ok(KeyBlob::EMPTY)
         })
     }

@@ -153,7 +153,9 @@ impl From<KeyStoreEntry> for Entry {
     fn from(store: KeyStoreEntry) -> Self {
         let (connection_state, connection_error_code) = match store.connection {
             Connection::Connected => ("CONNECTED", None),
-            Connection::Failed => ("FAILED", Some("CLUSTER_NOT_FOUND")),
+            Connection::Connecting => ("CONNECTING", None),
+            Connection::Unreachable => ("FAILED", Some("NETWORK_ERRORS")),
+            Connection::NoGroup => ("FAILED", Some("CLUSTER_NOT_FOUND")),
             Connection::Disconnected => ("DISCONNECTED", None),
         };
         Self {

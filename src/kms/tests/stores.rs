@@ -14,6 +14,7 @@ struct Stores {
     kms: Arc<Kms>,
     rig: Rig,
     a: MemoryToken,
+    b: MemoryToken,
     a_hsm: HsmHandle,
     b_hsm: HsmHandle,
 }
@@ -29,8 +30,8 @@ fn start(token: &MemoryToken) -> HsmHandle {
 impl Stores {
     fn new() -> Self {
         let rig = Rig::new();
-        let a = MemoryToken::new();
-        let (a_hsm, b_hsm) = (start(&a), start(&MemoryToken::new()));
+        let (a, b) = (MemoryToken::new(), MemoryToken::new());
+        let (a_hsm, b_hsm) = (start(&a), start(&b));
         let named = [
             ("a".to_owned(), a_hsm.clone().into()),
             ("b".to_owned(), b_hsm.clone().into()),
@@ -46,6 +47,7 @@ impl Stores {
             kms: Arc::new(kms),
             rig,
             a,
+            b,
             a_hsm,
             b_hsm,
         }
@@ -354,6 +356,68 @@ async fn a_store_goes_to_another_group_only_if_that_holds_its_keys() {
     .await
     .expect("connects");
     s.decrypts(&encrypted).await;
+}
+
+#[tokio::test]
+async fn what_a_former_group_holds_is_destroyed_there_as_well() {
+    let s = Stores::new();
+    let store = s.store("payroll", "a").await;
+    let key = text(&s.key_in(&store).await, "/KeyId");
+    // The maker clones the key into group b, and a keeps it.
+    s.a.clone_keys_into(&s.b);
+    for (operation, body) in [
+        (
+            "DisconnectCustomKeyStore",
+            json!({ "CustomKeyStoreId": store }),
+        ),
+        (
+            "UpdateCustomKeyStore",
+            json!({ "CustomKeyStoreId": store, "CloudHsmClusterId": cluster_id_of("b") }),
+        ),
+        (
+            "ConnectCustomKeyStore",
+            json!({ "CustomKeyStoreId": store }),
+        ),
+        (
+            "ScheduleKeyDeletion",
+            json!({ "KeyId": key, "PendingWindowInDays": 7 }),
+        ),
+    ] {
+        s.ask(operation, body).await.expect(operation);
+    }
+    s.rig.clock.shift_to(8 * DAY);
+    assert_eq!(s.kms.destroy_due_keys().await.expect("destroys"), 1);
+    assert_eq!((keys_on(&s.a_hsm).await, keys_on(&s.b_hsm).await), (0, 0));
+}
+
+#[tokio::test]
+async fn an_outage_of_one_store_keeps_no_key_of_another_from_its_end() {
+    let s = Stores::new();
+    let store = s.store("payroll", "a").await;
+    let inside = text(&s.key_in(&store).await, "/KeyId");
+    let outside = s.rig.key().await.key_id().to_string();
+    for key in [inside, outside] {
+        let body = json!({ "KeyId": key, "PendingWindowInDays": 7 });
+        s.ask("ScheduleKeyDeletion", body).await.expect("scheduled");
+    }
+    s.a.set_present(false);
+    s.rig.clock.shift_to(8 * DAY);
+    let before = s.rig.token_keys().await;
+    s.kms
+        .destroy_due_keys()
+        .await
+        .expect_err("one token is away");
+    assert_eq!(s.rig.token_keys().await, before - 1);
+    s.a.set_present(true);
+    let healed = async {
+        while s.kms.destroy_due_keys().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), healed)
+        .await
+        .expect("it heals");
+    assert_eq!(keys_on(&s.a_hsm).await, 0);
 }
 
 #[tokio::test]
