@@ -252,6 +252,15 @@ impl HsmGroup {
         Err(last)
     }
 
+    /// Describes every member, in the order of the configuration.
+    pub async fn infos(&self) -> Vec<HsmResult<TokenInfo>> {
+        let mut infos = Vec::with_capacity(self.members.len());
+        for member in self.members.iter() {
+            infos.push(member.info().await);
+        }
+        infos
+    }
+
     /// How each member fares, in the order of the configuration. Never enters a module.
     pub fn health(&self) -> Vec<Health> {
         self.members.iter().map(HsmHandle::health).collect()

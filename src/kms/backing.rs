@@ -14,7 +14,7 @@ use strongroom_hsm::{BackingKey, BackingKeyId};
 
 use super::Kms;
 use super::error::KmsError;
-use super::key::{BackingRecord, Cause, Owner, Timestamp};
+use super::key::{BackingRecord, Cause, Owner, Timestamp, name_of};
 use super::stores::Place;
 use super::table::{self, Rows};
 use crate::meta::{Batch, KeyRange, codec, table as tables};
@@ -129,7 +129,7 @@ impl Kms {
             .generate_key(id, &label)
             .await
             .map_err(KmsError::hsm)?;
-        let token = format!("{} {}", info.label, info.serial);
+        let token = name_of(&info);
         let record = BackingRecord::new(&key, created, cause, token, place.store.clone());
         Ok(MadeBacking {
             key,

@@ -4,8 +4,10 @@
 //! key is destroyed in the token. Then one batch deletes the head, the backing keys' rows, the aliases and the policy:
 //! the commit point. Each step can be repeated, so that a crash between any two is made good by the next run.
 
+use strongroom_hsm::{HsmError, HsmGroup};
+
 use super::error::{KmsError, WrongState};
-use super::key::{KeyArn, KeyId, KeyRecord, KeyState, Owner, Timestamp};
+use super::key::{BackingRecord, KeyArn, KeyId, KeyRecord, KeyState, Owner, Timestamp};
 use super::policy::{POLICY_NAME, PolicyRecord};
 use super::table::{self, Loaded};
 use super::{COMMIT_ATTEMPTS_MAX, Kms, aliases, check_proof};
@@ -196,7 +198,9 @@ impl Kms {
         for version in 1..=versions {
             let backing = rows.backing(&owner, version).await?.record;
             let id = backing.id();
-            for hsm in self.all_hsms_of(&rows, &owner, &backing).await? {
+            let hsms = self.all_hsms_of(&rows, &owner, &backing).await?;
+            check_there(&hsms, &backing).await?;
+            for hsm in hsms {
                 hsm.destroy_key(id).await.map_err(KmsError::hsm)?;
             }
             self.wraps.forget(id);
@@ -238,4 +242,29 @@ impl Kms {
         }
         Err(KmsError::Busy)
     }
+}
+
+/// A key that is not there is destroyed already only if its token is there: another one behind the same name says nothing
+/// about it, and the key would live on in the right one.
+async fn check_there(hsms: &[&HsmGroup], backing: &BackingRecord) -> Result<(), KmsError> {
+    for hsm in hsms {
+        if hsm.contains(backing.id()).await.map_err(KmsError::hsm)? {
+            return Ok(());
+        }
+    }
+    for hsm in hsms {
+        for info in hsm.infos().await {
+            if backing.is_in(&info.map_err(KmsError::hsm)?) {
+                return Ok(());
+            }
+        }
+    }
+    Err(KmsError::Unavailable(HsmError::Unavailable {
+        reason: format!(
+            "backing key {} is to be destroyed in the token {:?}, which is not there",
+            backing.id(),
+            backing.token()
+        ),
+        source: None,
+    }))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use minicbor::{Decode, Encode};
-use strongroom_hsm::{BackingKey, BackingKeyId, Canary, KeyBlob, Wrapped};
+use strongroom_hsm::{BackingKey, BackingKeyId, Canary, KeyBlob, TokenInfo, Wrapped};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -419,6 +419,16 @@ impl BackingRecord {
         KeyMaterialId(self.id())
     }
 
+    /// The token that holds it, as people name it.
+    pub(super) fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// Whether `token` is the one that holds it.
+    pub(super) fn is_in(&self, token: &TokenInfo) -> bool {
+        self.token == name_of(token)
+    }
+
     /// The key as the HSM wants it named.
     pub(super) fn backing_key(&self) -> Result<BackingKey, KmsError> {
         let canary = Wrapped::from_bytes(&self.canary)
@@ -431,6 +441,11 @@ impl BackingRecord {
             canary: Canary(canary),
         })
     }
+}
+
+/// Label and serial number of a token: recorded with each backing key.
+pub(super) fn name_of(token: &TokenInfo) -> String {
+    format!("{} {}", token.label, token.serial)
 }
 
 #[cfg(test)]

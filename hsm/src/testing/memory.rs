@@ -19,6 +19,7 @@ pub struct MemoryToken {
 #[derive(Default)]
 struct Store {
     keys: HashMap<BackingKeyId, Arc<LessSafeKey>>,
+    serial: Option<&'static str>,
     absent: bool,
     /// Counts removals: a session does not outlive one.
     removals: u64,
@@ -28,6 +29,13 @@ impl MemoryToken {
     /// An empty token, plugged in.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty token with this serial number; that of others is 0.
+    pub fn with_serial(serial: &'static str) -> Self {
+        let this = Self::new();
+        this.store().serial = Some(serial);
+        this
     }
 
     /// Plugs the token in or out. Its keys stay; its sessions do not survive a removal.
@@ -66,12 +74,12 @@ impl Token for MemoryToken {
     }
 
     fn info(&self) -> HsmResult<TokenInfo> {
-        self.store().present()?;
+        let serial = self.store().present()?.serial.unwrap_or("0");
         Ok(TokenInfo {
             backend: "memory",
             module: "none".into(),
             label: "memory".into(),
-            serial: "0".into(),
+            serial: serial.into(),
             model: "test".into(),
         })
     }

@@ -421,6 +421,32 @@ async fn an_outage_of_one_store_keeps_no_key_of_another_from_its_end() {
 }
 
 #[tokio::test]
+async fn a_key_is_not_taken_for_destroyed_by_the_word_of_another_token() {
+    let s = Stores::new();
+    let store = s.store("payroll", "a").await;
+    let key = text(&s.key_in(&store).await, "/KeyId");
+    let body = json!({ "KeyId": key, "PendingWindowInDays": 7 });
+    s.ask("ScheduleKeyDeletion", body).await.expect("scheduled");
+    s.rig.clock.shift_to(8 * DAY);
+    // Behind the same name in the configuration there is an empty token now.
+    let other = MemoryToken::with_serial("another");
+    let named = [("a".to_owned(), HsmGroup::from(start(&other)))];
+    let groups = TokenGroups::new(s.rig.hsm.clone().into(), BTreeMap::from(named));
+    let kms = Kms::new(
+        Arc::clone(&s.rig.meta),
+        groups,
+        Arc::new(s.rig.clock.clone()),
+        s.rig.settings.clone(),
+    );
+    kms.destroy_due_keys()
+        .await
+        .expect_err("its token is not there");
+    assert_eq!(keys_on(&s.a_hsm).await, 1);
+    assert_eq!(s.kms.destroy_due_keys().await.expect("it is"), 1);
+    assert_eq!(keys_on(&s.a_hsm).await, 0);
+}
+
+#[tokio::test]
 async fn a_key_store_and_its_origin_go_together() {
     let s = Stores::new();
     let store = s.store("payroll", "a").await;
