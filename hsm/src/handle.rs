@@ -18,10 +18,13 @@
 //! - Worker 0, idle for 5 s, wraps and unwraps with the key that was used last (random bytes before that), so that an
 //!   outage shows without traffic. Should that key be gone or unfit, the token is [`State::Down`] until a call with
 //!   some key succeeds; destroying it through this handle makes the heartbeat forget it.
+//! - An answer is laid down at once, but its caller may be woken a little later, together with others: to be woken costs
+//!   as much as a call. Nobody is left asleep when the queue is empty, nor over a call that is not quick.
 //! - A session in a worker process ([`crate::process`]) has a deadline of its own and answers [`HsmError::Timeout`]
 //!   itself. The call is then repeated in a fresh session if its own deadline allows, so no worker thread hangs long.
 
 mod pool;
+mod reply;
 mod worker;
 
 use std::fmt;
@@ -29,10 +32,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use self::pool::Pool;
+use self::reply::reply;
 use self::worker::{Call, Seat};
 use crate::{
     BackingKey, BackingKeyId, HsmError, HsmResult, SecretBytes, Token, TokenInfo, Wrapped,
@@ -370,20 +373,28 @@ impl HsmHandle {
         W: FnMut(&mut Seat<'_>) -> HsmResult<T> + Send + 'static,
     {
         let pool = &self.shared.pool;
-        let (reply, answer) = oneshot::channel();
+        let (reply, mut answer) = reply();
         let deadline = pool.settings.deadline;
-        let overdue = Instant::now() + deadline;
+        let asked = Instant::now();
+        let overdue = asked + deadline;
         pool.submit(Box::new(Call::new(repeatable, overdue, work, reply)))?;
-        match tokio::time::timeout(deadline, answer).await {
-            Ok(Ok(result)) => result,
-            // The job was dropped unanswered: at the very end of its deadline, or with the process.
-            Ok(Err(dropped)) => Err(HsmError::Unavailable {
-                reason: "the HSM worker gave the call up".into(),
-                source: Some(dropped.into()),
-            }),
-            Err(_elapsed) => {
-                pool.count_timeout();
-                Err(HsmError::Timeout(deadline))
+        let mut look_after = LOOK_AFTER;
+        loop {
+            let until = overdue.min(asked + look_after);
+            match tokio::time::timeout_at(until.into(), &mut answer).await {
+                Ok(Some(result)) => return result,
+                // The job was dropped unanswered: at the very end of its deadline, or with the process.
+                Ok(None) => {
+                    return Err(HsmError::Unavailable {
+                        reason: "the HSM worker gave the call up".into(),
+                        source: None,
+                    });
+                }
+                Err(_elapsed) if until < overdue => look_after *= 2,
+                Err(_elapsed) => {
+                    pool.count_timeout();
+                    return Err(HsmError::Timeout(deadline));
+                }
             }
         }
     }
@@ -396,6 +407,10 @@ impl fmt::Debug for HsmHandle {
             .finish_non_exhaustive()
     }
 }
+
+/// When a caller looks for its answer unwoken, and each time after twice as long. Workers put waking off while calls are
+/// quick, and then one may hang: who has an answer by then waits at most as long again.
+const LOOK_AFTER: Duration = Duration::from_millis(10);
 
 /// How often `shutdown` looks whether a thread has ended.
 const JOIN_POLL: Duration = Duration::from_millis(5);

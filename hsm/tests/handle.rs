@@ -11,21 +11,37 @@ use strongroom_hsm::{
     Token,
 };
 
+/// Of tests that look at what happens at the deadline.
 const DEADLINE: Duration = Duration::from_millis(200);
+/// Of those that do not: a busy machine may keep a worker waiting, and a panic is printed with its backtrace.
+const AMPLE: Duration = Duration::from_secs(20);
 
 fn settings(workers: usize) -> HsmSettings {
     HsmSettings {
         workers,
         queue: 4,
-        deadline: DEADLINE,
+        deadline: AMPLE,
         verify_wraps: true,
     }
 }
 
 /// A handle, the faults of its token, and a key.
 async fn start(workers: usize) -> (HsmHandle, FaultToken, BackingKey) {
+    start_with(settings(workers)).await
+}
+
+/// The same, with [`DEADLINE`].
+async fn start_hasty(workers: usize) -> (HsmHandle, FaultToken, BackingKey) {
+    start_with(HsmSettings {
+        deadline: DEADLINE,
+        ..settings(workers)
+    })
+    .await
+}
+
+async fn start_with(settings: HsmSettings) -> (HsmHandle, FaultToken, BackingKey) {
     let faults = FaultToken::new(Arc::new(MemoryToken::new()));
-    let hsm = HsmHandle::start(Arc::new(faults.clone()), settings(workers)).expect("starts");
+    let hsm = HsmHandle::start(Arc::new(faults.clone()), settings).expect("starts");
     let id = BackingKeyId::random().expect("randomness");
     let key = hsm.generate_key(id, "test").await.expect("generates");
     (hsm, faults, key)
@@ -123,7 +139,7 @@ async fn a_wrap_under_another_key_is_not_acknowledged() {
 
 #[tokio::test]
 async fn a_hanging_call_times_out_then_the_circuit_opens_then_it_heals() {
-    let (hsm, faults, key) = start(1).await;
+    let (hsm, faults, key) = start_hasty(1).await;
     faults.once(Op::Wrap, 1, Fault::Hang(DEADLINE * 4));
     let answer = wrap(&hsm, &key).await;
     assert!(
@@ -142,9 +158,38 @@ async fn a_hanging_call_times_out_then_the_circuit_opens_then_it_heals() {
     wrap(&hsm, &key).await.expect("healed");
 }
 
+/// Waking a caller is put off while calls are quick, and then one hangs.
+#[tokio::test]
+async fn a_call_that_is_done_is_answered_though_the_next_one_hangs() {
+    const LONG: Duration = Duration::from_secs(2);
+    let (hsm, faults, key) = start_with(HsmSettings {
+        queue: 8,
+        deadline: LONG,
+        ..settings(1)
+    })
+    .await;
+    let asked = Instant::now();
+    // Keeps the worker until all are in the queue.
+    faults.once(Op::Random, 1, Fault::Hang(LONG / 20));
+    faults.once(Op::Probe, 1, Fault::Hang(LONG * 2));
+    let wrap = || async {
+        let answer = wrap(&hsm, &key).await;
+        answer.map(|()| asked.elapsed())
+    };
+    let (random, first, second, hung, behind) =
+        tokio::join!(hsm.random(8), wrap(), wrap(), hsm.probe(&key), wrap());
+    random.expect("answers");
+    for done in [first, second] {
+        let after = done.expect("was done");
+        assert!(after < LONG / 2, "{after:?}");
+    }
+    assert!(matches!(hung, Err(HsmError::Timeout(LONG))), "{hung:?}");
+    assert!(matches!(behind, Err(HsmError::Timeout(LONG))), "{behind:?}");
+}
+
 #[tokio::test]
 async fn one_hanging_worker_leaves_the_others_serving() {
-    let (hsm, faults, key) = start(2).await;
+    let (hsm, faults, key) = start_hasty(2).await;
     faults.once(Op::Probe, 1, Fault::Hang(DEADLINE * 4));
     let answer = hsm.probe(&key).await;
     assert!(matches!(answer, Err(HsmError::Timeout(_))), "{answer:?}");
@@ -184,7 +229,7 @@ async fn the_queue_takes_its_limit_and_not_one_more() {
 
 #[tokio::test]
 async fn an_overdue_call_in_the_queue_is_never_made() {
-    let (hsm, faults, key) = start(1).await;
+    let (hsm, faults, key) = start_hasty(1).await;
     let before = faults.calls(Op::Wrap);
     faults.once(Op::Probe, 1, Fault::Hang(DEADLINE * 2));
     let (probed, wrapped) = tokio::join!(hsm.probe(&key), wrap(&hsm, &key));
@@ -250,15 +295,20 @@ async fn an_open_circuit_answers_without_the_token() {
     for _ in 0..5 {
         wrap(&hsm, &key).await.expect_err("fails");
     }
+    let opened = Instant::now();
     assert_eq!(hsm.health().rejected, 0);
+    let mut unavailable = 0;
     for _ in 0..20 {
-        let answer = wrap(&hsm, &key).await;
-        assert!(
-            matches!(answer, Err(HsmError::Unavailable { .. })),
-            "{answer:?}"
-        );
+        let error = wrap(&hsm, &key).await.expect_err("fails");
+        unavailable += u64::from(matches!(error, HsmError::Unavailable { .. }));
     }
-    assert_eq!(hsm.health().rejected, 20);
+    // One for each pause of 250 ms may be let through: none on a machine that does this in less.
+    let pauses = u64::try_from(opened.elapsed().as_millis() / 250).expect("small");
+    let rejected = hsm.health().rejected;
+    assert!(
+        rejected >= 20 - pauses.min(19) && unavailable >= rejected,
+        "{rejected} rejected, {unavailable} unavailable, {pauses} pauses"
+    );
     faults.heal();
     until(&hsm, State::Ready).await;
     wrap(&hsm, &key).await.expect("the circuit is closed");
@@ -371,7 +421,7 @@ async fn shutting_down_finishes_what_is_queued_and_takes_no_more() {
 
 #[tokio::test]
 async fn shutting_down_does_not_wait_for_a_hanging_worker() {
-    let (hsm, faults, key) = start(2).await;
+    let (hsm, faults, key) = start_hasty(2).await;
     faults.once(Op::Probe, 1, Fault::Hang(DEADLINE * 10));
     let answer = hsm.probe(&key).await;
     assert!(matches!(answer, Err(HsmError::Timeout(_))), "{answer:?}");

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::worker::{Answers, Job};
+use super::worker::{Job, Sleepers};
 use super::{Health, HsmSettings, State};
 use crate::{BackingKey, BackingKeyId, HsmError, HsmResult, Token};
 
@@ -64,7 +64,8 @@ struct Device {
 
 /// What a worker is to do next.
 pub(super) enum Next {
-    Job(Box<dyn Job>),
+    /// A job, which is begun now.
+    Job(Box<dyn Job>, Instant),
     /// Nothing to do: see to the session.
     Tend,
     Closed,
@@ -168,13 +169,13 @@ impl Pool {
         self.key().clone()
     }
 
-    /// Waits for something to do, and gives the answers in `done` before that. `retry_at`: when a worker without a
+    /// Waits for something to do, and wakes those in `done` before that; before a job, if they are due. `retry_at`: when a worker without a
     /// session wants to open one.
     pub(super) fn next(
         &self,
         worker: usize,
         retry_at: Option<Instant>,
-        done: &mut Answers,
+        done: &mut Sleepers,
     ) -> Next {
         let mut queue = self.queue();
         queue.runs(worker, None);
@@ -188,13 +189,18 @@ impl Pool {
                 while let Some(job) = queue.jobs.pop_front() {
                     if job.wanted(now) {
                         queue.runs(worker, Some(now + self.settings.deadline));
-                        return Next::Job(job);
+                        let due = done.are_due(queue.jobs.len(), now);
+                        drop(queue);
+                        if due {
+                            done.wake();
+                        }
+                        return Next::Job(job, now);
                     }
                 }
             }
             if !done.is_empty() {
                 drop(queue);
-                done.give();
+                done.wake();
                 queue = self.queue();
                 continue;
             }
@@ -379,7 +385,7 @@ fn with_causes(error: &HsmError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handle::worker::Seat;
+    use crate::handle::worker::{Done, Seat};
     use crate::testing::memory::MemoryToken;
 
     struct Nothing;
@@ -389,15 +395,12 @@ mod tests {
             true
         }
 
-        fn run(&mut self, _seat: &mut Seat<'_>) -> bool {
-            false
+        fn run(&mut self, _seat: &mut Seat<'_>) -> Done {
+            Done {
+                waker: None,
+                spoilt: false,
+            }
         }
-
-        fn was_quick(&self) -> bool {
-            true
-        }
-
-        fn answer(self: Box<Self>) {}
     }
 
     fn pool(workers: usize) -> Pool {

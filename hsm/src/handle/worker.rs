@@ -4,11 +4,11 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
 use super::pool::{Next, Pool};
+use super::reply::Reply;
 use crate::{BackingKey, BackingKeyId, HsmError, HsmResult, Session, Token};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -18,11 +18,12 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const HEARTBEAT_BYTES: usize = 8;
 const HEARTBEAT_AAD: &[u8] = b"strongroom heartbeat";
 
-/// Answers that a worker may keep back for the next ones, and how quick a call must be for that. Waking the callers'
-/// runtime costs the worker as much as half a `SoftHSM` call, and one wake-up serves several answers. Should the module
-/// hang right then, up to three callers see [`HsmError::Timeout`] for a call that was done: what that error says anyway.
-const ANSWERS_MAX: usize = 4;
-const QUICK: Duration = Duration::from_micros(250);
+/// How long callers whose answer is there may be left asleep, counted from the beginning of the first call of a run.
+///
+/// To wake the callers' runtime costs as much as a `SoftHSM` call, and its threads may then take the processor from
+/// this one; one waking serves all answers that are there. A call that takes longer than this wakes its caller at once.
+/// Should the module hang while others sleep, they look by themselves: [`LOOK_AFTER`](super::LOOK_AFTER).
+const ASLEEP_MAX: Duration = Duration::from_millis(1);
 
 /// The life of worker `index`: until the queue is closed and empty.
 pub(super) fn run(pool: &Pool, index: usize) {
@@ -30,15 +31,16 @@ pub(super) fn run(pool: &Pool, index: usize) {
     if index == 0 {
         seat.retry_at = Some(Instant::now());
     }
-    let mut done = Answers::default();
+    let mut done = Sleepers::default();
     loop {
         match pool.next(index, seat.retry_at, &mut done) {
-            Next::Job(mut job) => {
-                let spoilt = job.run(&mut seat);
-                done.add(job);
+            Next::Job(mut job, begun) => {
+                let Done { waker, spoilt } = job.run(&mut seat);
+                done.add(waker, begun);
+                drop(job);
                 if spoilt {
                     // The session goes last, since closing it enters the module.
-                    done.give();
+                    done.wake();
                 }
                 seat.settle(spoilt);
             }
@@ -48,25 +50,33 @@ pub(super) fn run(pool: &Pool, index: usize) {
     }
 }
 
-/// Jobs that are done and not yet answered.
+/// Callers whose answer is there and who do not know it yet.
 #[derive(Default)]
-pub(super) struct Answers(Vec<Box<dyn Job>>);
+pub(super) struct Sleepers {
+    wakers: Vec<Waker>,
+    /// When the first of their calls was begun.
+    since: Option<Instant>,
+}
 
-impl Answers {
-    fn add(&mut self, job: Box<dyn Job>) {
-        let quick = job.was_quick();
-        self.0.push(job);
-        if !quick || self.0.len() >= ANSWERS_MAX {
-            self.give();
-        }
+impl Sleepers {
+    fn add(&mut self, waker: Option<Waker>, begun: Instant) {
+        self.wakers.extend(waker);
+        self.since.get_or_insert(begun);
     }
 
-    pub(super) fn give(&mut self) {
-        self.0.drain(..).for_each(Job::answer);
+    pub(super) fn wake(&mut self) {
+        self.wakers.drain(..).for_each(Waker::wake);
+        self.since = None;
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.wakers.is_empty()
+    }
+
+    /// Whether to wake them before the call that is begun `now`: when nothing waits behind it, so that they can ask
+    /// anew meanwhile, and when they have slept long enough.
+    pub(super) fn are_due(&self, waiting: usize, now: Instant) -> bool {
+        waiting == 0 || self.since.is_some_and(|since| now >= since + ASLEEP_MAX)
     }
 }
 
@@ -74,12 +84,16 @@ impl Answers {
 pub(super) trait Job: Send {
     /// Whether anybody still waits for it.
     fn wanted(&self, now: Instant) -> bool;
-    /// Does it. Returns whether the session is spoilt.
-    fn run(&mut self, seat: &mut Seat<'_>) -> bool;
-    /// Whether doing it took no time worth speaking of.
-    fn was_quick(&self) -> bool;
-    /// Answers, when it is done.
-    fn answer(self: Box<Self>);
+    /// Does it, and lays the answer down.
+    fn run(&mut self, seat: &mut Seat<'_>) -> Done;
+}
+
+/// How a job ended.
+pub(super) struct Done {
+    /// The caller, to be woken.
+    pub(super) waker: Option<Waker>,
+    /// Whether the session is spoilt.
+    pub(super) spoilt: bool,
 }
 
 /// The one kind of job: what to do, and where the answer goes.
@@ -87,9 +101,7 @@ pub(super) struct Call<T, W> {
     repeatable: bool,
     overdue: Instant,
     work: W,
-    reply: oneshot::Sender<HsmResult<T>>,
-    result: Option<HsmResult<T>>,
-    took: Duration,
+    reply: Reply<HsmResult<T>>,
 }
 
 impl<T, W> Call<T, W> {
@@ -97,15 +109,13 @@ impl<T, W> Call<T, W> {
         repeatable: bool,
         overdue: Instant,
         work: W,
-        reply: oneshot::Sender<HsmResult<T>>,
+        reply: Reply<HsmResult<T>>,
     ) -> Self {
         Self {
             repeatable,
             overdue,
             work,
             reply,
-            result: None,
-            took: Duration::ZERO,
         }
     }
 }
@@ -116,11 +126,10 @@ where
     W: FnMut(&mut Seat<'_>) -> HsmResult<T> + Send,
 {
     fn wanted(&self, now: Instant) -> bool {
-        now < self.overdue && !self.reply.is_closed()
+        now < self.overdue && self.reply.is_awaited()
     }
 
-    fn run(&mut self, seat: &mut Seat<'_>) -> bool {
-        let start = Instant::now();
+    fn run(&mut self, seat: &mut Seat<'_>) -> Done {
         let mut result = guarded(|| (self.work)(seat));
         let broken = matches!(
             result,
@@ -133,20 +142,8 @@ where
         // Health first, then the answer: who reads both sees them agree.
         seat.pool.note(result.as_ref().err());
         let spoilt = result.as_ref().is_err_and(HsmError::spoils_session);
-        self.result = Some(result);
-        self.took = start.elapsed();
-        spoilt
-    }
-
-    fn was_quick(&self) -> bool {
-        self.took < QUICK
-    }
-
-    fn answer(self: Box<Self>) {
-        if let Some(result) = self.result {
-            // A caller that has left at its deadline takes no answer; a secret in it is zeroed as it drops.
-            let _ = self.reply.send(result);
-        }
+        let waker = self.reply.lay_down(result);
+        Done { waker, spoilt }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
     TryLockError,
@@ -26,6 +26,9 @@ const ENTER_WAIT: Duration = Duration::from_secs(1);
 const EXCLUSIVE_WAIT: Duration = Duration::from_millis(500);
 /// How long making an object and looking for one wait for each other.
 const OBJECTS_WAIT: Duration = Duration::from_secs(2);
+/// How long one who wants to change objects may keep others from beginning to look. There is always somebody who looks;
+/// but one of them may hang.
+const PRECEDENCE: Duration = Duration::from_millis(250);
 /// How often a waiter looks. Waiting is rare: a lock that queues its writers would cost every call instead.
 const LOCK_POLL: Duration = Duration::from_millis(1);
 
@@ -41,6 +44,8 @@ pub(super) struct Library {
     logins: AtomicU64,
     /// Read-locked to look for tokens and objects, write-locked to make or destroy an object.
     objects: RwLock<()>,
+    /// Whether one waits to change objects, and has precedence.
+    change_waits: AtomicBool,
     /// What each token was found to be able to do since the module was initialised.
     abilities: Mutex<HashMap<Slot, (u64, Arc<Abilities>)>>,
 }
@@ -93,6 +98,7 @@ impl Library {
                 anchors: Mutex::default(),
                 logins: AtomicU64::new(0),
                 objects: RwLock::default(),
+                change_waits: AtomicBool::new(false),
                 abilities: Mutex::default(),
             })
         });
@@ -226,8 +232,13 @@ impl Library {
     ///
     /// [`HsmError::Unavailable`] when an object has been in the making for too long.
     pub(super) fn looking(&self) -> HsmResult<RwLockReadGuard<'_, ()>> {
-        waiting(OBJECTS_WAIT, || self.objects.try_read())
-            .ok_or_else(|| unavailable("an object is being made or destroyed"))
+        waiting(OBJECTS_WAIT, || {
+            if self.change_waits.load(Ordering::SeqCst) {
+                return Err(TryLockError::WouldBlock);
+            }
+            self.objects.try_read()
+        })
+        .ok_or_else(|| unavailable("an object is being made or destroyed"))
     }
 
     /// Leave to make or destroy an object while no other thread of ours does, or looks: `SoftHSM` answers
@@ -237,8 +248,20 @@ impl Library {
     ///
     /// [`HsmError::Unavailable`] when the others take too long.
     pub(super) fn changing(&self) -> HsmResult<RwLockWriteGuard<'_, ()>> {
-        waiting(OBJECTS_WAIT, || self.objects.try_write())
-            .ok_or_else(|| unavailable("other threads look for objects"))
+        let until = Instant::now() + PRECEDENCE;
+        let mut first = false;
+        let changing = waiting(OBJECTS_WAIT, || {
+            if Instant::now() < until {
+                first = first || !self.change_waits.swap(true, Ordering::SeqCst);
+            } else if std::mem::take(&mut first) {
+                self.change_waits.store(false, Ordering::SeqCst);
+            }
+            self.objects.try_write()
+        });
+        if first {
+            self.change_waits.store(false, Ordering::SeqCst);
+        }
+        changing.ok_or_else(|| unavailable("other threads look for objects"))
     }
 
     /// What the token in `slot` was found to be able to do, if it has been tried since the module was initialised.
@@ -347,8 +370,55 @@ mod tests {
             anchors: Mutex::default(),
             logins: AtomicU64::new(0),
             objects: RwLock::default(),
+            change_waits: AtomicBool::new(false),
             abilities: Mutex::default(),
         }
+    }
+
+    /// Others look all the time, so that the lock is never free by itself.
+    #[test]
+    fn who_wants_to_change_objects_comes_to_it_among_many_who_look() {
+        let library = ready(1);
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let mut mine = library.looking().expect("looks");
+                    while !done.load(Ordering::SeqCst) {
+                        // The next one before the last one goes: one of the two threads looks at any time.
+                        std::thread::sleep(Duration::from_millis(1));
+                        drop(mine);
+                        mine = library.looking().expect("looks");
+                    }
+                });
+            }
+            for _ in 0..20 {
+                let changed = library.changing().map(drop);
+                if changed.is_err() {
+                    done.store(true, Ordering::SeqCst);
+                }
+                changed.expect("changes");
+            }
+            done.store(true, Ordering::SeqCst);
+        });
+    }
+
+    #[test]
+    fn one_who_hangs_while_looking_keeps_no_other_from_it() {
+        let library = ready(1);
+        let _hung = library.looking().expect("looks");
+        std::thread::scope(|scope| {
+            let change = scope.spawn(|| library.changing().map(drop));
+            std::thread::sleep(PRECEDENCE / 5);
+            let began = Instant::now();
+            drop(library.looking().expect("looks"));
+            assert!(began.elapsed() < OBJECTS_WAIT / 2);
+            let refused = change.join().expect("does not panic");
+            assert!(
+                matches!(refused, Err(HsmError::Unavailable { .. })),
+                "{refused:?}"
+            );
+        });
     }
 
     #[test]
