@@ -16,8 +16,9 @@
 //!   calls are [`HsmError::Unavailable`] at once with the last error, but for one every 250 ms that is let through, and
 //!   only when the one before is answered. A call or a heartbeat that succeeds closes it.
 //! - Worker 0, idle for 5 s, wraps and unwraps with the key that was used last (random bytes before that), so that an
-//!   outage shows without traffic. Should that key be gone or unfit, the token is [`State::Down`] until a call with
-//!   some key succeeds; destroying it through this handle makes the heartbeat forget it.
+//!   outage shows without traffic. Should that key be gone, unfit or unavailable even in a fresh session, that is said
+//!   in the log (`hsm.heartbeat_key`) and speaks against the key alone: the heartbeat forgets it and goes on with
+//!   random bytes until a call uses a key with success. So it does with one that is destroyed through this handle.
 //! - A session in a worker process ([`crate::process`]) has a deadline of its own and answers [`HsmError::Timeout`]
 //!   itself. The call is then repeated in a fresh session if its own deadline allows, so no worker thread hangs long.
 
