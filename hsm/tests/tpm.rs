@@ -600,7 +600,7 @@ fn without_nv_space_a_key_is_made_without_a_counter_or_refused() {
     let strict = token(&strict);
     let refused = open(&strict).generate_key(&fresh_id(), "refused");
     assert!(
-        matches!(refused, Err(HsmError::Unavailable { .. })),
+        matches!(refused, Err(HsmError::KeyUnavailable { .. })),
         "{refused:?}"
     );
     drop(strict);
@@ -865,7 +865,7 @@ fn extend_pcr_7(swtpm: &Swtpm) {
 
 fn assert_pcr_changed<T: std::fmt::Debug>(result: &HsmResult<T>, word: &str) {
     match result {
-        Err(HsmError::Unavailable { reason, .. }) => assert!(
+        Err(HsmError::KeyUnavailable { reason, .. }) => assert!(
             reason.contains("PCR 7 is not what it was when the key was made")
                 && reason.contains(word),
             "{reason}"
@@ -942,6 +942,53 @@ fn a_key_opens_only_with_its_pcrs_or_a_policy_of_its_recovery_key() {
     session.unwrap(&key, b"aad", &wrapped).expect("unwraps");
     session.destroy_key(&key.id).expect("destroys");
     assert_not_found(&session.unwrap(&key, b"aad", &wrapped));
+}
+
+#[tokio::test]
+async fn a_key_whose_pcrs_have_changed_leaves_the_others_served() {
+    let swtpm = Swtpm::start();
+    let recovery = Recovery::new(&swtpm, "recovery");
+    let config = TpmConfig {
+        pcrs: vec![7],
+        recovery_key: Some(recovery.public),
+        ..swtpm.config()
+    };
+    let proxy = swtpm.proxy();
+    let config = TpmConfig {
+        tcti: proxy.config().tcti,
+        ..config
+    };
+    let settings = HsmSettings {
+        workers: TpmToken::WORKERS,
+        ..HsmSettings::default()
+    };
+    let hsm = HsmHandle::start(token(&config), settings).expect("starts");
+    let bound = hsm.generate_key(fresh_id(), "bound").await.expect("makes");
+    let secret = || SecretBytes::new(vec![7; 32]).expect("short");
+    let wrapped = hsm.wrap(&bound, Vec::new(), secret()).await.expect("wraps");
+    extend_pcr_7(&swtpm);
+    let refuse = async || {
+        // More of them than the circuit breaker suffers.
+        for _ in 0..8 {
+            assert_pcr_changed(
+                &hsm.unwrap(&bound, Vec::new(), wrapped.clone()).await,
+                "no recovery policy is configured",
+            );
+        }
+    };
+    refuse().await;
+    // Idle for longer than a heartbeat, with the bound key as the one that was used last.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    let newer = hsm.generate_key(fresh_id(), "newer").await.expect("makes");
+    for _ in 0..3 {
+        hsm.wrap(&newer, Vec::new(), secret()).await.expect("wraps");
+        refuse().await;
+    }
+    // TPM2_CreatePrimary, with which a conversation begins.
+    assert_eq!(proxy.count(&[0, 0, 1, 0x31]), 1, "it is one conversation");
+    let health = hsm.health();
+    assert_eq!((health.state, health.failures), (State::Ready, 0));
+    hsm.shutdown().await;
 }
 
 #[test]

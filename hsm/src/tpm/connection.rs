@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::config::Settings;
-use super::error::{Fault, unavailable};
+use super::error::Fault;
 use super::esys::{CONTINUE, DECRYPT, ENCRYPT, Esys, Kind, OWNER, PASSWORD, Tr};
 use super::key::{Recorded, primary_template, template};
 use super::loaded::Loaded;
@@ -191,9 +191,12 @@ impl Connection {
         let counter = self.define_counter(id)?;
         if counter.is_none() {
             if settings.require_nv {
-                return Err(unavailable(
-                    "the TPM has no NV space left for a counter, and require_nv refuses keys without one",
-                ));
+                // Said of the key to be made: those that there are are used as ever.
+                return Err(HsmError::KeyUnavailable {
+                    id: *id,
+                    reason: "the TPM has no NV space left for its counter, and require_nv refuses keys without one"
+                        .into(),
+                });
             }
             tracing::warn!(event = "tpm.no_counter", key = %id,
                 "the TPM has no NV space left: the key is made without a counter, and its destruction will not \

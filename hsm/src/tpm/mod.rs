@@ -42,11 +42,12 @@
 //! # PCRs
 //!
 //! With [`TpmConfig::pcrs`] a new key is bound to the values that these PCRs have when it is made, on top of its
-//! counter: each use proves both anew. When they are not what they were, the key is [`HsmError::Unavailable`], in
+//! counter: each use proves both anew. When they are not what they were, the key is [`HsmError::KeyUnavailable`], in
 //! words, until they are again, or until a [`PcrPolicy`] for the new values is there that the recovery key has signed
-//! (`TPM2_PolicyOR` of `TPM2_PolicyPCR` and `TPM2_PolicyAuthorize`). The recovery key is part of the key's policy: a
-//! later change of the configuration changes neither PCRs nor recovery key of keys that there are. A signed policy
-//! holds for ever, for every key that was made with that recovery key: to take one back is to destroy the keys.
+//! (`TPM2_PolicyOR` of `TPM2_PolicyPCR` and `TPM2_PolicyAuthorize`); keys that were made since are used as ever. The
+//! recovery key is part of the key's policy: a later change of the configuration changes neither PCRs nor recovery key
+//! of keys that there are. A signed policy holds for ever, for every key that was made with that recovery key: to take
+//! one back is to destroy the keys.
 //!
 //! # The way to the TPM
 //!
