@@ -22,6 +22,7 @@
 //! - A session in a worker process ([`crate::process`]) has a deadline of its own and answers [`HsmError::Timeout`]
 //!   itself. The call is then repeated in a fresh session if its own deadline allows, so no worker thread hangs long.
 
+mod fresh;
 mod pool;
 mod worker;
 
@@ -33,6 +34,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
+use self::fresh::Fresh;
 use self::pool::Pool;
 use self::worker::{Call, Seat};
 use crate::{
@@ -179,7 +181,9 @@ impl HsmHandle {
     /// the canary opened in a third: what is returned survives the session that made it.
     ///
     /// Never repeated. After an error other than [`HsmError::KeyExists`] and [`HsmError::Busy`] the key may exist:
-    /// the caller has recorded its intent before and looks with [`HsmHandle::contains`].
+    /// the caller has recorded its intent before and looks with [`HsmHandle::contains`]. A key that is made after its
+    /// caller has left, at the deadline or because the future was dropped, is destroyed again if the token lets us.
+    /// Therefore an identity is for one call: a key that a later call makes under it could be destroyed instead.
     ///
     /// # Errors
     ///
@@ -187,15 +191,16 @@ impl HsmHandle {
     /// [`HsmHandle::wrap`].
     pub async fn generate_key(&self, id: BackingKeyId, label: &str) -> HsmResult<BackingKey> {
         let label = label.to_owned();
-        self.call(false, move |seat| {
+        let pool = Arc::downgrade(&self.shared.pool);
+        let made = self.call(false, move |seat| {
             // A session that idled may have been closed by the device; a fresh one spares the caller that failure.
             let blob = seat.renew()?.generate_key(&id, &label)?;
             let canary = seat.renew()?.make_canary(&id, &blob)?;
             let key = BackingKey { id, blob, canary };
             seat.renew()?.probe(&key)?;
-            Ok(key)
-        })
-        .await
+            Ok(Fresh::new(key, &pool))
+        });
+        made.await.map(Fresh::received)
     }
 
     /// Encrypts `plaintext` under `key` with `aad` authenticated; by [`HsmSettings::verify_wraps`] also decrypts it

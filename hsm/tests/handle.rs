@@ -87,6 +87,91 @@ async fn generating_a_key_is_never_repeated() {
     );
 }
 
+/// Waits until the token holds these keys and no others.
+async fn until_keys(token: &MemoryToken, mut wanted: Vec<BackingKeyId>) {
+    wanted.sort();
+    let give_up = Instant::now() + Duration::from_secs(8);
+    loop {
+        let mut session = token.open_session().expect("opens");
+        let mut keys = session.list_keys().expect("lists");
+        keys.sort();
+        if keys == wanted {
+            return;
+        }
+        assert!(Instant::now() < give_up, "{keys:?} and not {wanted:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A token, its faults and a handle with this deadline.
+fn start_with(deadline: Duration) -> (MemoryToken, FaultToken, HsmHandle) {
+    let memory = MemoryToken::new();
+    let faults = FaultToken::new(Arc::new(memory.clone()));
+    let settings = HsmSettings {
+        deadline,
+        ..settings(1)
+    };
+    let hsm = HsmHandle::start(Arc::new(faults.clone()), settings).expect("starts");
+    (memory, faults, hsm)
+}
+
+#[tokio::test]
+async fn a_key_that_is_made_too_late_for_its_caller_is_destroyed_again() {
+    let (memory, faults, hsm) = start_with(DEADLINE);
+    let id = || BackingKeyId::random().expect("randomness");
+    let kept = hsm.generate_key(id(), "kept").await.expect("generates");
+    faults.once(Op::Generate, 1, Fault::Hang(DEADLINE * 2));
+    let answer = hsm.generate_key(id(), "late").await;
+    assert!(matches!(answer, Err(HsmError::Timeout(_))), "{answer:?}");
+    more_calls(&faults, Op::Destroy, 1).await;
+    until_keys(&memory, vec![kept.id]).await;
+    // As late, by a caller who leaves without waiting for the deadline.
+    faults.once(Op::Generate, 1, Fault::Hang(DEADLINE / 2));
+    let left = tokio::time::timeout(DEADLINE / 10, hsm.generate_key(id(), "left")).await;
+    assert!(left.is_err());
+    more_calls(&faults, Op::Destroy, 1).await;
+    until_keys(&memory, vec![kept.id]).await;
+    wrap(&hsm, &kept).await.expect("wraps");
+    // While the handle is shut down.
+    faults.once(Op::Generate, 1, Fault::Hang(DEADLINE / 2));
+    let left = tokio::time::timeout(DEADLINE / 10, hsm.generate_key(id(), "left")).await;
+    assert!(left.is_err());
+    hsm.shutdown().await;
+    until_keys(&memory, vec![kept.id]).await;
+}
+
+#[tokio::test]
+async fn a_key_at_the_very_deadline_is_either_received_or_destroyed() {
+    let deadline = Duration::from_millis(10);
+    let (memory, faults, hsm) = start_with(deadline);
+    let mut received = Vec::new();
+    for round in 0..100 {
+        let late = Duration::from_micros(8_500 + 20 * round);
+        faults.once(Op::Generate, 1, Fault::Hang(late));
+        let id = BackingKeyId::random().expect("randomness");
+        if hsm.generate_key(id, "close").await.is_ok() {
+            received.push(id);
+        }
+    }
+    until_keys(&memory, received).await;
+}
+
+#[tokio::test]
+async fn a_late_key_that_cannot_be_destroyed_stays_for_its_intent() {
+    let (memory, faults, hsm) = start_with(DEADLINE);
+    faults.once(Op::Generate, 1, Fault::Hang(DEADLINE * 2));
+    faults.once(Op::Destroy, 1, Fault::Fail);
+    let id = BackingKeyId::random().expect("randomness");
+    let answer = hsm.generate_key(id, "late").await;
+    assert!(matches!(answer, Err(HsmError::Timeout(_))), "{answer:?}");
+    more_calls(&faults, Op::Destroy, 1).await;
+    until(&hsm, State::Ready).await;
+    assert!(hsm.contains(id).await.expect("answers"));
+    until_keys(&memory, vec![id]).await;
+    hsm.destroy_key(id).await.expect("destroys");
+    until_keys(&memory, Vec::new()).await;
+}
+
 #[tokio::test]
 async fn a_key_is_made_proven_and_proven_again_in_three_sessions() {
     let (hsm, faults, _key) = start(1).await;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 use strongroom_hsm::testing::conformance;
+use strongroom_hsm::testing::fault::{Fault, FaultToken, Op};
 use strongroom_hsm::tpm::{PcrPolicy, TpmConfig, TpmToken};
 use strongroom_hsm::{
     BackingKey, DataKey, HsmError, HsmHandle, HsmResult, HsmSettings, KeyBlob, Report, SecretBytes,
@@ -820,6 +821,28 @@ fn a_key_that_is_half_made_is_listed_and_can_be_destroyed() {
     assert_not_found(&session.make_canary(&id, &KeyBlob::EMPTY));
     session.destroy_key(&id).expect("destroys");
     assert!(session.list_keys().expect("lists").is_empty());
+}
+
+#[tokio::test]
+async fn a_key_that_is_made_too_late_for_its_caller_leaves_no_counter() {
+    let swtpm = Swtpm::start();
+    let faults = FaultToken::new(swtpm.token());
+    let settings = HsmSettings {
+        workers: TpmToken::WORKERS,
+        deadline: Duration::from_secs(1),
+        ..HsmSettings::default()
+    };
+    let hsm = HsmHandle::start(Arc::new(faults.clone()), settings).expect("starts");
+    faults.once(Op::Generate, 1, Fault::Hang(Duration::from_secs(2)));
+    let late = hsm.generate_key(fresh_id(), "late").await;
+    assert!(matches!(late, Err(HsmError::Timeout(_))), "{late:?}");
+    let give_up = Instant::now() + Duration::from_secs(10);
+    while faults.calls(Op::Destroy) == 0 {
+        assert!(Instant::now() < give_up, "the key is not withdrawn");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(hsm.list_keys().await.expect("lists"), []);
+    hsm.shutdown().await;
 }
 
 /// A recovery key, which a server never has, and the file of its public half.

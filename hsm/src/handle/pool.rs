@@ -134,6 +134,13 @@ impl Pool {
         Ok(())
     }
 
+    /// Queues what no caller waits for. It is taken whatever the state of queue and circuit: there is one at most for
+    /// each call that was.
+    pub(super) fn queue_clean_up(&self, job: Box<dyn Job>) {
+        self.queue().jobs.push_back(job);
+        self.wake.notify_all();
+    }
+
     /// Half open: one call in each pause is let through, and the next one only when that is answered or overdue.
     fn pass_open_circuit(&self) -> HsmResult<()> {
         let mut device = self.device();

@@ -338,7 +338,7 @@ fn cause(failure: &Arc<HsmError>) -> Option<crate::BoxError> {
 }
 
 /// Runs foreign code; its panic is an error of the device, and the worker lives on.
-fn guarded<T>(work: impl FnOnce() -> HsmResult<T>) -> HsmResult<T> {
+pub(super) fn guarded<T>(work: impl FnOnce() -> HsmResult<T>) -> HsmResult<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         Err(HsmError::Device {
             function: "an HSM call that panicked",
