@@ -5,7 +5,7 @@
 mod swtpm;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand::SystemRandom;
@@ -29,6 +29,10 @@ use tss_esapi::structures::{
     SymmetricDefinition,
 };
 use tss_esapi::traits::UnMarshall;
+
+use tracing::Subscriber;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
 
 use swtpm::{Swtpm, fresh_id, new_key, open, token};
 
@@ -604,8 +608,16 @@ fn without_nv_space_a_key_is_made_without_a_counter_or_refused() {
         matches!(refused, Err(HsmError::KeyUnavailable { .. })),
         "{refused:?}"
     );
+    let report = strict.report().expect("reports");
+    assert!(report.dangers.is_empty(), "no such key is made: {report:?}");
+    assert!(fact(&report, "new keys").contains("are refused"));
     drop(strict);
     let token = swtpm.token();
+    let report = token.report().expect("reports");
+    assert!(
+        matches!(report.dangers.as_slice(), [danger] if danger.contains("no NV space is left")),
+        "{report:?}"
+    );
     let mut session = open(&token);
     let key = new_key(session.as_mut());
     assert!(!session.contains(&key.id).expect("answers"));
@@ -784,9 +796,8 @@ fn the_token_describes_itself_the_same_each_time() {
     );
     assert!(info.model.contains("firmware"), "{info:?}");
     swtpm.restart();
-    // The dead conversation is found out here, at the latest by the second call.
-    let again = token.info().or_else(|_gone| token.info());
-    assert_eq!(again.expect("answers"), info);
+    assert_eq!(token.info().expect("answers"), info);
+    swtpm.restart();
     let report = token.report().expect("reports");
     for name in [
         "manufacturer",
@@ -804,6 +815,118 @@ fn the_token_describes_itself_the_same_each_time() {
         assert!(!fact(&report, name).is_empty(), "{name}");
     }
     assert!(report.dangers.is_empty(), "{report:?}");
+    assert_eq!(fact(&report, "new keys"), "get a counter");
+    let counters = |report: &Report| fact(report, "counters of keys");
+    assert!(counters(&report).starts_with("0 of "));
+    let report = token.report().expect("reports");
+    assert!(
+        counters(&report).starts_with("0 of "),
+        "it leaves no counter of its own"
+    );
+    assert!(fact(&report, "authorisation value").contains("TPM2_EvictControl"));
+    let name = fact(&report, "name");
+    assert!(fact(&report, "pinned").ends_with(&format!("primary_name = \"{name}\"")));
+    let pinned = swtpm::token(&TpmConfig {
+        primary_name: Some(name),
+        ..swtpm.config()
+    });
+    assert_eq!(fact(&pinned.report().expect("reports"), "pinned"), "yes");
+}
+
+/// The events of this name among what is said in `work`, by their fields.
+fn events_in(wanted: &str, work: impl FnOnce()) -> Vec<String> {
+    #[derive(Clone, Default)]
+    struct Listener(Arc<Mutex<Vec<String>>>);
+    struct Fields(String);
+    impl Visit for Fields {
+        fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+            self.0 += &format!("{field}={value:?} ");
+        }
+    }
+    impl Subscriber for Listener {
+        fn enabled(&self, _metadata: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _span: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+        fn record(&self, _span: &Id, _values: &Record<'_>) {}
+        fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
+        fn event(&self, event: &tracing::Event<'_>) {
+            let mut fields = Fields(String::new());
+            event.record(&mut fields);
+            self.0.lock().expect("no panic").push(fields.0);
+        }
+        fn enter(&self, _span: &Id) {}
+        fn exit(&self, _span: &Id) {}
+    }
+    let listener = Listener::default();
+    tracing::subscriber::with_default(listener.clone(), work);
+    let mut events = std::mem::take(&mut *listener.0.lock().expect("no panic"));
+    events.retain(|fields| fields.contains(&format!("event=\"{wanted}\"")));
+    events
+}
+
+#[test]
+fn a_primary_that_is_not_pinned_is_named_once_when_keys_are_made() {
+    let swtpm = Swtpm::start();
+    let name = fact(&swtpm.token().report().expect("reports"), "name");
+    let make = |config: TpmConfig| {
+        events_in("tpm.not_pinned", || {
+            let token = token(&config);
+            for _ in 0..2 {
+                new_key(open(&token).as_mut());
+            }
+        })
+    };
+    let said = make(swtpm.config());
+    assert!(
+        matches!(said.as_slice(), [once] if once.contains(&format!("primary_name=\"{name}\""))),
+        "{said:?}"
+    );
+    let pinned = TpmConfig {
+        primary_name: Some(name),
+        ..swtpm.config()
+    };
+    assert_eq!(make(pinned), Vec::<String>::new());
+}
+
+#[test]
+fn a_serial_number_tells_tpms_and_primaries_apart() {
+    let (mut swtpm, other) = (Swtpm::start(), Swtpm::start());
+    let identity = |config: TpmConfig| {
+        let info = token(&config).info().expect("answers");
+        (info.label, info.serial)
+    };
+    let bits = |bits, swtpm: &Swtpm| TpmConfig {
+        aes_bits: Some(bits),
+        ..swtpm.config()
+    };
+    let known = identity(swtpm.config());
+    assert_eq!(identity(bits(256, &swtpm)), known);
+    let smaller = identity(bits(128, &swtpm));
+    assert_ne!(smaller.1, known.1);
+    assert_ne!(identity(other.config()).1, known.1);
+    assert_ne!(identity(bits(128, &other)).1, smaller.1);
+    swtpm.restart();
+    assert_eq!(identity(swtpm.config()), known);
+    assert_eq!(identity(bits(128, &swtpm)), smaller);
+    // It is made of the primary's name, behind the number of its algorithm.
+    let name = fact(&swtpm.token().report().expect("reports"), "name");
+    assert_eq!(known.1, name[4..20]);
+    // A conversation outlives what happens to its TPM; what it tells does not.
+    let token = swtpm.token();
+    let mut session = open(&token);
+    assert_eq!(token.info().expect("answers").serial, known.1);
+    let mut context = swtpm.raw();
+    context.set_sessions((Some(AuthSession::Password), None, None));
+    context.clear(AuthHandle::Lockout).expect("clears");
+    drop(context);
+    let cleared = token.info().expect("answers").serial;
+    assert_ne!(cleared, known.1);
+    new_key(session.as_mut());
+    drop((session, token));
+    assert_eq!(identity(swtpm.config()).1, cleared);
 }
 
 #[test]

@@ -145,11 +145,12 @@ impl Connection {
         owner.judge(&value, answer)
     }
 
-    /// Whether the TPM answers, and still knows our session: one that was reset does not, and then nothing is left of
-    /// what we had in it.
+    /// Whether the TPM answers, and still knows our session and our primary: one that was reset knows neither, and one
+    /// whose owner hierarchy was cleared has no primary of ours any more.
     pub(super) fn ping(&mut self) -> Result<(), Fault> {
         self.policy_begun = false;
-        self.esys.policy_restart(self.policy)
+        self.esys.policy_restart(self.policy)?;
+        self.esys.read_public(self.primary)
     }
 
     /// How many objects and sessions the TPM has loaded, as far as we are shown.
