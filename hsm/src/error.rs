@@ -56,6 +56,14 @@ pub enum HsmError {
         /// Which attribute, or what the canary said.
         reason: String,
     },
+    /// Retry, or operator: this key may not be used now. Says nothing against the token or its other keys.
+    #[error("backing key {id} cannot be used now: {reason}")]
+    KeyUnavailable {
+        /// Which key.
+        id: BackingKeyId,
+        /// What keeps it from being used, in words.
+        reason: String,
+    },
     /// Operator: the token as a whole does not protect keys.
     #[error("the token is unsafe: {0}")]
     UnsafeToken(String),
@@ -89,6 +97,15 @@ impl HsmError {
                 | Self::Unauthentic
                 | Self::TooLong { .. }
                 | Self::Busy
+                | Self::KeyUnavailable { .. }
+        )
+    }
+
+    /// Whether this is said of one key: others may be used.
+    pub(crate) fn is_about_key(&self) -> bool {
+        matches!(
+            self,
+            Self::KeyNotFound(_) | Self::Unfit { .. } | Self::KeyUnavailable { .. }
         )
     }
 

@@ -25,6 +25,9 @@ const CLONE_POLL: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupSettings {
     /// Members in which a new key's canary must open before the key is used: 1 to the number of members.
+    ///
+    /// The members must be different devices. One device that is a member twice counts twice, and nothing here can
+    /// see that: clones may share label and serial number.
     pub quorum: usize,
     /// How long the makers' cloning may take. [`GroupSettings::CLONE_WAIT_MAX`] at most.
     pub clone_wait: Duration,
@@ -252,7 +255,7 @@ impl HsmGroup {
         Err(last)
     }
 
-    /// Describes every member, in the order of the configuration.
+    /// Describes every member, or says why it does not answer, in the order of the configuration.
     pub async fn infos(&self) -> Vec<HsmResult<TokenInfo>> {
         let mut infos = Vec::with_capacity(self.members.len());
         for member in self.members.iter() {

@@ -16,13 +16,15 @@
 //!   calls are [`HsmError::Unavailable`] at once with the last error, but for one every 250 ms that is let through, and
 //!   only when the one before is answered. A call or a heartbeat that succeeds closes it.
 //! - Worker 0, idle for 5 s, wraps and unwraps with the key that was used last (random bytes before that), so that an
-//!   outage shows without traffic. Should that key be gone or unfit, the token is [`State::Down`] until a call with
-//!   some key succeeds; destroying it through this handle makes the heartbeat forget it.
+//!   outage shows without traffic. Should that key be gone, unfit or unavailable even in a fresh session, that is said
+//!   in the log (`hsm.heartbeat_key`) and speaks against the key alone: the heartbeat forgets it and goes on with
+//!   random bytes until a call uses a key with success. So it does with one that is destroyed through this handle.
 //! - An answer is laid down at once, but its caller may be woken a little later, together with others: to be woken costs
 //!   as much as a call. Nobody is left asleep when the queue is empty, nor over a call that is not quick.
 //! - A session in a worker process ([`crate::process`]) has a deadline of its own and answers [`HsmError::Timeout`]
 //!   itself. The call is then repeated in a fresh session if its own deadline allows, so no worker thread hangs long.
 
+mod fresh;
 mod pool;
 mod reply;
 mod worker;
@@ -34,6 +36,7 @@ use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
+use self::fresh::Fresh;
 use self::pool::Pool;
 use self::reply::reply;
 use self::worker::{Call, Seat};
@@ -181,7 +184,9 @@ impl HsmHandle {
     /// the canary opened in a third: what is returned survives the session that made it.
     ///
     /// Never repeated. After an error other than [`HsmError::KeyExists`] and [`HsmError::Busy`] the key may exist:
-    /// the caller has recorded its intent before and looks with [`HsmHandle::contains`].
+    /// the caller has recorded its intent before and looks with [`HsmHandle::contains`]. A key that is made after its
+    /// caller has left, at the deadline or because the future was dropped, is destroyed again if the token lets us.
+    /// Therefore an identity is for one call: a key that a later call makes under it could be destroyed instead.
     ///
     /// # Errors
     ///
@@ -189,15 +194,16 @@ impl HsmHandle {
     /// [`HsmHandle::wrap`].
     pub async fn generate_key(&self, id: BackingKeyId, label: &str) -> HsmResult<BackingKey> {
         let label = label.to_owned();
-        self.call(false, move |seat| {
+        let pool = Arc::downgrade(&self.shared.pool);
+        let made = self.call(false, move |seat| {
             // A session that idled may have been closed by the device; a fresh one spares the caller that failure.
             let blob = seat.renew()?.generate_key(&id, &label)?;
             let canary = seat.renew()?.make_canary(&id, &blob)?;
             let key = BackingKey { id, blob, canary };
             seat.renew()?.probe(&key)?;
-            Ok(key)
-        })
-        .await
+            Ok(Fresh::new(key, &pool))
+        });
+        made.await.map(Fresh::received)
     }
 
     /// Encrypts `plaintext` under `key` with `aad` authenticated; by [`HsmSettings::verify_wraps`] also decrypts it

@@ -113,7 +113,8 @@ pub trait Token: std::fmt::Debug + Send + Sync + 'static {
 /// One thread's conversation with a token. Dropped after any error whose [`HsmError::spoils_session`] is true.
 ///
 /// Keys are named by [`BackingKey`]: identity and canary. A session finds the object, verifies its attributes, opens
-/// the canary with it, and only then uses it; it may remember the handle for its own life.
+/// the canary with it, and only then uses it; it may remember the handle for its own life. A token that binds a key to
+/// more than itself answers [`HsmError::KeyUnavailable`] to its use while that does not hold.
 pub trait Session: Send {
     /// Makes an AES-256 key in the token: sensitive, never extractable, not modifiable, for its one use only,
     /// `CKA_ID` = `id`.

@@ -122,6 +122,22 @@ async fn a_quorum_of_one_serves_from_the_member_that_has_the_key() {
 }
 
 #[tokio::test]
+async fn every_member_is_described_in_order() {
+    let (one, two, three) = (MemoryToken::new(), MemoryToken::new(), MemoryToken::new());
+    let members = [member(&one), member(&two), member(&three)];
+    let group = group(&members, 1);
+    two.set_present(false);
+    let infos = group.infos().await;
+    assert!(
+        matches!(
+            infos.as_slice(),
+            [Ok(_), Err(HsmError::Unavailable { .. }), Ok(_)]
+        ),
+        "{infos:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_word_about_the_callers_data_is_final() {
     let token = MemoryToken::new();
     let members = [member(&token), member(&token)];

@@ -103,6 +103,91 @@ async fn generating_a_key_is_never_repeated() {
     );
 }
 
+/// Waits until the token holds these keys and no others.
+async fn until_keys(token: &MemoryToken, mut wanted: Vec<BackingKeyId>) {
+    wanted.sort();
+    let give_up = Instant::now() + Duration::from_secs(8);
+    loop {
+        let mut session = token.open_session().expect("opens");
+        let mut keys = session.list_keys().expect("lists");
+        keys.sort();
+        if keys == wanted {
+            return;
+        }
+        assert!(Instant::now() < give_up, "{keys:?} and not {wanted:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A token, its faults and a handle with this deadline.
+fn start_empty(deadline: Duration) -> (MemoryToken, FaultToken, HsmHandle) {
+    let memory = MemoryToken::new();
+    let faults = FaultToken::new(Arc::new(memory.clone()));
+    let settings = HsmSettings {
+        deadline,
+        ..settings(1)
+    };
+    let hsm = HsmHandle::start(Arc::new(faults.clone()), settings).expect("starts");
+    (memory, faults, hsm)
+}
+
+#[tokio::test]
+async fn a_key_that_is_made_too_late_for_its_caller_is_destroyed_again() {
+    let (memory, faults, hsm) = start_empty(DEADLINE);
+    let id = || BackingKeyId::random().expect("randomness");
+    let kept = hsm.generate_key(id(), "kept").await.expect("generates");
+    faults.once(Op::Generate, 1, Fault::Hang(DEADLINE * 2));
+    let answer = hsm.generate_key(id(), "late").await;
+    assert!(matches!(answer, Err(HsmError::Timeout(_))), "{answer:?}");
+    more_calls(&faults, Op::Destroy, 1).await;
+    until_keys(&memory, vec![kept.id]).await;
+    // As late, by a caller who leaves without waiting for the deadline.
+    faults.once(Op::Generate, 1, Fault::Hang(DEADLINE / 2));
+    let left = tokio::time::timeout(DEADLINE / 10, hsm.generate_key(id(), "left")).await;
+    assert!(left.is_err());
+    more_calls(&faults, Op::Destroy, 1).await;
+    until_keys(&memory, vec![kept.id]).await;
+    wrap(&hsm, &kept).await.expect("wraps");
+    // While the handle is shut down.
+    faults.once(Op::Generate, 1, Fault::Hang(DEADLINE / 2));
+    let left = tokio::time::timeout(DEADLINE / 10, hsm.generate_key(id(), "left")).await;
+    assert!(left.is_err());
+    hsm.shutdown().await;
+    until_keys(&memory, vec![kept.id]).await;
+}
+
+#[tokio::test]
+async fn a_key_at_the_very_deadline_is_either_received_or_destroyed() {
+    let deadline = Duration::from_millis(10);
+    let (memory, faults, hsm) = start_empty(deadline);
+    let mut received = Vec::new();
+    for round in 0..100 {
+        let late = Duration::from_micros(8_500 + 20 * round);
+        faults.once(Op::Generate, 1, Fault::Hang(late));
+        let id = BackingKeyId::random().expect("randomness");
+        if hsm.generate_key(id, "close").await.is_ok() {
+            received.push(id);
+        }
+    }
+    until_keys(&memory, received).await;
+}
+
+#[tokio::test]
+async fn a_late_key_that_cannot_be_destroyed_stays_for_its_intent() {
+    let (memory, faults, hsm) = start_empty(DEADLINE);
+    faults.once(Op::Generate, 1, Fault::Hang(DEADLINE * 2));
+    faults.once(Op::Destroy, 1, Fault::Fail);
+    let id = BackingKeyId::random().expect("randomness");
+    let answer = hsm.generate_key(id, "late").await;
+    assert!(matches!(answer, Err(HsmError::Timeout(_))), "{answer:?}");
+    more_calls(&faults, Op::Destroy, 1).await;
+    until(&hsm, State::Ready).await;
+    assert!(hsm.contains(id).await.expect("answers"));
+    until_keys(&memory, vec![id]).await;
+    hsm.destroy_key(id).await.expect("destroys");
+    until_keys(&memory, Vec::new()).await;
+}
+
 #[tokio::test]
 async fn a_key_is_made_proven_and_proven_again_in_three_sessions() {
     let (hsm, faults, _key) = start(1).await;
@@ -314,21 +399,102 @@ async fn an_open_circuit_answers_without_the_token() {
     wrap(&hsm, &key).await.expect("the circuit is closed");
 }
 
+/// Waits for `count` more calls of `op`.
+async fn more_calls(faults: &FaultToken, op: Op, count: u64) {
+    let (wanted, give_up) = (
+        faults.calls(op) + count,
+        Instant::now() + Duration::from_secs(8),
+    );
+    while faults.calls(op) < wanted {
+        assert!(Instant::now() < give_up, "no more calls of {op:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Key `bad` has just become unusable, and was the one used last; `good` is well.
+async fn one_bad_key_leaves_the_other_served(
+    hsm: &HsmHandle,
+    faults: &FaultToken,
+    bad: &BackingKey,
+    good: &BackingKey,
+) {
+    let all_well = async || {
+        for _ in 0..3 {
+            wrap(hsm, good).await.expect("the other key serves");
+            assert!(hsm.contains(good.id).await.expect("answers"));
+            let id = BackingKeyId::random().expect("randomness");
+            let new = hsm.generate_key(id, "new").await.expect("generates");
+            hsm.destroy_key(new.id).await.expect("destroys");
+        }
+        assert_eq!(hsm.health().state, State::Ready);
+        assert_eq!(hsm.health().failures, 0, "{:?}", hsm.health());
+    };
+    // The first heartbeat tries the bad key; what follows is random bytes.
+    more_calls(faults, Op::Random, 1).await;
+    all_well().await;
+    // Heartbeats with the good key, and right after calls with the bad one.
+    for _ in 0..10 {
+        let answer = wrap(hsm, bad).await;
+        assert!(
+            matches!(
+                answer,
+                Err(HsmError::KeyNotFound(_) | HsmError::Unfit { .. })
+            ),
+            "{answer:?}"
+        );
+        all_well().await;
+    }
+    more_calls(faults, Op::Wrap, 1).await;
+    all_well().await;
+}
+
 #[tokio::test]
-async fn a_token_whose_key_is_gone_is_down_though_it_gives_random_bytes() {
+async fn a_key_that_is_gone_leaves_the_others_served() {
     let memory = MemoryToken::new();
-    let token: Arc<dyn Token> = Arc::new(memory);
-    let hsm = HsmHandle::start(Arc::clone(&token), settings(1)).expect("starts");
-    let id = BackingKeyId::random().expect("randomness");
-    let key = hsm.generate_key(id, "gone").await.expect("generates");
+    let faults = FaultToken::new(Arc::new(memory.clone()));
+    let hsm = HsmHandle::start(Arc::new(faults.clone()), settings(1)).expect("starts");
+    let id = || BackingKeyId::random().expect("randomness");
+    let good = hsm.generate_key(id(), "good").await.expect("generates");
+    let bad = hsm.generate_key(id(), "bad").await.expect("generates");
+    wrap(&hsm, &bad).await.expect("wraps");
+    let mut other = memory.open_session().expect("opens");
+    other.destroy_key(&bad.id).expect("destroys");
+    one_bad_key_leaves_the_other_served(&hsm, &faults, &bad, &good).await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_unfit_leaves_the_others_served() {
+    let with = async |workers| {
+        let memory = MemoryToken::new();
+        let faults = FaultToken::new(Arc::new(memory.clone()));
+        let hsm = HsmHandle::start(Arc::new(faults.clone()), settings(workers)).expect("starts");
+        let id = || BackingKeyId::random().expect("randomness");
+        let good = hsm.generate_key(id(), "good").await.expect("generates");
+        let bad = hsm.generate_key(id(), "bad").await.expect("generates");
+        wrap(&hsm, &bad).await.expect("wraps");
+        let mut other = memory.open_session().expect("opens");
+        other.destroy_key(&bad.id).expect("destroys");
+        other.generate_key(&bad.id, "another").expect("generates");
+        one_bad_key_leaves_the_other_served(&hsm, &faults, &bad, &good).await;
+    };
+    tokio::join!(with(1), with(4));
+}
+
+#[tokio::test]
+async fn a_key_that_was_forgotten_and_works_again_is_used_by_the_heartbeat_again() {
+    let (hsm, faults, key) = start(1).await;
     wrap(&hsm, &key).await.expect("wraps");
+    // For one heartbeat and its repetition the token uses a key that there is not.
+    let missing = BackingKey {
+        id: BackingKeyId::random().expect("randomness"),
+        ..key.clone()
+    };
+    faults.once(Op::Wrap, 1, Fault::WrongKey(missing.clone()));
+    faults.once(Op::Wrap, 2, Fault::WrongKey(missing));
+    more_calls(&faults, Op::Random, 1).await;
+    wrap(&hsm, &key).await.expect("wraps");
+    more_calls(&faults, Op::Wrap, 1).await;
     assert_eq!(hsm.health().state, State::Ready);
-    let mut other = token.open_session().expect("opens");
-    other.destroy_key(&id).expect("destroys");
-    other.random(&mut [0; 8]).expect("answers");
-    until(&hsm, State::Down).await;
-    let error = hsm.health().last_error.expect("an error");
-    assert!(error.contains("used last is gone"), "{error}");
 }
 
 #[tokio::test]

@@ -5,12 +5,13 @@
 mod swtpm;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 use strongroom_hsm::testing::conformance;
+use strongroom_hsm::testing::fault::{Fault, FaultToken, Op};
 use strongroom_hsm::tpm::{PcrPolicy, TpmConfig, TpmToken};
 use strongroom_hsm::{
     BackingKey, DataKey, HsmError, HsmHandle, HsmResult, HsmSettings, KeyBlob, Report, SecretBytes,
@@ -28,6 +29,10 @@ use tss_esapi::structures::{
     SymmetricDefinition,
 };
 use tss_esapi::traits::UnMarshall;
+
+use tracing::Subscriber;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
 
 use swtpm::{Swtpm, fresh_id, new_key, open, token};
 
@@ -600,11 +605,19 @@ fn without_nv_space_a_key_is_made_without_a_counter_or_refused() {
     let strict = token(&strict);
     let refused = open(&strict).generate_key(&fresh_id(), "refused");
     assert!(
-        matches!(refused, Err(HsmError::Unavailable { .. })),
+        matches!(refused, Err(HsmError::KeyUnavailable { .. })),
         "{refused:?}"
     );
+    let report = strict.report().expect("reports");
+    assert!(report.dangers.is_empty(), "no such key is made: {report:?}");
+    assert!(fact(&report, "new keys").contains("are refused"));
     drop(strict);
     let token = swtpm.token();
+    let report = token.report().expect("reports");
+    assert!(
+        matches!(report.dangers.as_slice(), [danger] if danger.contains("no NV space is left")),
+        "{report:?}"
+    );
     let mut session = open(&token);
     let key = new_key(session.as_mut());
     assert!(!session.contains(&key.id).expect("answers"));
@@ -783,9 +796,8 @@ fn the_token_describes_itself_the_same_each_time() {
     );
     assert!(info.model.contains("firmware"), "{info:?}");
     swtpm.restart();
-    // The dead conversation is found out here, at the latest by the second call.
-    let again = token.info().or_else(|_gone| token.info());
-    assert_eq!(again.expect("answers"), info);
+    assert_eq!(token.info().expect("answers"), info);
+    swtpm.restart();
     let report = token.report().expect("reports");
     for name in [
         "manufacturer",
@@ -803,6 +815,118 @@ fn the_token_describes_itself_the_same_each_time() {
         assert!(!fact(&report, name).is_empty(), "{name}");
     }
     assert!(report.dangers.is_empty(), "{report:?}");
+    assert_eq!(fact(&report, "new keys"), "get a counter");
+    let counters = |report: &Report| fact(report, "counters of keys");
+    assert!(counters(&report).starts_with("0 of "));
+    let report = token.report().expect("reports");
+    assert!(
+        counters(&report).starts_with("0 of "),
+        "it leaves no counter of its own"
+    );
+    assert!(fact(&report, "authorisation value").contains("TPM2_EvictControl"));
+    let name = fact(&report, "name");
+    assert!(fact(&report, "pinned").ends_with(&format!("primary_name = \"{name}\"")));
+    let pinned = swtpm::token(&TpmConfig {
+        primary_name: Some(name),
+        ..swtpm.config()
+    });
+    assert_eq!(fact(&pinned.report().expect("reports"), "pinned"), "yes");
+}
+
+/// The events of this name among what is said in `work`, by their fields.
+fn events_in(wanted: &str, work: impl FnOnce()) -> Vec<String> {
+    #[derive(Clone, Default)]
+    struct Listener(Arc<Mutex<Vec<String>>>);
+    struct Fields(String);
+    impl Visit for Fields {
+        fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+            self.0 += &format!("{field}={value:?} ");
+        }
+    }
+    impl Subscriber for Listener {
+        fn enabled(&self, _metadata: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _span: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+        fn record(&self, _span: &Id, _values: &Record<'_>) {}
+        fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
+        fn event(&self, event: &tracing::Event<'_>) {
+            let mut fields = Fields(String::new());
+            event.record(&mut fields);
+            self.0.lock().expect("no panic").push(fields.0);
+        }
+        fn enter(&self, _span: &Id) {}
+        fn exit(&self, _span: &Id) {}
+    }
+    let listener = Listener::default();
+    tracing::subscriber::with_default(listener.clone(), work);
+    let mut events = std::mem::take(&mut *listener.0.lock().expect("no panic"));
+    events.retain(|fields| fields.contains(&format!("event=\"{wanted}\"")));
+    events
+}
+
+#[test]
+fn a_primary_that_is_not_pinned_is_named_once_when_keys_are_made() {
+    let swtpm = Swtpm::start();
+    let name = fact(&swtpm.token().report().expect("reports"), "name");
+    let make = |config: TpmConfig| {
+        events_in("tpm.not_pinned", || {
+            let token = token(&config);
+            for _ in 0..2 {
+                new_key(open(&token).as_mut());
+            }
+        })
+    };
+    let said = make(swtpm.config());
+    assert!(
+        matches!(said.as_slice(), [once] if once.contains(&format!("primary_name=\"{name}\""))),
+        "{said:?}"
+    );
+    let pinned = TpmConfig {
+        primary_name: Some(name),
+        ..swtpm.config()
+    };
+    assert_eq!(make(pinned), Vec::<String>::new());
+}
+
+#[test]
+fn a_serial_number_tells_tpms_and_primaries_apart() {
+    let (mut swtpm, other) = (Swtpm::start(), Swtpm::start());
+    let identity = |config: TpmConfig| {
+        let info = token(&config).info().expect("answers");
+        (info.label, info.serial)
+    };
+    let bits = |bits, swtpm: &Swtpm| TpmConfig {
+        aes_bits: Some(bits),
+        ..swtpm.config()
+    };
+    let known = identity(swtpm.config());
+    assert_eq!(identity(bits(256, &swtpm)), known);
+    let smaller = identity(bits(128, &swtpm));
+    assert_ne!(smaller.1, known.1);
+    assert_ne!(identity(other.config()).1, known.1);
+    assert_ne!(identity(bits(128, &other)).1, smaller.1);
+    swtpm.restart();
+    assert_eq!(identity(swtpm.config()), known);
+    assert_eq!(identity(bits(128, &swtpm)), smaller);
+    // It is made of the primary's name, behind the number of its algorithm.
+    let name = fact(&swtpm.token().report().expect("reports"), "name");
+    assert_eq!(known.1, name[4..20]);
+    // A conversation outlives what happens to its TPM; what it tells does not.
+    let token = swtpm.token();
+    let mut session = open(&token);
+    assert_eq!(token.info().expect("answers").serial, known.1);
+    let mut context = swtpm.raw();
+    context.set_sessions((Some(AuthSession::Password), None, None));
+    context.clear(AuthHandle::Lockout).expect("clears");
+    drop(context);
+    let cleared = token.info().expect("answers").serial;
+    assert_ne!(cleared, known.1);
+    new_key(session.as_mut());
+    drop((session, token));
+    assert_eq!(identity(swtpm.config()).1, cleared);
 }
 
 #[test]
@@ -820,6 +944,28 @@ fn a_key_that_is_half_made_is_listed_and_can_be_destroyed() {
     assert_not_found(&session.make_canary(&id, &KeyBlob::EMPTY));
     session.destroy_key(&id).expect("destroys");
     assert!(session.list_keys().expect("lists").is_empty());
+}
+
+#[tokio::test]
+async fn a_key_that_is_made_too_late_for_its_caller_leaves_no_counter() {
+    let swtpm = Swtpm::start();
+    let faults = FaultToken::new(swtpm.token());
+    let settings = HsmSettings {
+        workers: TpmToken::WORKERS,
+        deadline: Duration::from_secs(1),
+        ..HsmSettings::default()
+    };
+    let hsm = HsmHandle::start(Arc::new(faults.clone()), settings).expect("starts");
+    faults.once(Op::Generate, 1, Fault::Hang(Duration::from_secs(2)));
+    let late = hsm.generate_key(fresh_id(), "late").await;
+    assert!(matches!(late, Err(HsmError::Timeout(_))), "{late:?}");
+    let give_up = Instant::now() + Duration::from_secs(10);
+    while faults.calls(Op::Destroy) == 0 {
+        assert!(Instant::now() < give_up, "the key is not withdrawn");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(hsm.list_keys().await.expect("lists"), []);
+    hsm.shutdown().await;
 }
 
 /// A recovery key, which a server never has, and the file of its public half.
@@ -865,7 +1011,7 @@ fn extend_pcr_7(swtpm: &Swtpm) {
 
 fn assert_pcr_changed<T: std::fmt::Debug>(result: &HsmResult<T>, word: &str) {
     match result {
-        Err(HsmError::Unavailable { reason, .. }) => assert!(
+        Err(HsmError::KeyUnavailable { reason, .. }) => assert!(
             reason.contains("PCR 7 is not what it was when the key was made")
                 && reason.contains(word),
             "{reason}"
@@ -942,6 +1088,53 @@ fn a_key_opens_only_with_its_pcrs_or_a_policy_of_its_recovery_key() {
     session.unwrap(&key, b"aad", &wrapped).expect("unwraps");
     session.destroy_key(&key.id).expect("destroys");
     assert_not_found(&session.unwrap(&key, b"aad", &wrapped));
+}
+
+#[tokio::test]
+async fn a_key_whose_pcrs_have_changed_leaves_the_others_served() {
+    let swtpm = Swtpm::start();
+    let recovery = Recovery::new(&swtpm, "recovery");
+    let config = TpmConfig {
+        pcrs: vec![7],
+        recovery_key: Some(recovery.public),
+        ..swtpm.config()
+    };
+    let proxy = swtpm.proxy();
+    let config = TpmConfig {
+        tcti: proxy.config().tcti,
+        ..config
+    };
+    let settings = HsmSettings {
+        workers: TpmToken::WORKERS,
+        ..HsmSettings::default()
+    };
+    let hsm = HsmHandle::start(token(&config), settings).expect("starts");
+    let bound = hsm.generate_key(fresh_id(), "bound").await.expect("makes");
+    let secret = || SecretBytes::new(vec![7; 32]).expect("short");
+    let wrapped = hsm.wrap(&bound, Vec::new(), secret()).await.expect("wraps");
+    extend_pcr_7(&swtpm);
+    let refuse = async || {
+        // More of them than the circuit breaker suffers.
+        for _ in 0..8 {
+            assert_pcr_changed(
+                &hsm.unwrap(&bound, Vec::new(), wrapped.clone()).await,
+                "no recovery policy is configured",
+            );
+        }
+    };
+    refuse().await;
+    // Idle for longer than a heartbeat, with the bound key as the one that was used last.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    let newer = hsm.generate_key(fresh_id(), "newer").await.expect("makes");
+    for _ in 0..3 {
+        hsm.wrap(&newer, Vec::new(), secret()).await.expect("wraps");
+        refuse().await;
+    }
+    // TPM2_CreatePrimary, with which a conversation begins.
+    assert_eq!(proxy.count(&[0, 0, 1, 0x31]), 1, "it is one conversation");
+    let health = hsm.health();
+    assert_eq!((health.state, health.failures), (State::Ready, 0));
+    hsm.shutdown().await;
 }
 
 #[test]

@@ -185,6 +185,7 @@ impl KmsError {
             | HsmError::PinRejected(_)
             | HsmError::UnsafeToken(_)
             | HsmError::Unfit { .. }
+            | HsmError::KeyUnavailable { .. }
             | HsmError::Config(_)
             | HsmError::WrapNotReadable
             | HsmError::Device { .. } => Self::Unavailable(error),

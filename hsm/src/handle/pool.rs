@@ -35,6 +35,8 @@ pub(super) struct Pool {
     open: AtomicBool,
     /// The key that a call used last with success, for the heartbeat.
     key: Mutex<Option<BackingKey>>,
+    /// How often that key was forgotten.
+    forgotten: AtomicU64,
     calls: AtomicU64,
     failures: AtomicU64,
     timeouts: AtomicU64,
@@ -93,6 +95,7 @@ impl Pool {
             ready: AtomicBool::new(false),
             open: AtomicBool::new(false),
             key: Mutex::default(),
+            forgotten: AtomicU64::new(0),
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             timeouts: AtomicU64::new(0),
@@ -132,6 +135,13 @@ impl Pool {
         Ok(())
     }
 
+    /// Queues what no caller waits for. It is taken whatever the state of queue and circuit: there is one at most for
+    /// each call that was.
+    pub(super) fn queue_clean_up(&self, job: Box<dyn Job>) {
+        self.queue().jobs.push_back(job);
+        self.wake.notify_all();
+    }
+
     /// Half open: one call in each pause is let through, and the next one only when that is answered or overdue.
     fn pass_open_circuit(&self) -> HsmResult<()> {
         let mut device = self.device();
@@ -157,12 +167,18 @@ impl Pool {
         *self.key() = Some(key.clone());
     }
 
-    /// The key is destroyed.
-    pub(super) fn destroyed(&self, id: &BackingKeyId) {
+    /// The key is destroyed, or cannot be used: no heartbeat uses it, until a call does.
+    pub(super) fn forget(&self, id: &BackingKeyId) {
         let mut key = self.key();
         if key.as_ref().is_some_and(|key| key.id == *id) {
             *key = None;
+            self.forgotten.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// How many keys were forgotten so far.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.forgotten.load(Ordering::Relaxed)
     }
 
     pub(super) fn key_used_last(&self) -> Option<BackingKey> {

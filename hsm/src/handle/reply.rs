@@ -81,7 +81,9 @@ impl<T> Future for Answer<T> {
 
 impl<T> Drop for Answer<T> {
     fn drop(&mut self) {
-        *self.0.state() = State::Over;
+        let untaken = std::mem::replace(&mut *self.0.state(), State::Over);
+        // Not under the lock: a key that nobody took is queued to be destroyed, and who holds the queue may look here.
+        drop(untaken);
     }
 }
 

@@ -156,8 +156,8 @@ pub(super) struct Seat<'p> {
     /// When this worker opens a session unasked.
     retry_at: Option<Instant>,
     backoff: Duration,
-    /// Whose use the pool knows from this worker.
-    key: Option<BackingKeyId>,
+    /// Whose use the pool knows from this worker, and how many keys the pool had forgotten by then.
+    key: Option<(BackingKeyId, u64)>,
 }
 
 impl<'p> Seat<'p> {
@@ -174,15 +174,16 @@ impl<'p> Seat<'p> {
 
     /// The call has used `key`, with success.
     pub(super) fn used(&mut self, key: &BackingKey) {
-        if self.key != Some(key.id) {
-            self.key = Some(key.id);
+        let known = Some((key.id, self.pool.forgotten()));
+        if self.key != known {
+            self.key = known;
             self.pool.used(key);
         }
     }
 
     /// The call has destroyed this key.
     pub(super) fn destroyed(&mut self, id: &BackingKeyId) {
-        self.pool.destroyed(id);
+        self.pool.forget(id);
     }
 
     pub(super) fn token(&self) -> &dyn Token {
@@ -249,11 +250,21 @@ impl<'p> Seat<'p> {
 
     /// Opens a session if there is none, and has the device do something in it.
     fn tend(&mut self) {
-        let mut beat = self.beat();
+        let key = self.pool.key_used_last();
+        let mut beat = self.beat(key.as_ref());
         if beat.is_err() && self.failure.is_none() {
-            // The session may only have been closed for idling.
+            // The session may only have been closed for idling, or its token may have gone from under it.
             self.leave();
-            beat = self.beat();
+            beat = self.beat(key.as_ref());
+        }
+        if let (Some(key), Err(error)) = (&key, &beat)
+            && error.is_about_key()
+        {
+            // Said in a fresh session, of a key that worked a while ago. The others may be well.
+            tracing::warn!(event = "hsm.heartbeat_key", backing_key = %key.id, %error,
+                "the key that was used last cannot be used any more");
+            self.pool.forget(&key.id);
+            beat = self.beat(None);
         }
         self.pool.note_heartbeat(beat.as_ref().err());
         match beat {
@@ -269,24 +280,16 @@ impl<'p> Seat<'p> {
 
     /// A wrap and its unwrap with the key that was used last: a token may give random bytes while its keys are gone.
     /// Random bytes when no key has been used yet.
-    fn beat(&mut self) -> HsmResult<()> {
-        let key = self.pool.key_used_last();
+    fn beat(&mut self, key: Option<&BackingKey>) -> HsmResult<()> {
         guarded(|| {
             let session = self.session()?;
-            let Some(key) = &key else {
+            let Some(key) = key else {
                 return session.random(&mut [0; HEARTBEAT_BYTES]);
             };
             let plaintext = [0; HEARTBEAT_BYTES];
             match session.wrap_and_unwrap(key, HEARTBEAT_AAD, &plaintext) {
                 Ok((_, back)) if back.expose() == plaintext => Ok(()),
                 Ok(_) => Err(HsmError::WrapNotReadable),
-                // To a caller this is an answer about a key; here it is the key that worked a while ago.
-                Err(gone @ (HsmError::KeyNotFound(_) | HsmError::Unfit { .. })) => {
-                    Err(HsmError::Unavailable {
-                        reason: "the key that was used last is gone".into(),
-                        source: Some(gone.into()),
-                    })
-                }
                 Err(error) => Err(error),
             }
         })
@@ -332,7 +335,7 @@ fn cause(failure: &Arc<HsmError>) -> Option<crate::BoxError> {
 }
 
 /// Runs foreign code; its panic is an error of the device, and the worker lives on.
-fn guarded<T>(work: impl FnOnce() -> HsmResult<T>) -> HsmResult<T> {
+pub(super) fn guarded<T>(work: impl FnOnce() -> HsmResult<T>) -> HsmResult<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         Err(HsmError::Device {
             function: "an HSM call that panicked",

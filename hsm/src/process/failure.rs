@@ -3,7 +3,8 @@
 //! error u8 ‖ its fields: 1 key not found (id), 2 key exists (id), 3 unauthentic, 4 too long (what text ‖ bytes u64), 5 busy,
 //! 6 timeout (milliseconds u64), 7 unavailable (reason text ‖ option cause text), 8 PIN rejected (reason text),
 //! 9 unfit (id ‖ reason text), 10 unsafe token (text), 11 configuration (text), 12 wrap not readable, 13 device
-//! (function text ‖ cause text), 14 no randomness (cause text). A cause is the chain of causes in one line.
+//! (function text ‖ cause text), 14 no randomness (cause text), 15 key unavailable (id ‖ reason text). A cause is the
+//! chain of causes in one line.
 
 use std::time::Duration;
 
@@ -72,6 +73,11 @@ pub(super) fn write(out: &mut Fill<'_>, error: &HsmError) {
             out.u8(14);
             words(out, &chain(source.as_ref()));
         }
+        HsmError::KeyUnavailable { id, reason } => {
+            out.u8(15);
+            out.id(id);
+            words(out, reason);
+        }
     }
 }
 
@@ -118,6 +124,10 @@ pub(super) fn read(from: &mut Fields<'_>) -> Result<HsmError, Broken> {
             }
         }
         14 => HsmError::Random(from.text(TEXT_BYTES_MAX)?.into()),
+        15 => HsmError::KeyUnavailable {
+            id: from.id()?,
+            reason: from.text(TEXT_BYTES_MAX)?.to_owned(),
+        },
         _ => return Err(Broken::Malformed("an unknown error")),
     })
 }

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::config::Settings;
-use super::error::{Fault, unavailable};
+use super::error::Fault;
 use super::esys::{CONTINUE, DECRYPT, ENCRYPT, Esys, Kind, OWNER, PASSWORD, Tr};
 use super::key::{Recorded, primary_template, template};
 use super::loaded::Loaded;
@@ -145,11 +145,12 @@ impl Connection {
         owner.judge(&value, answer)
     }
 
-    /// Whether the TPM answers, and still knows our session: one that was reset does not, and then nothing is left of
-    /// what we had in it.
+    /// Whether the TPM answers, and still knows our session and our primary: one that was reset knows neither, and one
+    /// whose owner hierarchy was cleared has no primary of ours any more.
     pub(super) fn ping(&mut self) -> Result<(), Fault> {
         self.policy_begun = false;
-        self.esys.policy_restart(self.policy)
+        self.esys.policy_restart(self.policy)?;
+        self.esys.read_public(self.primary)
     }
 
     /// How many objects and sessions the TPM has loaded, as far as we are shown.
@@ -191,9 +192,12 @@ impl Connection {
         let counter = self.define_counter(id)?;
         if counter.is_none() {
             if settings.require_nv {
-                return Err(unavailable(
-                    "the TPM has no NV space left for a counter, and require_nv refuses keys without one",
-                ));
+                // Said of the key to be made: those that there are are used as ever.
+                return Err(HsmError::KeyUnavailable {
+                    id: *id,
+                    reason: "the TPM has no NV space left for its counter, and require_nv refuses keys without one"
+                        .into(),
+                });
             }
             tracing::warn!(event = "tpm.no_counter", key = %id,
                 "the TPM has no NV space left: the key is made without a counter, and its destruction will not \

@@ -110,6 +110,11 @@ impl Fault {
         self.is(&[POLICY, POLICY_FAIL, NV_UNINITIALIZED])
     }
 
+    /// `TPM_RC_PCR_CHANGED`: what a policy session has proven of PCRs holds no more.
+    pub(super) fn is_pcr_changed(self) -> bool {
+        self.is(&[PCR_CHANGED])
+    }
+
     /// The TPM finds fault with the bytes it was given: a parameter, or their integrity.
     pub(super) fn is_about_data(self) -> bool {
         let parameter = FORMAT_ONE | OF_A_PARAMETER;
@@ -136,8 +141,6 @@ impl From<Fault> for HsmError {
         } else if fault.is(&[LOCKOUT]) {
             "the TPM is in dictionary-attack lockout, which is not of our making; it ends by itself or by \
              TPM2_DictionaryAttackLockReset"
-        } else if fault.is(&[PCR_CHANGED]) {
-            "a PCR changed while a key that is bound to it was used"
         } else if fault.is(&[INITIALIZE]) {
             "the TPM was not started up"
         } else if fault.is_full() {

@@ -245,6 +245,26 @@ impl Esys {
         copy
     }
 
+    /// `TPM2_ReadPublic`: whether the TPM still has the object.
+    pub(super) fn read_public(&mut self, object: Tr) -> Result<()> {
+        let function = "Esys_ReadPublic";
+        let (mut public, mut name, mut qualified) = (null_mut(), null_mut(), null_mut());
+        esys!(
+            self,
+            Esys_ReadPublic,
+            object.0,
+            NONE,
+            NONE,
+            NONE,
+            &raw mut public,
+            &raw mut name,
+            &raw mut qualified,
+        )?;
+        let _public: Given<sys::TPM2B_PUBLIC> = Given::new(public, function)?;
+        let _names = (Given::new(name, function), Given::new(qualified, function));
+        Ok(())
+    }
+
     /// `TPM2_FlushContext` of an object or session of ours. One that the TPM no longer has is gone all the same.
     pub(super) fn flush(&mut self, object: Tr) -> Result<()> {
         self.loaded.retain(|loaded| *loaded != object);

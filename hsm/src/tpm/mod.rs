@@ -5,10 +5,10 @@
 //! TPM 2.0 Library, Parts 1 to 3, revision 1.38 or later: `TPM2_CreatePrimary`, `TPM2_Create`, `TPM2_Load`,
 //! `TPM2_Unseal`, `TPM2_FlushContext`, `TPM2_StartAuthSession`, `TPM2_PolicyNV`, `TPM2_PolicyRestart`,
 //! `TPM2_NV_DefineSpace`, `TPM2_NV_Increment`, `TPM2_NV_Read`, `TPM2_NV_ReadPublic`, `TPM2_NV_UndefineSpace`,
-//! `TPM2_GetCapability`, `TPM2_TestParms`, `TPM2_GetRandom`; for keys that are bound to PCRs `TPM2_PCR_Read`,
-//! `TPM2_PolicyPCR`, `TPM2_PolicyOR`, `TPM2_PolicyAuthorize`, `TPM2_LoadExternal`, `TPM2_VerifySignature`; ECC NIST
-//! P-256, SHA-256, AES in CFB. The library is tpm2-tss 3.2 or later. It writes what it thinks of every answer that is
-//! not success to standard error, unless `TSS2_LOG` is `all+NONE` in the environment.
+//! `TPM2_GetCapability`, `TPM2_TestParms`, `TPM2_ReadPublic`, `TPM2_GetRandom`; for keys that are bound to PCRs
+//! `TPM2_PCR_Read`, `TPM2_PolicyPCR`, `TPM2_PolicyOR`, `TPM2_PolicyAuthorize`, `TPM2_LoadExternal`,
+//! `TPM2_VerifySignature`; ECC NIST P-256, SHA-256, AES in CFB. The library is tpm2-tss 3.2 or later. It writes what it
+//! thinks of every answer that is not success to standard error, unless `TSS2_LOG` is `all+NONE` in the environment.
 //!
 //! # Keys
 //!
@@ -25,8 +25,8 @@
 //! counter to stand where it stood when the key was made (`TPM2_PolicyNV`). The key has no authorisation value that
 //! would do instead (userWithAuth is clear). Destroying a key undefines the counter. After that
 //!
-//! - no copy of blob and wrapped values opens again, not with the owner's authorisation either: a counter that is
-//!   defined anew starts above every count of the past (Part 3 "`TPM2_NV_Increment`");
+//! - no copy of blob and wrapped values opens again. The owner's authorisation does not bring the counter back: one that
+//!   is defined anew starts above every count of the past (Part 3 "`TPM2_NV_Increment`");
 //! - so a restored backup of the disk brings no destroyed key back.
 //!
 //! It does not hold
@@ -35,18 +35,21 @@
 //!   policy; [`Session::contains`] and [`Session::list_keys`] do not know it, and an old copy of its record still
 //!   opens after [`Session::destroy_key`]. [`TpmConfig::require_nv`] refuses to make such keys;
 //! - against whoever copied data keys out of the memory of a process;
-//! - against whoever used the TPM before and kept a sealed object of the key that was loaded (`TPM2_ContextSave`): that
-//!   opens until the TPM is next reset;
+//! - against whoever used the TPM before and kept a sealed object of the key that was loaded: one that was saved
+//!   (`TPM2_ContextSave`) opens until the TPM is next reset, and one that was made persistent with the owner's
+//!   authorisation, which may be empty (`TPM2_EvictControl`), opens for as long as it stays in the TPM. Each holds one
+//!   data key;
 //! - the other way round: whoever has the owner's authorisation can destroy every key, and `TPM2_Clear` does.
 //!
 //! # PCRs
 //!
 //! With [`TpmConfig::pcrs`] a new key is bound to the values that these PCRs have when it is made, on top of its
-//! counter: each use proves both anew. When they are not what they were, the key is [`HsmError::Unavailable`], in
+//! counter: each use proves both anew. When they are not what they were, the key is [`HsmError::KeyUnavailable`], in
 //! words, until they are again, or until a [`PcrPolicy`] for the new values is there that the recovery key has signed
-//! (`TPM2_PolicyOR` of `TPM2_PolicyPCR` and `TPM2_PolicyAuthorize`). The recovery key is part of the key's policy: a
-//! later change of the configuration changes neither PCRs nor recovery key of keys that there are. A signed policy
-//! holds for ever, for every key that was made with that recovery key: to take one back is to destroy the keys.
+//! (`TPM2_PolicyOR` of `TPM2_PolicyPCR` and `TPM2_PolicyAuthorize`); keys that were made since are used as ever. The
+//! recovery key is part of the key's policy: a later change of the configuration changes neither PCRs nor recovery key
+//! of keys that there are. A signed policy holds for ever, for every key that was made with that recovery key: to take
+//! one back is to destroy the keys.
 //!
 //! # The way to the TPM
 //!
@@ -56,10 +59,12 @@
 //! area with its public key in it:
 //!
 //! - each blob has the name of the primary that its key was made under. Under another one the key is
-//!   [`HsmError::KeyNotFound`], and nothing is sealed or unsealed. So after the first key was made with the right TPM,
-//!   a false one is shown no data key of that key;
-//! - [`TpmConfig::primary_name`] pins it from the first moment on, and also against an exchange of the blobs: the TPM
-//!   as a whole is then [`HsmError::UnsafeToken`].
+//!   [`HsmError::KeyNotFound`], and nothing is sealed or unsealed. So a false TPM is shown no data key of a backing key
+//!   that was made with the right one. That is all: it makes new backing keys like any other, the next versions of
+//!   keys that there are among them, and what is wrapped by those it can read;
+//! - [`TpmConfig::primary_name`] pins it from the first moment on, for new keys as well, and also against an exchange
+//!   of the blobs: the TPM as a whole is then [`HsmError::UnsafeToken`]. Without it a warning names what to pin when
+//!   the first key is made (`tpm.not_pinned`), and so does [`Token::report`].
 //!
 //! The owner's authorisation value goes into an HMAC and is never sent. That of `TPM2_CreatePrimary` is
 //! computed in a session without salt, for there is no key yet to salt it with: who records it can try values
@@ -94,6 +99,7 @@ mod session;
 mod wire;
 
 use std::ffi::CString;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -124,6 +130,8 @@ struct Shared {
     owner: Arc<Owner>,
     seat: Mutex<Seat>,
     freed: Condvar,
+    /// Whether it was said that keys are made under a primary that is not pinned.
+    warned: AtomicBool,
 }
 
 /// Where the conversation is.
@@ -150,6 +158,7 @@ impl TpmToken {
                 owner: Arc::new(Owner::new(config.owner_auth.clone())),
                 seat: Mutex::new(Seat::Free(None)),
                 freed: Condvar::new(),
+                warned: AtomicBool::new(false),
             }),
         })
     }
@@ -170,27 +179,41 @@ impl TpmToken {
 
 impl Token for TpmToken {
     fn open_session(&self) -> HsmResult<Box<dyn Session>> {
-        let ping = || self.shared.with(|connection| Ok(connection.ping()?));
-        // A conversation that died while nobody spoke is no sign that the next one will.
-        match ping() {
-            Err(HsmError::Unavailable { .. } | HsmError::Device { .. }) => ping()?,
-            answer => answer?,
-        }
+        self.shared.wake()?;
         Ok(Box::new(TpmSession::new(Arc::clone(&self.shared))))
     }
 
     fn info(&self) -> HsmResult<TokenInfo> {
+        // What is told is of the TPM that is there now, not of the one that the conversation was begun with.
+        self.shared.wake()?;
         let tcti = self.shared.tcti.to_string_lossy();
         self.shared
             .with(|connection| report::info(connection, &tcti))
     }
 
     fn report(&self) -> HsmResult<Report> {
-        self.shared.with(report::report).or_else(report::of_unsafe)
+        let settings = &self.shared.settings;
+        let awake = self.shared.wake();
+        awake
+            .and_then(|()| {
+                self.shared
+                    .with(|connection| report::report(connection, settings))
+            })
+            .or_else(report::of_unsafe)
     }
 }
 
 impl Shared {
+    /// Sees that there is a conversation, and that it is with the TPM that is there.
+    fn wake(&self) -> HsmResult<()> {
+        let ping = || self.with(|connection| Ok(connection.ping()?));
+        // A conversation that died while nobody spoke is no sign that the next one will.
+        match ping() {
+            Err(HsmError::Unavailable { .. } | HsmError::Device { .. }) => ping(),
+            answer => answer,
+        }
+    }
+
     /// Does `work` in the conversation, which is begun if there is none, and ended by an error that may be its own.
     fn with<T>(&self, work: impl FnOnce(&mut Connection) -> HsmResult<T>) -> HsmResult<T> {
         let mut turn = self.turn()?;
@@ -209,6 +232,18 @@ impl Shared {
         };
         turn.keep = of_the_caller;
         answer
+    }
+
+    /// Says, once for each token, that keys are made under a primary that is not pinned.
+    fn warn_if_not_pinned(&self, connection: &Connection) {
+        if self.settings.primary_name.is_none() && !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                event = "tpm.not_pinned",
+                primary_name = connection.primary_name().to_hex(),
+                "a key is made under a primary that is not pinned: a TPM in this one's place would be given the next \
+                 ones; to pin it, set primary_name in the configuration"
+            );
+        }
     }
 
     /// Waits for the conversation to be free.

@@ -103,8 +103,25 @@ impl Connection {
         Ok(counters)
     }
 
+    /// Whether the TPM has room for one more counter: found out by defining one, which no key is made with.
+    pub(super) fn counter_fits(&mut self) -> HsmResult<bool> {
+        let nobody = BackingKeyId::random()?;
+        match self.define(&nobody)? {
+            Some((known, _index)) => self.undefine(known).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
     /// Defines the counter of `id` and increments it once. `None`: the TPM has no room for it.
     pub(super) fn define_counter(&mut self, id: &BackingKeyId) -> HsmResult<Option<Counter>> {
+        match self.define(id)? {
+            Some((known, index)) => self.start_counter(known, index).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Defines the counter of `id` at the first index that is free.
+    fn define(&mut self, id: &BackingKeyId) -> HsmResult<Option<(Tr, u32)>> {
         let taken = self.defined()?;
         for index in (FIRST..=LAST).filter(|index| !taken.contains(index)) {
             let public = unwritten(index, id);
@@ -114,7 +131,7 @@ impl Connection {
                 this.esys.nv_define(this.hmac, &public)
             })?;
             match defined {
-                Ok(known) => return self.start_counter(known, index).map(Some),
+                Ok(known) => return Ok(Some((known, index))),
                 Err(fault) if fault.is_nv_taken() => {}
                 Err(fault) if fault.is_nv_full() => return Ok(None),
                 Err(fault) => return Err(fault.into()),

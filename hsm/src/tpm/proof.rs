@@ -1,7 +1,7 @@
 //! Proving a key's policy before each use of it.
 
 use super::connection::Connection;
-use super::error::{Fault, unavailable};
+use super::error::Fault;
 use super::esys::{Esys, Tr};
 use super::pcr::{self, PcrPolicy, Signed};
 use super::policy::{POLICY_REF, PcrBinding};
@@ -31,6 +31,8 @@ impl Connection {
                 self.make_room().map_err(Refusal::Use)?;
                 once(self)
             }
+            // Between the proof and the use, which is a matter of milliseconds. It need not be a PCR of this key.
+            Err(Refusal::Use(fault)) if fault.is_pcr_changed() => once(self),
             other => other,
         }
     }
@@ -147,8 +149,12 @@ impl Refusal {
                 HsmError::KeyNotFound(*id)
             }
             Self::Use(fault) if fault.is_policy() => HsmError::KeyNotFound(*id),
+            Self::Use(fault) if fault.is_pcr_changed() => HsmError::KeyUnavailable {
+                id: *id,
+                reason: "PCRs change while it is used".into(),
+            },
             Self::Counter(fault) | Self::Use(fault) => fault.into(),
-            Self::Pcrs(why) => unavailable(why),
+            Self::Pcrs(reason) => HsmError::KeyUnavailable { id: *id, reason },
         }
     }
 }

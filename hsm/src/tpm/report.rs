@@ -1,5 +1,6 @@
 //! What a TPM is, can do and holds, for its operator.
 
+use super::config::Settings;
 use super::connection::Connection;
 use super::error::Fault;
 use super::key::primary_template;
@@ -91,7 +92,8 @@ impl Properties {
 pub(super) fn info(connection: &mut Connection, tcti: &str) -> HsmResult<TokenInfo> {
     let properties = Properties::of(connection)?;
     let name = connection.primary_name().to_hex();
-    // Behind the algorithm's number: enough digits to tell TPMs apart.
+    // Behind the algorithm's number: 64 bits, which tell TPMs, primaries of either key length, and the hierarchies before
+    // and after a clear apart. Records name tokens by it: it does not change.
     let serial = name.get(4..20).unwrap_or(&name).to_owned();
     let maker = properties.text(&[MANUFACTURER]);
     Ok(TokenInfo {
@@ -108,7 +110,7 @@ pub(super) fn info(connection: &mut Connection, tcti: &str) -> HsmResult<TokenIn
 }
 
 /// Describes the TPM behind `connection`.
-pub(super) fn report(connection: &mut Connection) -> HsmResult<Report> {
+pub(super) fn report(connection: &mut Connection, settings: &Settings) -> HsmResult<Report> {
     let properties = Properties::of(connection)?;
     let mut facts = Vec::new();
     let mut fact = |subject: &str, name: &str, value: String| {
@@ -139,11 +141,21 @@ pub(super) fn report(connection: &mut Connection) -> HsmResult<Report> {
     }
     let in_use = format!("AES-{}", connection.bits());
     fact("algorithm", "of primary and new keys", in_use);
-    fact("primary", "name", connection.primary_name().to_hex());
+    let name = connection.primary_name().to_hex();
+    let pinned = if settings.primary_name.is_some() {
+        "yes".into()
+    } else {
+        format!(
+            "no: another TPM would be given new keys. To pin this one: primary_name = \"{name}\""
+        )
+    };
+    fact("primary", "name", name);
+    fact("primary", "pinned", pinned);
     let owner = if properties.has(OWNER_AUTH_SET) {
         "set"
     } else {
-        "empty: whoever reaches the TPM can undefine counters, and so destroy keys"
+        "empty: whoever reaches the TPM can destroy keys, and keep a sealed object that is loaded \
+         (TPM2_EvictControl)"
     };
     fact("owner", "authorisation value", owner.into());
     fact("lockout", "in lockout", yes_no(properties.has(IN_LOCKOUT)));
@@ -172,6 +184,20 @@ pub(super) fn report(connection: &mut Connection) -> HsmResult<Report> {
     fact("nv", "counters in all", number(NV_COUNTERS));
     fact("nv", "counters at most", counters(NV_COUNTERS_MAX));
     fact("nv", "counters that still fit", number(NV_COUNTERS_FREE));
+    // The number is an estimate (Part 2 §6.13).
+    let fits = connection.counter_fits()?;
+    let mut dangers = Vec::new();
+    let new_keys = match (fits, settings.require_nv) {
+        (true, _) => "get a counter",
+        (false, true) => "are refused: no counter fits, and require_nv wants one",
+        (false, false) => {
+            dangers.push(
+                "no NV space is left: the destruction of new keys would not be final".to_owned(),
+            );
+            "get no counter: none fits"
+        }
+    };
+    fact("nv", "new keys", new_keys.into());
     let (objects, sessions) = connection.loaded()?;
     fact("slots", "transient objects in use", objects.to_string());
     fact(
@@ -194,10 +220,7 @@ pub(super) fn report(connection: &mut Connection) -> HsmResult<Report> {
         "persistent objects at least",
         number(PERSISTENT_MIN),
     );
-    Ok(Report {
-        facts,
-        dangers: Vec::new(),
-    })
+    Ok(Report { facts, dangers })
 }
 
 /// The report on a TPM whose keys must not be used: why, if that is it.

@@ -22,9 +22,11 @@ impl TpmSession {
 
 impl Session for TpmSession {
     fn generate_key(&mut self, id: &BackingKeyId, _label: &str) -> HsmResult<KeyBlob> {
-        let settings = &self.shared.settings;
-        self.shared
-            .with(|connection| connection.generate(id, settings))
+        let shared = &self.shared;
+        shared.with(|connection| {
+            shared.warn_if_not_pinned(connection);
+            connection.generate(id, &shared.settings)
+        })
     }
 
     fn make_canary(&mut self, id: &BackingKeyId, blob: &KeyBlob) -> HsmResult<Canary> {

@@ -220,8 +220,14 @@ impl Proxy {
 
     /// Whether these bytes have gone by, in one piece.
     pub(crate) fn has_seen(&self, bytes: &[u8]) -> bool {
+        self.count(bytes) > 0
+    }
+
+    /// How often these bytes have gone by.
+    pub(crate) fn count(&self, bytes: &[u8]) -> usize {
         let seen = self.shared.seen();
-        seen.windows(bytes.len()).any(|window| window == bytes)
+        let windows = seen.windows(bytes.len());
+        windows.filter(|window| *window == bytes).count()
     }
 
     pub(crate) fn bytes_seen(&self) -> usize {

@@ -100,6 +100,10 @@ fn errors() -> Vec<HsmError> {
             source: "CKR_DEVICE_ERROR".into(),
         },
         HsmError::Random("ENOSYS".into()),
+        HsmError::KeyUnavailable {
+            id: id(4),
+            reason: "PCR 7 has changed".into(),
+        },
     ]
 }
 
