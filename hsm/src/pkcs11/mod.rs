@@ -52,6 +52,7 @@ mod session;
 mod uri;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cryptoki::context::Pkcs11;
@@ -79,12 +80,17 @@ const LOGIN_WAIT: Duration = Duration::from_secs(1);
 pub struct Pkcs11Token {
     config: Pkcs11Config,
     pin: Pin,
+    /// The generation in which the last login failed for no reason that we know, if it did: none is 0.
+    doubted: AtomicU64,
 }
 
 /// Why a session was not opened, by what may help.
 enum Setback {
     /// The module may have an old picture of its tokens: initialise it again.
     Module(HsmError),
+    /// `C_Login` failed for no reason that we know. The module may have an old picture, too, but is not initialised
+    /// again to try the same PIN at once: it may have been a wrong try. The next session is opened with that.
+    Login(HsmError),
     /// Nothing of the module's.
     Other(HsmError),
 }
@@ -92,7 +98,7 @@ enum Setback {
 impl Setback {
     fn into_error(self) -> HsmError {
         match self {
-            Self::Module(error) | Self::Other(error) => error,
+            Self::Module(error) | Self::Login(error) | Self::Other(error) => error,
         }
     }
 }
@@ -101,24 +107,39 @@ impl Pkcs11Token {
     /// The token that `config` names. Touches neither the module nor the PIN.
     pub fn new(config: Pkcs11Config) -> Self {
         let pin = Pin::in_file(config.pin_source.clone());
-        Self { config, pin }
+        Self::with_pin(config, pin)
     }
 
-    /// The same, with the PIN from `ask` for each login instead of from its file.
+    /// The same, with the PIN from `ask` for each login instead of from its file; `ask` is told whether the token
+    /// reports that few tries are left.
     pub(crate) fn with_pin_from(
         config: Pkcs11Config,
-        ask: impl Fn() -> HsmResult<Zeroizing<Vec<u8>>> + Send + Sync + 'static,
+        ask: impl Fn(bool) -> HsmResult<Zeroizing<Vec<u8>>> + Send + Sync + 'static,
     ) -> Self {
-        let pin = Pin::asked(Box::new(ask));
-        Self { config, pin }
+        Self::with_pin(config, Pin::asked(Box::new(ask)))
+    }
+
+    fn with_pin(config: Pkcs11Config, pin: Pin) -> Self {
+        Self {
+            config,
+            pin,
+            doubted: AtomicU64::new(0),
+        }
     }
 
     fn open(&self) -> HsmResult<Opened> {
         let library = Library::at(&self.config.module, self.config.init_args.as_deref())?;
-        let generation = library.initialise()?;
+        let mut generation = library.initialise()?;
+        if self.doubted.swap(0, Ordering::SeqCst) == generation {
+            generation = library.reinitialise(generation)?;
+        }
         match self.connect(&library, generation) {
             Ok(opened) => Ok(opened),
             Err(Setback::Other(error)) => Err(error),
+            Err(Setback::Login(error)) => {
+                self.doubted.store(generation, Ordering::SeqCst);
+                Err(error)
+            }
             Err(Setback::Module(error)) => {
                 tracing::info!(event = "hsm.reinitialise", error = %error, "initialising the module again");
                 let generation = library.reinitialise(generation)?;
@@ -136,7 +157,7 @@ impl Pkcs11Token {
         let (slot, serial) = self.find_slot(context, &raw)?;
         let mut opened =
             Opened::new(library, generation, context, slot, serial).map_err(Setback::Module)?;
-        self.log_in(library, generation, context, &opened)?;
+        self.log_in(library, generation, context, &raw, &opened)?;
         opened.logged_in();
         Ok(opened)
     }
@@ -176,6 +197,7 @@ impl Pkcs11Token {
         library: &Library,
         generation: u64,
         context: &Pkcs11,
+        raw: &Raw,
         opened: &Opened,
     ) -> Result<(), Setback> {
         let mut anchors = library.anchors(LOGIN_WAIT).map_err(Setback::Other)?;
@@ -190,7 +212,7 @@ impl Pkcs11Token {
         if !logged_in {
             library.count_login();
         }
-        if !logged_in && let Err(setback) = self.pin.log_in(context, opened.slot(), &anchor) {
+        if !logged_in && let Err(setback) = self.pin.log_in(raw, opened.slot(), &anchor) {
             if let Err(error) = anchor.close() {
                 tracing::debug!(event = "hsm.close", error = %error, "closing the anchor session");
             }

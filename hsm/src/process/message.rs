@@ -28,7 +28,7 @@
 //! | --- | --- | --- |
 //! | 81 | hello | magic (14 bytes) ‖ build text |
 //! | 82 | done | – |
-//! | 83 | PIN, please | – |
+//! | 83 | PIN, please | few tries left flag |
 //! | 84 | info | module, label, serial, model: text |
 //! | 85 | report | list of (subject, name, value: text) ‖ list of danger text |
 //! | 86 | blob | bytes |
@@ -264,7 +264,7 @@ impl<'a> Request<'a> {
 pub(super) enum Answer {
     Hello { version: u8, build: String },
     Done,
-    PinPlease,
+    PinPlease { few_tries: bool },
     Info(TokenInfo),
     Report(Report),
     Blob(KeyBlob),
@@ -281,7 +281,7 @@ impl Answer {
         match self {
             Self::Hello { .. } => 0x81,
             Self::Done => 0x82,
-            Self::PinPlease => 0x83,
+            Self::PinPlease { .. } => 0x83,
             Self::Info(_) => 0x84,
             Self::Report(_) => 0x85,
             Self::Blob(_) => 0x86,
@@ -300,7 +300,8 @@ impl Answer {
     pub(super) fn write(&self, out: &mut Fill<'_>) -> HsmResult<()> {
         match self {
             Self::Hello { build, .. } => write_hello(out, build),
-            Self::Done | Self::PinPlease => {}
+            Self::Done => {}
+            Self::PinPlease { few_tries } => out.u8(u8::from(*few_tries)),
             Self::Info(info) => {
                 for text in [&info.module, &info.label, &info.serial, &info.model] {
                     out.words(text, TEXT_BYTES_MAX);
@@ -341,7 +342,9 @@ impl Answer {
                 build: read_hello(&mut from)?.to_owned(),
             },
             0x82 => Self::Done,
-            0x83 => Self::PinPlease,
+            0x83 => Self::PinPlease {
+                few_tries: from.flag()?,
+            },
             0x84 => {
                 let mut text = || from.text(TEXT_BYTES_MAX).map(str::to_owned);
                 Self::Info(TokenInfo {

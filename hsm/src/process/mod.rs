@@ -28,7 +28,8 @@
 //!
 //! The parent reads it when the worker is about to log in and asks, and sends it over the socket: it is in no argument,
 //! no environment, and both sides zero it after use. A refused PIN is remembered by the parent, so that no number of
-//! workers tries it again before its file changes; workers log in one at a time.
+//! workers tries it again before its file changes; workers log in one at a time. A worker that ends in the middle of a
+//! login leaves open whether the token has counted a wrong try: what is done then is said in `pkcs11/pin.rs`.
 //!
 //! # Trust
 //!
@@ -67,6 +68,10 @@ use crate::{HsmError, HsmResult, Report, Session, Token, TokenInfo};
 
 /// What both sides must be: they share more than the protocol says.
 const BUILD: &str = env!("CARGO_PKG_VERSION");
+
+/// How long opening a session waits for the end of the pause after a login whose outcome is unclear. One that is longer
+/// is for who opens it to wait for.
+const LOGIN_PAUSE_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a report may take: it tries much, and nobody waits for it in a request.
 const REPORT_DEADLINE: Duration = Duration::from_mins(1);
@@ -171,6 +176,11 @@ impl ProcessToken {
 
     /// A worker that knows its token and has not touched it.
     fn start(&self, give_up: Instant) -> HsmResult<Link> {
+        // A worker's life begins with a login.
+        let pause = self.shared.login.pause();
+        if pause <= LOGIN_PAUSE_WAIT.min(link::left(give_up) / 2) {
+            std::thread::sleep(pause);
+        }
         let mut link = Link::start(&self.settings, &self.shared, give_up)?;
         let configure = Request::Configure(Cow::Borrowed(&self.config));
         match link.exchange(&configure, give_up)? {

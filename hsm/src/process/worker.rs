@@ -39,8 +39,9 @@ fn serve(build: &str) -> Result<(), String> {
         return Ok(());
     };
     let line = Mutex::new(Channel::new(socket()?, POLLS_BY_WORKER));
-    let token = Pkcs11Token::with_pin_from(config, move || {
-        ask_for_pin(&mut line.lock().unwrap_or_else(PoisonError::into_inner))
+    let token = Pkcs11Token::with_pin_from(config, move |few_tries| {
+        let mut line = line.lock().unwrap_or_else(PoisonError::into_inner);
+        ask_for_pin(&mut line, few_tries)
     });
     let mut worker = Worker {
         token,
@@ -110,12 +111,12 @@ fn tell(channel: &mut Channel, answer: &Answer) -> Result<bool, String> {
     }
 }
 
-fn ask_for_pin(line: &mut Channel) -> HsmResult<Zeroizing<Vec<u8>>> {
+fn ask_for_pin(line: &mut Channel, few_tries: bool) -> HsmResult<Zeroizing<Vec<u8>>> {
     let none = |what: &str| HsmError::Unavailable {
         reason: format!("no PIN from the parent process: {what}"),
         source: None,
     };
-    let please = Answer::PinPlease;
+    let please = Answer::PinPlease { few_tries };
     line.send(please.kind(), None, |out| please.write(out))?
         .map_err(|broken| none(&words(&broken)))?;
     let pin = line

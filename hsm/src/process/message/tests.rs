@@ -110,7 +110,7 @@ fn answers() -> Vec<Answer> {
             build: "1".into(),
         },
         Answer::Done,
-        Answer::PinPlease,
+        Answer::PinPlease { few_tries: true },
         Answer::Info(TokenInfo {
             backend: "pkcs11",
             module: "m".into(),
