@@ -22,7 +22,7 @@ use cryptoki::types::AuthPin;
 use cryptoki_sys as sys;
 use strongroom_fault_module::{CONTROL_VARIABLE, Fault, INNER_VARIABLE};
 use strongroom_hsm::testing::conformance;
-use strongroom_hsm::{HsmError, KeyBlob, SecretBytes, State, Token};
+use strongroom_hsm::{HsmError, HsmHandle, HsmSettings, KeyBlob, SecretBytes, State, Token};
 
 use ordeal::{Bench, LABEL, fresh_id, fresh_key, ordeal, start};
 use support::{MODULE, PIN};
@@ -424,6 +424,49 @@ async fn a_module_that_crashes_ends_its_own_process_only(bench: &Bench, token: A
     }
 }
 
+/// The trial takes some seconds, longer than the start of a worker may. It is made once: by a session that is refused
+/// meanwhile, and not for the three sessions that a new key takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_at_the_end_of_a_network_is_tried_once_and_makes_keys() {
+    let bench = Bench::new();
+    let (call, start) = (Duration::from_secs(2), Duration::from_millis(1500));
+    let token = bench.token_in_processes_within(call, start);
+    let slow = bench.arm(&["any"], Fault::Slow(10));
+    let wraps = bench.arm(&["C_WrapKey"], Fault::Slow(0));
+    let begun = Instant::now();
+    let refused = token.open_session().err();
+    assert!(
+        matches!(&refused, Some(HsmError::Unavailable { reason, .. }) if reason.contains("being tried")),
+        "{refused:?}"
+    );
+    while let Err(refused) = token.open_session() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "never opens: {refused:?}"
+        );
+    }
+    let (opened, tried) = (begun.elapsed(), wraps.hits().expect("reads"));
+    assert!(tried > 0, "a trial wraps keys");
+    let settings = HsmSettings::default();
+    let hsm = HsmHandle::start(token, settings).expect("starts");
+    let asked = Instant::now();
+    let key = fresh_key(&hsm).await;
+    println!(
+        "10 ms a call: the first session after {opened:?}, a key in {:?}",
+        asked.elapsed()
+    );
+    let secret = SecretBytes::new(vec![7; 32]).expect("is short enough");
+    hsm.wrap(&key, Vec::new(), secret).await.expect("wraps");
+    hsm.info().await.expect("answers");
+    assert_eq!(
+        wraps.lift().expect("lifts"),
+        tried,
+        "the token is tried once"
+    );
+    assert!(slow.lift().expect("lifts") > 0);
+    hsm.shutdown().await;
+}
+
 /// A crash in `C_Login` may have been a wrong try. The PIN is not tried at the pace of the workers' deaths.
 async fn a_module_that_crashes_in_every_login_is_not_given_the_pin_at_will(
     bench: &Bench,
@@ -445,7 +488,10 @@ async fn a_module_that_crashes_in_every_login_is_not_given_the_pin_at_will(
     let tries = armed.lift().expect("lifts");
     println!("crashes in C_Login: asked {asked} times, tried {tries}");
     // At 0, 0.1, 0.3, 0.7, 1.5 and 3.1 s: the last one is waited for.
-    assert!((2..=6).contains(&tries) && asked > 50, "{tries} tries for {asked}");
+    assert!(
+        (2..=6).contains(&tries) && asked > 50,
+        "{tries} tries for {asked}"
+    );
     let lifted = Instant::now();
     while token.open_session().is_err() {
         assert!(lifted.elapsed() < Duration::from_secs(5), "does not heal");

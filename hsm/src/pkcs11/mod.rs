@@ -52,7 +52,7 @@ mod session;
 mod uri;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cryptoki::context::Pkcs11;
@@ -61,13 +61,15 @@ use cryptoki::slot::Slot;
 use zeroize::Zeroizing;
 
 pub use self::init::init_token;
+pub(crate) use self::probe::Abilities;
+pub(crate) use self::scheme::Dialect;
 pub use self::uri::{Pkcs11Config, TokenSelector};
 
 use self::error::{device, failed, unavailable};
 use self::module::Library;
 use self::opened::Opened;
 use self::pin::Pin;
-use self::probe::{Abilities, Subject};
+use self::probe::Subject;
 use self::raw::Raw;
 use self::session::Pkcs11Session;
 use crate::{HsmError, HsmResult, Report, Session, Token, TokenInfo};
@@ -82,7 +84,11 @@ pub struct Pkcs11Token {
     pin: Pin,
     /// The generation in which the last login failed for no reason that we know, if it did: none is 0.
     doubted: AtomicU64,
+    insistence: Insistence,
 }
+
+/// A session that is logged in, while it is not known what its token can do.
+pub(crate) struct Begun(Opened);
 
 /// Why a session was not opened, by what may help.
 enum Setback {
@@ -124,7 +130,37 @@ impl Pkcs11Token {
             config,
             pin,
             doubted: AtomicU64::new(0),
+            insistence: Insistence::default(),
         }
+    }
+
+    /// Opens a session and logs in.
+    ///
+    /// # Errors
+    ///
+    /// As [`Token::open_session`].
+    pub(crate) fn begin(&self) -> HsmResult<Begun> {
+        self.open().map(Begun)
+    }
+
+    /// The session for use, with a token that can do this.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::UnsafeToken`] unless the configuration allows that.
+    pub(crate) fn session(
+        &self,
+        Begun(opened): Begun,
+        abilities: Arc<Abilities>,
+    ) -> HsmResult<Box<dyn Session>> {
+        if !abilities.dangers.is_empty() {
+            if !self.config.allow_unsafe {
+                return Err(HsmError::UnsafeToken(abilities.dangers.join("; ")));
+            }
+            self.insistence.warn(&self.config.token, &abilities.dangers);
+        }
+        let session = Pkcs11Session::new(opened, abilities, self.config.scheme);
+        Ok(Box::new(session))
     }
 
     fn open(&self) -> HsmResult<Opened> {
@@ -223,6 +259,63 @@ impl Pkcs11Token {
     }
 }
 
+impl Begun {
+    /// What tells this token and the library before it from others.
+    ///
+    /// # Errors
+    ///
+    /// What the device says.
+    pub(crate) fn identity(&self) -> HsmResult<String> {
+        let Self(opened) = self;
+        let _inside = opened.enter()?;
+        let library = opened.context().get_library_info();
+        let library = library.map_err(device("C_GetInfo"))?;
+        let token = opened.calls().token_info(opened.slot()).map_err(failed)?;
+        let (version, speaks) = (library.library_version(), library.cryptoki_version());
+        Ok(format!(
+            "{} {}.{} of {} for {}.{}\n{}\n{}\n{} {} {}.{}",
+            library.library_description(),
+            version.major(),
+            version.minor(),
+            library.manufacturer_id(),
+            speaks.major(),
+            speaks.minor(),
+            token.label,
+            token.serial,
+            token.manufacturer,
+            token.model,
+            token.firmware.0,
+            token.firmware.1,
+        ))
+    }
+
+    /// Tries what the token can do, unless that was done since the module was initialised.
+    ///
+    /// # Errors
+    ///
+    /// What the device says.
+    pub(crate) fn abilities(&self) -> HsmResult<Arc<Abilities>> {
+        abilities(&self.0)
+    }
+}
+
+/// Says once that an unsafe token is used.
+#[derive(Debug, Default)]
+pub(crate) struct Insistence(AtomicBool);
+
+impl Insistence {
+    pub(crate) fn warn(&self, token: &TokenSelector, dangers: &[String]) {
+        if !self.0.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                event = "hsm.unsafe_token",
+                token = %token,
+                dangers = dangers.join("; "),
+                "an unsafe token is used, as its configuration insists",
+            );
+        }
+    }
+}
+
 /// What the token can do: remembered, or tried now. Nobody of us makes or looks for objects meanwhile.
 fn abilities(opened: &Opened) -> HsmResult<Arc<Abilities>> {
     let (library, generation) = (opened.library(), opened.generation());
@@ -249,14 +342,9 @@ fn abilities(opened: &Opened) -> HsmResult<Arc<Abilities>> {
 
 impl Token for Pkcs11Token {
     fn open_session(&self) -> HsmResult<Box<dyn Session>> {
-        let opened = self.open()?;
-        let abilities = abilities(&opened)?;
-        let refused = !self.config.allow_unsafe;
-        if refused && !abilities.dangers.is_empty() {
-            return Err(HsmError::UnsafeToken(abilities.dangers.join("; ")));
-        }
-        let session = Pkcs11Session::new(opened, abilities, self.config.scheme);
-        Ok(Box::new(session))
+        let begun = self.begin()?;
+        let abilities = begun.abilities()?;
+        self.session(begun, abilities)
     }
 
     fn info(&self) -> HsmResult<TokenInfo> {
