@@ -22,7 +22,7 @@ use cryptoki::types::AuthPin;
 use cryptoki_sys as sys;
 use strongroom_fault_module::{CONTROL_VARIABLE, Fault, INNER_VARIABLE};
 use strongroom_hsm::testing::conformance;
-use strongroom_hsm::{HsmError, KeyBlob, SecretBytes, State, Token};
+use strongroom_hsm::{HsmError, HsmHandle, HsmSettings, KeyBlob, SecretBytes, State, Token};
 
 use ordeal::{Bench, LABEL, fresh_id, fresh_key, ordeal, start};
 use support::{MODULE, PIN};
@@ -82,6 +82,9 @@ tests_on! { thread: super::Bench::token =>
     calls_that_all_hang_heal_when_they_return
     gcm_that_is_gone_is_missed_cleanly
     a_token_that_wants_zeros_for_an_iv_refuses_ours_cleanly
+    an_unclear_login_is_not_repeated_when_few_tries_are_left
+    a_login_that_fails_for_no_known_reason_is_tried_once
+    no_pin_is_tried_when_the_next_wrong_one_would_lock_the_token
 }
 
 // Every fault, with the module in processes of its own.
@@ -118,6 +121,10 @@ tests_on! { process: super::Bench::token_in_processes =>
     a_token_that_wants_zeros_for_an_iv_refuses_ours_cleanly
     calls_that_hang_for_ever_cost_a_process_and_no_more
     a_module_that_crashes_ends_its_own_process_only
+    a_module_that_crashes_in_every_login_is_not_given_the_pin_at_will
+    an_unclear_login_is_not_repeated_when_few_tries_are_left
+    a_login_that_fails_for_no_known_reason_is_tried_once
+    no_pin_is_tried_when_the_next_wrong_one_would_lock_the_token
 }
 
 async fn lost_sessions_are_opened_again(bench: &Bench, token: Arc<dyn Token>) {
@@ -415,6 +422,172 @@ async fn a_module_that_crashes_ends_its_own_process_only(bench: &Bench, token: A
             .await
             .assert_sound();
     }
+}
+
+/// The trial takes some seconds, longer than the start of a worker may. It is made once: by a session that is refused
+/// meanwhile, and not for the three sessions that a new key takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_at_the_end_of_a_network_is_tried_once_and_makes_keys() {
+    let bench = Bench::new();
+    let (call, start) = (Duration::from_secs(2), Duration::from_millis(1500));
+    let token = bench.token_in_processes_within(call, start);
+    let slow = bench.arm(&["any"], Fault::Slow(10));
+    let wraps = bench.arm(&["C_WrapKey"], Fault::Slow(0));
+    let begun = Instant::now();
+    let refused = token.open_session().err();
+    assert!(
+        matches!(&refused, Some(HsmError::Unavailable { reason, .. }) if reason.contains("being tried")),
+        "{refused:?}"
+    );
+    while let Err(refused) = token.open_session() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "never opens: {refused:?}"
+        );
+    }
+    let (opened, tried) = (begun.elapsed(), wraps.hits().expect("reads"));
+    assert!(tried > 0, "a trial wraps keys");
+    let settings = HsmSettings::default();
+    let hsm = HsmHandle::start(token, settings).expect("starts");
+    let asked = Instant::now();
+    let key = fresh_key(&hsm).await;
+    println!(
+        "10 ms a call: the first session after {opened:?}, a key in {:?}",
+        asked.elapsed()
+    );
+    let secret = SecretBytes::new(vec![7; 32]).expect("is short enough");
+    hsm.wrap(&key, Vec::new(), secret).await.expect("wraps");
+    hsm.info().await.expect("answers");
+    assert_eq!(
+        wraps.lift().expect("lifts"),
+        tried,
+        "the token is tried once"
+    );
+    assert!(slow.lift().expect("lifts") > 0);
+    hsm.shutdown().await;
+}
+
+/// A crash in `C_Login` may have been a wrong try. The PIN is not tried at the pace of the workers' deaths.
+async fn a_module_that_crashes_in_every_login_is_not_given_the_pin_at_will(
+    bench: &Bench,
+    token: Arc<dyn Token>,
+) {
+    const ILL: Duration = Duration::from_secs(3);
+    let armed = bench.arm(&["C_Login"], Fault::Segfault);
+    let begun = Instant::now();
+    let mut asked = 0;
+    while begun.elapsed() < ILL {
+        let refused = token.open_session().err();
+        assert!(
+            refused.as_ref().is_some_and(HsmError::is_outage),
+            "{refused:?}"
+        );
+        asked += 1;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let tries = armed.lift().expect("lifts");
+    println!("crashes in C_Login: asked {asked} times, tried {tries}");
+    // At 0, 0.1, 0.3, 0.7, 1.5 and 3.1 s: the last one is waited for.
+    assert!(
+        (2..=6).contains(&tries) && asked > 50,
+        "{tries} tries for {asked}"
+    );
+    let lifted = Instant::now();
+    while token.open_session().is_err() {
+        assert!(lifted.elapsed() < Duration::from_secs(5), "does not heal");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// As a token that counts wrong tries and says so: none is wasted on a login whose outcome nobody knows.
+async fn an_unclear_login_is_not_repeated_when_few_tries_are_left(
+    bench: &Bench,
+    token: Arc<dyn Token>,
+) {
+    let crash = bench.arm_for(&["C_Login"], Fault::Answer(sys::CKR_DEVICE_ERROR), 1);
+    let logins = bench.arm(&["C_Login"], Fault::Slow(0));
+    let low = bench.arm(
+        &["C_GetTokenInfo"],
+        Fault::TokenFlags(sys::CKF_USER_PIN_COUNT_LOW),
+    );
+    let unclear = token.open_session().err();
+    assert!(
+        matches!(
+            unclear,
+            Some(HsmError::Device {
+                function: "C_Login",
+                ..
+            })
+        ),
+        "{unclear:?}"
+    );
+    assert_eq!(crash.lift().expect("lifts"), 1);
+    assert_eq!(logins.hits().expect("reads"), 1, "tried once");
+    std::thread::sleep(Duration::from_millis(300));
+    for _ in 0..2 {
+        let refused = token.open_session().err();
+        assert!(
+            matches!(refused, Some(HsmError::PinRejected(reason)) if reason.contains("unclear")),
+            "{refused:?}"
+        );
+    }
+    drop(low);
+    let refused = token.open_session().err();
+    assert!(
+        matches!(refused, Some(HsmError::PinRejected(_))),
+        "until its file changes: {refused:?}"
+    );
+    assert_eq!(logins.hits().expect("reads"), 1, "not tried again");
+    let pin = std::fs::read(bench.pin_file()).expect("reads");
+    std::fs::write(bench.pin_file(), "another").expect("writes");
+    let refused = token.open_session().err();
+    std::fs::write(bench.pin_file(), pin).expect("writes");
+    assert!(
+        matches!(refused, Some(HsmError::PinRejected("it is wrong"))),
+        "{refused:?}"
+    );
+    token.open_session().expect("opens");
+}
+
+/// One try for each session that is opened, whatever the code; and the token that has thought better of it is taken.
+async fn a_login_that_fails_for_no_known_reason_is_tried_once(
+    bench: &Bench,
+    token: Arc<dyn Token>,
+) {
+    let armed = bench.arm(&["C_Login"], Fault::Answer(sys::CKR_FUNCTION_FAILED));
+    for tries in 1..=3 {
+        let refused = token.open_session().err();
+        assert!(
+            matches!(refused, Some(HsmError::Device { .. })),
+            "{refused:?}"
+        );
+        assert_eq!(armed.hits().expect("reads"), tries);
+        // The pauses are of 100, 200 and 400 ms.
+        std::thread::sleep(Duration::from_millis(450));
+    }
+    armed.lift().expect("lifts");
+    token.open_session().expect("opens");
+}
+
+/// openCryptoki's clock, for instance, is one that not everybody can read. The flags are for everybody.
+async fn no_pin_is_tried_when_the_next_wrong_one_would_lock_the_token(
+    bench: &Bench,
+    token: Arc<dyn Token>,
+) {
+    let logins = bench.arm(&["C_Login"], Fault::Slow(0));
+    let flags = sys::CKF_CLOCK_ON_TOKEN | sys::CKF_USER_PIN_FINAL_TRY;
+    let armed = bench.arm(&["C_GetTokenInfo"], Fault::TokenFlags(flags));
+    for _ in 0..2 {
+        let refused = token.open_session().err();
+        assert!(
+            matches!(refused, Some(HsmError::PinRejected(reason)) if reason.contains("lock")),
+            "{refused:?}"
+        );
+    }
+    assert!(armed.lift().expect("lifts") > 0);
+    assert_eq!(logins.hits().expect("reads"), 0);
+    token.open_session().expect("opens: it was not tried");
+    assert_eq!(logins.lift().expect("lifts"), 1);
 }
 
 /// Who is logged out is shown no private object, with `CKR_OK`. A key that is there must not be taken for absent, and

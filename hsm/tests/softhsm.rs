@@ -377,7 +377,7 @@ async fn an_exportable_key_is_refused_by_the_handle() {
 }
 
 #[test]
-fn two_keys_of_one_identity_are_unfit() {
+fn two_keys_of_one_identity_are_unfit_and_both_destroyed() {
     let _turn = PLANTING.blocking_lock();
     let token = token("planted");
     let mut session = token.open_session().expect("opens");
@@ -391,12 +391,25 @@ fn two_keys_of_one_identity_are_unfit() {
             .expect("makes a canary"),
     };
     plant(&token, &id, &[]);
-    for refused in [session.probe(&key), session.destroy_key(&id)] {
-        assert!(
-            matches!(refused, Err(HsmError::Unfit { .. })),
-            "{refused:?}"
-        );
+    let refused = session.probe(&key);
+    assert!(
+        matches!(refused, Err(HsmError::Unfit { .. })),
+        "{refused:?}"
+    );
+    session.destroy_key(&id).expect("destroys both");
+    assert!(!session.contains(&id).expect("answers"));
+}
+
+#[test]
+fn two_pairs_of_one_identity_are_destroyed() {
+    let token = token("pairs");
+    let mut session = token.open_session().expect("opens");
+    let id = fresh_id();
+    for mac in [true, true, false, false] {
+        plant_half(&id, mac);
     }
+    session.destroy_key(&id).expect("destroys them all");
+    assert!(!session.contains(&id).expect("answers"));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use cryptoki_sys::{CK_MECHANISM_TYPE, CK_RV, CK_ULONG};
+use cryptoki_sys::{CK_FLAGS, CK_MECHANISM_TYPE, CK_RV, CK_ULONG};
 
 use crate::FUNCTIONS;
 
@@ -47,6 +47,9 @@ pub enum Fault {
     /// `append-iv` length: AES-GCM as Luna has it. `C_EncryptInit` takes a null IV; `C_Encrypt` appends the one that it
     /// has made, of this length, to the tag. For `C_EncryptInit`.
     AppendIv(usize),
+    /// `token-flags` flags: `C_GetTokenInfo` says these, too. With `CKF_CLOCK_ON_TOKEN` the clock is one that cannot be
+    /// read, as openCryptoki's. For `C_GetTokenInfo`.
+    TokenFlags(CK_FLAGS),
     /// `no-mechanism` number: `C_GetMechanismList`, `C_GetMechanismInfo`, `C_EncryptInit` and `C_DecryptInit` know
     /// nothing of it.
     NoMechanism(CK_MECHANISM_TYPE),
@@ -74,6 +77,7 @@ impl Fault {
                     | "C_DestroyObject"
             ),
             Self::ZeroIv | Self::AppendIv(_) => function == "C_EncryptInit",
+            Self::TokenFlags(_) => function == "C_GetTokenInfo",
             Self::NoMechanism(_) => matches!(
                 function,
                 "C_GetMechanismList" | "C_GetMechanismInfo" | "C_EncryptInit" | "C_DecryptInit"
@@ -113,6 +117,7 @@ impl Fault {
             ("renumber", None) => Self::Renumber,
             ("zero-iv", None) => Self::ZeroIv,
             ("append-iv", Some(bytes)) => Self::AppendIv(bytes.try_into().ok()?),
+            ("token-flags", Some(flags)) => Self::TokenFlags(flags),
             ("no-mechanism", Some(mechanism)) => Self::NoMechanism(mechanism),
             _ => return None,
         })
@@ -137,6 +142,7 @@ impl fmt::Display for Fault {
             Self::Renumber => f.write_str("renumber"),
             Self::ZeroIv => f.write_str("zero-iv"),
             Self::AppendIv(bytes) => write!(f, "append-iv {bytes}"),
+            Self::TokenFlags(flags) => write!(f, "token-flags {flags}"),
             Self::NoMechanism(mechanism) => write!(f, "no-mechanism {mechanism}"),
         }
     }
@@ -193,6 +199,7 @@ mod tests {
             Fault::Renumber,
             Fault::ZeroIv,
             Fault::AppendIv(16),
+            Fault::TokenFlags(0x20_0000),
             Fault::NoMechanism(0x1087),
         ];
         for fault in faults {

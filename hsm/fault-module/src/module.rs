@@ -18,8 +18,9 @@ use cryptoki_sys::{
     CK_ATTRIBUTE, CK_BBOOL, CK_BYTE, CK_FLAGS, CK_FUNCTION_LIST, CK_INFO, CK_MECHANISM,
     CK_MECHANISM_INFO, CK_MECHANISM_TYPE, CK_NOTIFY, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE,
     CK_SESSION_INFO, CK_SLOT_ID, CK_SLOT_INFO, CK_TOKEN_INFO, CK_ULONG, CK_USER_TYPE, CK_VERSION,
-    CK_VOID_PTR, CKR_ARGUMENTS_BAD, CKR_FUNCTION_NOT_SUPPORTED, CKR_GENERAL_ERROR,
-    CKR_MECHANISM_INVALID, CKR_OK, CKR_SESSION_HANDLE_INVALID, CKR_USER_NOT_LOGGED_IN,
+    CK_VOID_PTR, CKF_CLOCK_ON_TOKEN, CKR_ARGUMENTS_BAD, CKR_FUNCTION_NOT_SUPPORTED,
+    CKR_GENERAL_ERROR, CKR_MECHANISM_INVALID, CKR_OK, CKR_SESSION_HANDLE_INVALID,
+    CKR_USER_NOT_LOGGED_IN,
 };
 
 use crate::fault::Fault;
@@ -172,7 +173,7 @@ macro_rules! functions {
         /// Whether the first argument of the function is a session.
         pub(crate) fn takes_session(function: &str) -> bool {
             let plain = [$(stringify!($plain)),*];
-            let own = ["C_Finalize", "C_GetMechanismList", "C_GetMechanismInfo"];
+            let own = ["C_Finalize", "C_GetTokenInfo", "C_GetMechanismList", "C_GetMechanismInfo"];
             !plain.contains(&function) && !own.contains(&function)
         }
     };
@@ -184,7 +185,6 @@ functions! {
         C_GetInfo(info: *mut CK_INFO);
         C_GetSlotList(present: CK_BBOOL, slots: *mut CK_SLOT_ID, count: *mut CK_ULONG);
         C_GetSlotInfo(slot: CK_SLOT_ID, info: *mut CK_SLOT_INFO);
-        C_GetTokenInfo(slot: CK_SLOT_ID, info: *mut CK_TOKEN_INFO);
         C_InitToken(slot: CK_SLOT_ID, pin: *mut CK_BYTE, length: CK_ULONG, label: *mut CK_BYTE);
         C_OpenSession(
             slot: CK_SLOT_ID,
@@ -379,6 +379,7 @@ functions! {
     }
     own {
         C_Finalize
+        C_GetTokenInfo
         C_GetMechanismList
         C_GetMechanismInfo
         C_DestroyObject
@@ -420,6 +421,29 @@ unsafe extern "C" fn C_Finalize(reserved: CK_VOID_PTR) -> CK_RV {
             // SAFETY: the caller's argument.
             Some(function) => unsafe { function(reserved) },
             None => CKR_FUNCTION_NOT_SUPPORTED,
+        }
+    })
+}
+
+unsafe extern "C" fn C_GetTokenInfo(slot: CK_SLOT_ID, info: *mut CK_TOKEN_INFO) -> CK_RV {
+    call("C_GetTokenInfo", None, |inner, struck| {
+        let Some(function) = inner.C_GetTokenInfo else {
+            return CKR_FUNCTION_NOT_SUPPORTED;
+        };
+        // SAFETY: the caller's arguments; after success, `info` is a structure that the inner module has written.
+        unsafe {
+            let rv = function(slot, info);
+            if rv == CKR_OK && !info.is_null() {
+                for struck in struck {
+                    if let Fault::TokenFlags(flags) = struck.fault {
+                        (*info).flags |= flags;
+                        if flags & CKF_CLOCK_ON_TOKEN != 0 {
+                            (*info).utcTime = [b'?'; 16];
+                        }
+                    }
+                }
+            }
+            rv
         }
     })
 }

@@ -318,6 +318,7 @@ fn repeated(failure: &Arc<HsmError>) -> HsmError {
     match failure.as_ref() {
         HsmError::PinRejected(reason) => HsmError::PinRejected(reason),
         HsmError::Config(text) => HsmError::Config(text.clone()),
+        HsmError::UnsafeToken(text) => HsmError::UnsafeToken(text.clone()),
         HsmError::Unavailable { reason, .. } => HsmError::Unavailable {
             reason: reason.clone(),
             source: cause(failure),

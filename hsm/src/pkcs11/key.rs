@@ -108,6 +108,22 @@ pub(super) fn find_all(session: &Session, id: &BackingKeyId) -> HsmResult<Vec<Ob
         .map_err(device("C_FindObjects"))
 }
 
+/// The same, the keys of MACs last: see the head of this file.
+pub(super) fn find_for_destruction(
+    session: &Session,
+    id: &BackingKeyId,
+) -> HsmResult<Vec<ObjectHandle>> {
+    let (mut first, mut last) = (Vec::new(), Vec::new());
+    for handle in find_all(session, id)? {
+        match key_type(session, handle)? {
+            Some(KeyType::GENERIC_SECRET) => last.push(handle),
+            _ => first.push(handle),
+        }
+    }
+    first.append(&mut last);
+    Ok(first)
+}
+
 /// The objects with one `CKA_ID`: at most one of each kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Objects {

@@ -52,6 +52,7 @@ mod session;
 mod uri;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cryptoki::context::Pkcs11;
@@ -60,13 +61,15 @@ use cryptoki::slot::Slot;
 use zeroize::Zeroizing;
 
 pub use self::init::init_token;
+pub(crate) use self::probe::Abilities;
+pub(crate) use self::scheme::Dialect;
 pub use self::uri::{Pkcs11Config, TokenSelector};
 
 use self::error::{device, failed, unavailable};
 use self::module::Library;
 use self::opened::Opened;
 use self::pin::Pin;
-use self::probe::{Abilities, Subject};
+use self::probe::Subject;
 use self::raw::Raw;
 use self::session::Pkcs11Session;
 use crate::{HsmError, HsmResult, Report, Session, Token, TokenInfo};
@@ -79,12 +82,21 @@ const LOGIN_WAIT: Duration = Duration::from_secs(1);
 pub struct Pkcs11Token {
     config: Pkcs11Config,
     pin: Pin,
+    /// The generation in which the last login failed for no reason that we know, if it did: none is 0.
+    doubted: AtomicU64,
+    insistence: Insistence,
 }
+
+/// A session that is logged in, while it is not known what its token can do.
+pub(crate) struct Begun(Opened);
 
 /// Why a session was not opened, by what may help.
 enum Setback {
     /// The module may have an old picture of its tokens: initialise it again.
     Module(HsmError),
+    /// `C_Login` failed for no reason that we know. The module may have an old picture, too, but is not initialised
+    /// again to try the same PIN at once: it may have been a wrong try. The next session is opened with that.
+    Login(HsmError),
     /// Nothing of the module's.
     Other(HsmError),
 }
@@ -92,7 +104,7 @@ enum Setback {
 impl Setback {
     fn into_error(self) -> HsmError {
         match self {
-            Self::Module(error) | Self::Other(error) => error,
+            Self::Module(error) | Self::Login(error) | Self::Other(error) => error,
         }
     }
 }
@@ -101,24 +113,69 @@ impl Pkcs11Token {
     /// The token that `config` names. Touches neither the module nor the PIN.
     pub fn new(config: Pkcs11Config) -> Self {
         let pin = Pin::in_file(config.pin_source.clone());
-        Self { config, pin }
+        Self::with_pin(config, pin)
     }
 
-    /// The same, with the PIN from `ask` for each login instead of from its file.
+    /// The same, with the PIN from `ask` for each login instead of from its file; `ask` is told whether the token
+    /// reports that few tries are left.
     pub(crate) fn with_pin_from(
         config: Pkcs11Config,
-        ask: impl Fn() -> HsmResult<Zeroizing<Vec<u8>>> + Send + Sync + 'static,
+        ask: impl Fn(bool) -> HsmResult<Zeroizing<Vec<u8>>> + Send + Sync + 'static,
     ) -> Self {
-        let pin = Pin::asked(Box::new(ask));
-        Self { config, pin }
+        Self::with_pin(config, Pin::asked(Box::new(ask)))
+    }
+
+    fn with_pin(config: Pkcs11Config, pin: Pin) -> Self {
+        Self {
+            config,
+            pin,
+            doubted: AtomicU64::new(0),
+            insistence: Insistence::default(),
+        }
+    }
+
+    /// Opens a session and logs in.
+    ///
+    /// # Errors
+    ///
+    /// As [`Token::open_session`].
+    pub(crate) fn begin(&self) -> HsmResult<Begun> {
+        self.open().map(Begun)
+    }
+
+    /// The session for use, with a token that can do this.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::UnsafeToken`] unless the configuration allows that.
+    pub(crate) fn session(
+        &self,
+        Begun(opened): Begun,
+        abilities: Arc<Abilities>,
+    ) -> HsmResult<Box<dyn Session>> {
+        if !abilities.dangers.is_empty() {
+            if !self.config.allow_unsafe {
+                return Err(HsmError::UnsafeToken(abilities.dangers.join("; ")));
+            }
+            self.insistence.warn(&self.config.token, &abilities.dangers);
+        }
+        let session = Pkcs11Session::new(opened, abilities, self.config.scheme);
+        Ok(Box::new(session))
     }
 
     fn open(&self) -> HsmResult<Opened> {
         let library = Library::at(&self.config.module, self.config.init_args.as_deref())?;
-        let generation = library.initialise()?;
+        let mut generation = library.initialise()?;
+        if self.doubted.swap(0, Ordering::SeqCst) == generation {
+            generation = library.reinitialise(generation)?;
+        }
         match self.connect(&library, generation) {
             Ok(opened) => Ok(opened),
             Err(Setback::Other(error)) => Err(error),
+            Err(Setback::Login(error)) => {
+                self.doubted.store(generation, Ordering::SeqCst);
+                Err(error)
+            }
             Err(Setback::Module(error)) => {
                 tracing::info!(event = "hsm.reinitialise", error = %error, "initialising the module again");
                 let generation = library.reinitialise(generation)?;
@@ -136,7 +193,7 @@ impl Pkcs11Token {
         let (slot, serial) = self.find_slot(context, &raw)?;
         let mut opened =
             Opened::new(library, generation, context, slot, serial).map_err(Setback::Module)?;
-        self.log_in(library, generation, context, &opened)?;
+        self.log_in(library, generation, context, &raw, &opened)?;
         opened.logged_in();
         Ok(opened)
     }
@@ -176,6 +233,7 @@ impl Pkcs11Token {
         library: &Library,
         generation: u64,
         context: &Pkcs11,
+        raw: &Raw,
         opened: &Opened,
     ) -> Result<(), Setback> {
         let mut anchors = library.anchors(LOGIN_WAIT).map_err(Setback::Other)?;
@@ -190,7 +248,7 @@ impl Pkcs11Token {
         if !logged_in {
             library.count_login();
         }
-        if !logged_in && let Err(setback) = self.pin.log_in(context, opened.slot(), &anchor) {
+        if !logged_in && let Err(setback) = self.pin.log_in(raw, opened.slot(), &anchor) {
             if let Err(error) = anchor.close() {
                 tracing::debug!(event = "hsm.close", error = %error, "closing the anchor session");
             }
@@ -198,6 +256,63 @@ impl Pkcs11Token {
         }
         anchors.keep(generation, opened.slot(), anchor);
         Ok(())
+    }
+}
+
+impl Begun {
+    /// What tells this token and the library before it from others.
+    ///
+    /// # Errors
+    ///
+    /// What the device says.
+    pub(crate) fn identity(&self) -> HsmResult<String> {
+        let Self(opened) = self;
+        let _inside = opened.enter()?;
+        let library = opened.context().get_library_info();
+        let library = library.map_err(device("C_GetInfo"))?;
+        let token = opened.calls().token_info(opened.slot()).map_err(failed)?;
+        let (version, speaks) = (library.library_version(), library.cryptoki_version());
+        Ok(format!(
+            "{} {}.{} of {} for {}.{}\n{}\n{}\n{} {} {}.{}",
+            library.library_description(),
+            version.major(),
+            version.minor(),
+            library.manufacturer_id(),
+            speaks.major(),
+            speaks.minor(),
+            token.label,
+            token.serial,
+            token.manufacturer,
+            token.model,
+            token.firmware.0,
+            token.firmware.1,
+        ))
+    }
+
+    /// Tries what the token can do, unless that was done since the module was initialised.
+    ///
+    /// # Errors
+    ///
+    /// What the device says.
+    pub(crate) fn abilities(&self) -> HsmResult<Arc<Abilities>> {
+        abilities(&self.0)
+    }
+}
+
+/// Says once that an unsafe token is used.
+#[derive(Debug, Default)]
+pub(crate) struct Insistence(AtomicBool);
+
+impl Insistence {
+    pub(crate) fn warn(&self, token: &TokenSelector, dangers: &[String]) {
+        if !self.0.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                event = "hsm.unsafe_token",
+                token = %token,
+                dangers = dangers.join("; "),
+                "an unsafe token is used, as its configuration insists",
+            );
+        }
     }
 }
 
@@ -227,14 +342,9 @@ fn abilities(opened: &Opened) -> HsmResult<Arc<Abilities>> {
 
 impl Token for Pkcs11Token {
     fn open_session(&self) -> HsmResult<Box<dyn Session>> {
-        let opened = self.open()?;
-        let abilities = abilities(&opened)?;
-        let refused = !self.config.allow_unsafe;
-        if refused && !abilities.dangers.is_empty() {
-            return Err(HsmError::UnsafeToken(abilities.dangers.join("; ")));
-        }
-        let session = Pkcs11Session::new(opened, abilities, self.config.scheme);
-        Ok(Box::new(session))
+        let begun = self.begin()?;
+        let abilities = begun.abilities()?;
+        self.session(begun, abilities)
     }
 
     fn info(&self) -> HsmResult<TokenInfo> {

@@ -28,16 +28,16 @@ pub(super) struct Subject<'a> {
 }
 
 /// What was found out.
-#[derive(Debug, Default)]
-pub(super) struct Abilities {
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Abilities {
     /// How the token does what works.
-    pub(super) dialect: Dialect,
+    pub(crate) dialect: Dialect,
     /// By scheme, the preferred one first: that it works, or why not.
-    pub(super) schemes: Vec<(WrapScheme, Result<(), String>)>,
+    pub(crate) schemes: Vec<(WrapScheme, Result<(), String>)>,
     /// What the token lets others do with keys that must not leave it, a sentence each.
-    pub(super) dangers: Vec<String>,
+    pub(crate) dangers: Vec<String>,
     /// Why it could not be tried what the token lets others do.
-    pub(super) untried: Option<String>,
+    pub(crate) untried: Option<String>,
 }
 
 impl Abilities {
@@ -46,8 +46,15 @@ impl Abilities {
     /// # Errors
     ///
     /// [`HsmError::Config`] when none works, with what stood against each.
-    pub(super) fn scheme(&self) -> HsmResult<WrapScheme> {
+    pub(crate) fn scheme(&self) -> HsmResult<WrapScheme> {
         self.first(&BY_PREFERENCE)
+    }
+
+    /// Whether the preferred scheme works, and the token was tried and gives nothing away.
+    pub(crate) fn all_is_well(&self) -> bool {
+        let [preferred, ..] = BY_PREFERENCE;
+        let works = self.scheme().is_ok_and(|scheme| scheme == preferred);
+        works && self.dangers.is_empty() && self.untried.is_none()
     }
 
     /// The scheme for a key that encrypts and decrypts and has no second key.
@@ -74,6 +81,15 @@ impl Abilities {
         Err(HsmError::Config(format!(
             "no scheme of wrapping works with this token ({reasons})"
         )))
+    }
+
+    /// What its operator is to know: the dangers, and that there may be some. Only a danger that was seen has the token
+    /// refused.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let untried = self.untried.iter().map(|reason| {
+            format!("it could not be tried whether keys can be taken out of the token: {reason}")
+        });
+        self.dangers.iter().cloned().chain(untried).collect()
     }
 
     /// What is asked of keys: less of a token with dangers, which has sessions only where its operator insists.
@@ -345,5 +361,25 @@ fn with_source(error: &HsmError) -> String {
     match std::error::Error::source(error) {
         Some(source) => source.to_string(),
         None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_tried_is_a_warning_and_no_danger_that_was_seen() {
+        let untried = Abilities {
+            untried: Some("CKR_MECHANISM_INVALID".into()),
+            ..Abilities::default()
+        };
+        let [warning] = &untried.warnings()[..] else {
+            panic!("{untried:?}");
+        };
+        assert!(warning.contains("could not be tried"), "{warning}");
+        assert!(untried.dangers.is_empty());
+        assert_eq!(untried.past(), Past::Required);
+        assert!(Abilities::default().warnings().is_empty());
     }
 }

@@ -32,9 +32,10 @@ pub(super) fn report(
     writer.library()?;
     writer.token()?;
     writer.schemes(forced);
-    writer.mechanisms()?;
-    writer.keys()?;
     writer.dangers();
+    writer.mechanisms()?;
+    // Last, for there may be more of them than a report takes.
+    writer.keys()?;
     Ok(writer.report)
 }
 
@@ -255,8 +256,7 @@ impl Writer<'_> {
             }
             None => self.fact("token", "getting a key out", "possible: see dangers"),
         }
-        let dangers = self.abilities.dangers.iter().cloned();
-        self.report.dangers.extend(dangers);
+        self.report.dangers.extend(self.abilities.warnings());
     }
 }
 

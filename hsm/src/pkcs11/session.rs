@@ -331,9 +331,8 @@ impl Session for Pkcs11Session {
         self.changing(|this| {
             this.handles.remove(id);
             let session = this.opened.raw()?;
-            let Objects { aes, mac } = Objects::find(session, id)?;
-            // The MAC key last: see the module `key`.
-            for handle in aes.into_iter().chain(mac) {
+            // All of them: nothing tells which of two was meant, and none is to stay.
+            for handle in key::find_for_destruction(session, id)? {
                 session
                     .destroy_object(handle)
                     .map_err(device("C_DestroyObject"))?;

@@ -138,7 +138,16 @@ fn known(text: &str, names: &'static [&'static str]) -> Option<&'static str> {
 }
 
 /// What [`HsmError::TooLong`] speaks of.
-const LENGTHS: &[&str] = &["plaintext", "AAD", "key blob", "random", "list of keys"];
+const LENGTHS: &[&str] = &[
+    "plaintext",
+    "AAD",
+    "key blob",
+    "random",
+    "list of keys",
+    "label",
+    "message",
+    "wrapped value",
+];
 
 /// The functions that [`HsmError::Device`] names (PKCS#11 v3.1 §5); others are named in its cause.
 const FUNCTIONS: &[&str] = &[

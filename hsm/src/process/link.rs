@@ -127,7 +127,7 @@ impl Link {
         let mut asked = 0;
         loop {
             let answer = self.receive(give_up, deadline)?;
-            if !matches!(answer, Answer::PinPlease) {
+            let Answer::PinPlease { few_tries } = answer else {
                 if let Some(under_way) = under_way {
                     under_way.end(&answer);
                 }
@@ -135,7 +135,7 @@ impl Link {
                     Answer::Failed(error) => Err(error),
                     answer => Ok(answer),
                 };
-            }
+            };
             asked += 1;
             if asked > PIN_ASKS_MAX {
                 let reason = Broken::Malformed("it asks for the PIN again and again");
@@ -147,7 +147,7 @@ impl Link {
                 None => shared.login.begin(left(give_up)),
             }
             .and_then(|mut begun| {
-                let pin = begun.pin()?;
+                let pin = begun.pin(few_tries)?;
                 under_way = Some(begun);
                 Ok(pin)
             })

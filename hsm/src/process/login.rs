@@ -1,5 +1,8 @@
-//! The PIN on the parent's side: read for each login, one login at a time, and the memory of a refusal, which outlives
-//! the workers.
+//! The PIN on the parent's side: read for each login, one login at a time, and the memory of what was tried, which
+//! outlives the workers.
+//!
+//! A worker that dies, hangs, or answers with an error of the device after it was given the PIN leaves it unclear whether
+//! that was a wrong try. The rules for that, and for what is refused, are those of [`pin`](crate::pkcs11::pin).
 
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,6 +26,7 @@ pub(super) struct Login {
 #[derive(Debug)]
 pub(super) struct UnderWay<'a> {
     login: &'a Login,
+    /// The PIN that was given to the worker, until it is known what came of it.
     tried: Option<Fingerprint>,
 }
 
@@ -34,6 +38,11 @@ impl Login {
             under_way: Mutex::new(false),
             free: Condvar::new(),
         }
+    }
+
+    /// How long no login is tried, for the outcome of the last one is unclear.
+    pub(super) fn pause(&self) -> Duration {
+        self.refusals.pause()
     }
 
     /// # Errors
@@ -65,27 +74,32 @@ impl Login {
 }
 
 impl UnderWay<'_> {
-    /// The PIN to try.
+    /// The PIN to try. `few_tries`: the token reports that few are left.
     ///
     /// # Errors
     ///
-    /// [`HsmError::Unavailable`] when there is none; [`HsmError::PinRejected`] for one that the token has refused.
-    pub(super) fn pin(&mut self) -> HsmResult<Zeroizing<Vec<u8>>> {
+    /// [`HsmError::Unavailable`] when there is none, and during the pause after an unclear outcome;
+    /// [`HsmError::PinRejected`] for one that the token has refused, or may have.
+    pub(super) fn pin(&mut self, few_tries: bool) -> HsmResult<Zeroizing<Vec<u8>>> {
+        // Asked twice, the worker has initialised its module again since: the first try came to nothing.
+        self.tried = None;
         let pin = self.login.file.read()?;
-        self.tried = Some(self.login.refusals.check(&pin)?);
+        self.tried = Some(self.login.refusals.check(&pin, few_tries)?);
         Ok(pin)
     }
 
     /// How it ended.
-    pub(super) fn end(self, answer: &Answer) {
-        match (answer, self.tried) {
+    pub(super) fn end(mut self, answer: &Answer) {
+        match (answer, self.tried.take()) {
             // What was not tried is not refused.
             (Answer::Failed(HsmError::PinRejected(reason)), Some(tried))
                 if *reason != FINAL_TRY =>
             {
                 self.login.refusals.remember(tried, reason);
             }
-            (Answer::Failed(_), _) => {}
+            (Answer::Failed(HsmError::PinRejected(_) | HsmError::Unavailable { .. }), _) => {}
+            (Answer::Failed(_), Some(tried)) => self.login.refusals.note_unclear(tried),
+            (Answer::Failed(_), None) => {}
             _ => self.login.refusals.forget(),
         }
     }
@@ -93,6 +107,9 @@ impl UnderWay<'_> {
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
+        if let Some(tried) = self.tried {
+            self.login.refusals.note_unclear(tried);
+        }
         let mut under_way = self.login.under_way.lock();
         *under_way.as_deref_mut().unwrap_or(&mut false) = false;
         drop(under_way);

@@ -7,9 +7,11 @@
 //! | 01 | hello | magic (14 bytes) ‖ build text | 81 |
 //! | 02 | configure | module bytes ‖ label, serial, manufacturer, model: option text ‖ scheme u8 (0: by trial) ‖ allow unsafe flag ‖ init args option text | 82 |
 //! | 03 | PIN | bytes | goes on with what it interrupted |
-//! | 04 | open | – | 82 |
+//! | 04 | open | – | 8c |
 //! | 05 | info | – | 84 |
 //! | 06 | report | – | 85 |
+//! | 07 | try | – | 8d |
+//! | 08 | begin | abilities | 82 |
 //! | 10 | generate key | id ‖ label text | 86 |
 //! | 11 | make canary | id ‖ blob bytes | 87 |
 //! | 12 | contains | id | 8a |
@@ -21,14 +23,16 @@
 //! | 18 | list keys | – | 8b |
 //! | 19 | random | count u32 | 89 |
 //!
-//! key = id ‖ blob bytes ‖ canary bytes. The worker answers each request with one frame, or first, up to
+//! key = id ‖ blob bytes ‖ canary bytes. abilities = dialect u8 ‖ list of (scheme u8 ‖ why not: option text) ‖ list of
+//! danger text ‖ why untried: option text. To open is to log in; to try is to find out the abilities; to begin, with
+//! these or with those that another worker found, is to have a session for what follows. The worker answers each request with one frame, or first, up to
 //! [`PIN_ASKS_MAX`] times, with 83:
 //!
 //! | kind | answer | fields |
 //! | --- | --- | --- |
 //! | 81 | hello | magic (14 bytes) ‖ build text |
 //! | 82 | done | – |
-//! | 83 | PIN, please | – |
+//! | 83 | PIN, please | few tries left flag |
 //! | 84 | info | module, label, serial, model: text |
 //! | 85 | report | list of (subject, name, value: text) ‖ list of danger text |
 //! | 86 | blob | bytes |
@@ -37,6 +41,8 @@
 //! | 89 | secret | bytes |
 //! | 8a | flag | flag |
 //! | 8b | ids | list of id |
+//! | 8c | opened | token and library text |
+//! | 8d | abilities | abilities |
 //! | ff | failed | error u8 ‖ its fields |
 //!
 //! The errors are those of [`failure`].
@@ -54,7 +60,7 @@ use super::failure::{self, TEXT_BYTES_MAX};
 use super::objects::Access;
 use super::wire::{Broken, Fields, Fill, Frame, VERSION};
 use crate::pkcs11::pin::PIN_BYTES_MAX;
-use crate::pkcs11::{Pkcs11Config, TokenSelector};
+use crate::pkcs11::{Abilities, Dialect, Pkcs11Config, TokenSelector};
 use crate::{
     BackingKey, BackingKeyId, Canary, Fact, HsmError, HsmHandle, HsmResult, KeyBlob, Report,
     SecretBytes, TokenInfo, WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
@@ -69,8 +75,16 @@ pub(super) const PIN_ASKS_MAX: usize = 2;
 const MAGIC: &[u8; 14] = b"strongroom hsm";
 const PATH_BYTES_MAX: usize = 4096;
 const INIT_ARGS_BYTES_MAX: usize = 4096;
-const FACTS_MAX: usize = 1024;
-const DANGERS_MAX: usize = 256;
+/// The most facts and dangers of a report, and the most bytes of them all: both fit into an answer. Of a token with more
+/// keys than that not every key is reported, and the report says so.
+const FACTS_MAX: usize = 4096;
+const FACTS_BYTES_MAX: usize = 1536 * 1024;
+const DANGERS_MAX: usize = 1024;
+const DANGERS_BYTES_MAX: usize = 256 * 1024;
+/// The most schemes and dangers that abilities name, and the most bytes of what is said of each: all of them fit into a
+/// request.
+const FINDINGS_MAX: usize = 16;
+const FINDING_BYTES_MAX: usize = 512;
 /// The most random bytes at once.
 const RANDOM_BYTES_MAX: usize = HsmHandle::RANDOM_BYTES_MAX;
 
@@ -85,6 +99,8 @@ pub(super) enum Request<'a> {
     Open,
     Info,
     Report,
+    Try,
+    Begin(Cow<'a, Abilities>),
     Generate {
         id: BackingKeyId,
         label: &'a str,
@@ -129,6 +145,8 @@ impl<'a> Request<'a> {
             Self::Open => 0x04,
             Self::Info => 0x05,
             Self::Report => 0x06,
+            Self::Try => 0x07,
+            Self::Begin(_) => 0x08,
             Self::Generate { .. } => 0x10,
             Self::MakeCanary { .. } => 0x11,
             Self::Contains(_) => 0x12,
@@ -149,6 +167,7 @@ impl<'a> Request<'a> {
             Self::Hello { .. }
             | Self::Configure(_)
             | Self::Pin(_)
+            | Self::Begin(_)
             | Self::Wrap { .. }
             | Self::Unwrap { .. } => Access::None,
             Self::MakeCanary { .. }
@@ -157,9 +176,12 @@ impl<'a> Request<'a> {
             | Self::ListKeys
             | Self::Random(_) => Access::Look,
             // A login counts tries, in an object of the token.
-            Self::Open | Self::Info | Self::Report | Self::Generate { .. } | Self::Destroy(_) => {
-                Access::Change
-            }
+            Self::Open
+            | Self::Info
+            | Self::Report
+            | Self::Try
+            | Self::Generate { .. }
+            | Self::Destroy(_) => Access::Change,
         }
     }
 
@@ -171,7 +193,8 @@ impl<'a> Request<'a> {
             Self::Hello { build } => write_hello(out, build),
             Self::Configure(config) => write_config(out, config)?,
             Self::Pin(pin) => out.bytes("PIN", pin.0, PIN_BYTES_MAX)?,
-            Self::Open | Self::Info | Self::Report | Self::ListKeys => {}
+            Self::Open | Self::Info | Self::Report | Self::Try | Self::ListKeys => {}
+            Self::Begin(abilities) => write_abilities(out, abilities),
             Self::Generate { id, label } => {
                 out.id(id);
                 out.bytes("label", label.as_bytes(), TEXT_BYTES_MAX)?;
@@ -228,6 +251,8 @@ impl<'a> Request<'a> {
             0x04 => Self::Open,
             0x05 => Self::Info,
             0x06 => Self::Report,
+            0x07 => Self::Try,
+            0x08 => Self::Begin(Cow::Owned(read_abilities(&mut from)?)),
             0x10 => Self::Generate {
                 id: from.id()?,
                 label: from.text(TEXT_BYTES_MAX)?,
@@ -264,7 +289,7 @@ impl<'a> Request<'a> {
 pub(super) enum Answer {
     Hello { version: u8, build: String },
     Done,
-    PinPlease,
+    PinPlease { few_tries: bool },
     Info(TokenInfo),
     Report(Report),
     Blob(KeyBlob),
@@ -273,6 +298,8 @@ pub(super) enum Answer {
     Secret(Zeroizing<Vec<u8>>),
     Flag(bool),
     Ids(Vec<BackingKeyId>),
+    Opened(String),
+    Abilities(Abilities),
     Failed(HsmError),
 }
 
@@ -281,7 +308,7 @@ impl Answer {
         match self {
             Self::Hello { .. } => 0x81,
             Self::Done => 0x82,
-            Self::PinPlease => 0x83,
+            Self::PinPlease { .. } => 0x83,
             Self::Info(_) => 0x84,
             Self::Report(_) => 0x85,
             Self::Blob(_) => 0x86,
@@ -290,6 +317,8 @@ impl Answer {
             Self::Secret(_) => 0x89,
             Self::Flag(_) => 0x8a,
             Self::Ids(_) => 0x8b,
+            Self::Opened(_) => 0x8c,
+            Self::Abilities(_) => 0x8d,
             Self::Failed(_) => 0xff,
         }
     }
@@ -300,13 +329,14 @@ impl Answer {
     pub(super) fn write(&self, out: &mut Fill<'_>) -> HsmResult<()> {
         match self {
             Self::Hello { build, .. } => write_hello(out, build),
-            Self::Done | Self::PinPlease => {}
+            Self::Done => {}
+            Self::PinPlease { few_tries } => out.u8(u8::from(*few_tries)),
             Self::Info(info) => {
                 for text in [&info.module, &info.label, &info.serial, &info.model] {
                     out.words(text, TEXT_BYTES_MAX);
                 }
             }
-            Self::Report(report) => write_report(out, report)?,
+            Self::Report(report) => write_report(out, report),
             Self::Blob(blob) => write_blob(out, blob)?,
             Self::Wrapped(wrapped) => write_wrapped(out, wrapped)?,
             Self::WrappedAndSecret(wrapped, secret) => {
@@ -321,6 +351,8 @@ impl Answer {
                     out.id(id);
                 }
             }
+            Self::Opened(identity) => out.words(identity, TEXT_BYTES_MAX),
+            Self::Abilities(abilities) => write_abilities(out, abilities),
             Self::Failed(error) => failure::write(out, error),
         }
         Ok(())
@@ -341,7 +373,9 @@ impl Answer {
                 build: read_hello(&mut from)?.to_owned(),
             },
             0x82 => Self::Done,
-            0x83 => Self::PinPlease,
+            0x83 => Self::PinPlease {
+                few_tries: from.flag()?,
+            },
             0x84 => {
                 let mut text = || from.text(TEXT_BYTES_MAX).map(str::to_owned);
                 Self::Info(TokenInfo {
@@ -369,6 +403,8 @@ impl Answer {
                 }
                 Self::Ids(ids)
             }
+            0x8c => Self::Opened(from.text(TEXT_BYTES_MAX)?.to_owned()),
+            0x8d => Self::Abilities(read_abilities(&mut from)?),
             0xff => Self::Failed(failure::read(&mut from)?),
             _ => return Err(Broken::Malformed("an unknown answer")),
         };
@@ -455,22 +491,51 @@ fn read_config(from: &mut Fields<'_>) -> Result<Pkcs11Config, Broken> {
     })
 }
 
-fn write_report(out: &mut Fill<'_>, report: &Report) -> HsmResult<()> {
-    out.u32(count_of("list of facts", report.facts.len(), FACTS_MAX)?);
-    for fact in &report.facts {
+/// Writes a report, or what fits of it.
+fn write_report(out: &mut Fill<'_>, report: &Report) {
+    let words = |out: &mut Fill<'_>, text: &str| out.words(text, TEXT_BYTES_MAX);
+    let number = |count: usize| u32::try_from(count).unwrap_or_default();
+    let sizes = report.facts.iter().map(|fact| {
+        let texts = [&fact.subject, &fact.name, &fact.value];
+        texts.iter().map(|text| size_of_words(text)).sum()
+    });
+    let told = fitting(sizes, FACTS_MAX - 1, FACTS_BYTES_MAX);
+    let left_out = report.facts.len().saturating_sub(told);
+    let note = (left_out > 0).then(|| Fact {
+        subject: "report".into(),
+        name: "facts that are left out".into(),
+        value: left_out.to_string(),
+    });
+    out.u32(number(told + usize::from(note.is_some())));
+    for fact in report.facts.iter().take(told).chain(&note) {
         for text in [&fact.subject, &fact.name, &fact.value] {
-            out.words(text, TEXT_BYTES_MAX);
+            words(out, text);
         }
     }
-    out.u32(count_of(
-        "list of dangers",
-        report.dangers.len(),
-        DANGERS_MAX,
-    )?);
-    for danger in &report.dangers {
-        out.words(danger, TEXT_BYTES_MAX);
+    let sizes = report.dangers.iter().map(|danger| size_of_words(danger));
+    let told = fitting(sizes, DANGERS_MAX - 1, DANGERS_BYTES_MAX);
+    let left_out = report.dangers.len().saturating_sub(told);
+    let note = (left_out > 0).then(|| format!("{left_out} more dangers are left out"));
+    out.u32(number(told + usize::from(note.is_some())));
+    for danger in report.dangers.iter().take(told).chain(&note) {
+        words(out, danger);
     }
-    Ok(())
+}
+
+fn size_of_words(text: &str) -> usize {
+    size_of::<u32>() + text.len().min(TEXT_BYTES_MAX)
+}
+
+/// How many of things with these sizes there may be.
+fn fitting(sizes: impl Iterator<Item = usize>, count_max: usize, bytes_max: usize) -> usize {
+    let mut bytes = 0_usize;
+    sizes
+        .take(count_max)
+        .take_while(|size| {
+            bytes = bytes.saturating_add(*size);
+            bytes <= bytes_max
+        })
+        .count()
 }
 
 fn read_report(from: &mut Fields<'_>) -> Result<Report, Broken> {
@@ -487,6 +552,59 @@ fn read_report(from: &mut Fields<'_>) -> Result<Report, Broken> {
         report.dangers.push(from.text(TEXT_BYTES_MAX)?.to_owned());
     }
     Ok(report)
+}
+
+fn write_abilities(out: &mut Fill<'_>, abilities: &Abilities) {
+    let Abilities {
+        dialect,
+        schemes,
+        dangers,
+        untried,
+    } = abilities;
+    let words = |out: &mut Fill<'_>, text: &str| out.words(text, FINDING_BYTES_MAX);
+    let reason = |out: &mut Fill<'_>, reason: Option<&String>| {
+        out.u8(u8::from(reason.is_some()));
+        if let Some(text) = reason {
+            words(out, text);
+        }
+    };
+    out.u8(dialect.to_byte());
+    let count = |length: usize| u32::try_from(length.min(FINDINGS_MAX)).unwrap_or_default();
+    out.u32(count(schemes.len()));
+    for (scheme, result) in schemes.iter().take(FINDINGS_MAX) {
+        out.u8(*scheme as u8);
+        reason(out, result.as_ref().err());
+    }
+    out.u32(count(dangers.len()));
+    for danger in dangers.iter().take(FINDINGS_MAX) {
+        words(out, danger);
+    }
+    reason(out, untried.as_ref());
+}
+
+fn read_abilities(from: &mut Fields<'_>) -> Result<Abilities, Broken> {
+    let reason = |from: &mut Fields<'_>| {
+        from.flag()?
+            .then(|| from.text(FINDING_BYTES_MAX).map(str::to_owned))
+            .transpose()
+    };
+    let dialect = Dialect::from_byte(from.u8()?).ok_or(Broken::Malformed("an unknown dialect"))?;
+    let mut schemes = Vec::new();
+    for _ in 0..from.count(FINDINGS_MAX)? {
+        let scheme = WrapScheme::from_u8(from.u8()?);
+        let scheme = scheme.ok_or(Broken::Malformed("an unknown scheme"))?;
+        schemes.push((scheme, reason(from)?.map_or(Ok(()), Err)));
+    }
+    let mut dangers = Vec::new();
+    for _ in 0..from.count(FINDINGS_MAX)? {
+        dangers.push(from.text(FINDING_BYTES_MAX)?.to_owned());
+    }
+    Ok(Abilities {
+        dialect,
+        schemes,
+        dangers,
+        untried: reason(from)?,
+    })
 }
 
 fn write_key(out: &mut Fill<'_>, key: &BackingKey) -> HsmResult<()> {

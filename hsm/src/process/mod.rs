@@ -28,7 +28,8 @@
 //!
 //! The parent reads it when the worker is about to log in and asks, and sends it over the socket: it is in no argument,
 //! no environment, and both sides zero it after use. A refused PIN is remembered by the parent, so that no number of
-//! workers tries it again before its file changes; workers log in one at a time.
+//! workers tries it again before its file changes; workers log in one at a time. A worker that ends in the middle of a
+//! login leaves open whether the token has counted a wrong try: what is done then is said in `pkcs11/pin.rs`.
 //!
 //! # Trust
 //!
@@ -44,6 +45,7 @@ mod login;
 mod message;
 mod objects;
 mod session;
+mod trial;
 mod wire;
 mod worker;
 
@@ -60,13 +62,18 @@ use self::login::Login;
 use self::message::{Answer, Request};
 use self::objects::Objects;
 use self::session::ProcessSession;
+use self::trial::Trials;
 use self::wire::Broken;
-use crate::pkcs11::Pkcs11Config;
 use crate::pkcs11::pin::PinFile;
+use crate::pkcs11::{Abilities, Insistence, Pkcs11Config};
 use crate::{HsmError, HsmResult, Report, Session, Token, TokenInfo};
 
 /// What both sides must be: they share more than the protocol says.
 const BUILD: &str = env!("CARGO_PKG_VERSION");
+
+/// How long opening a session waits for the end of the pause after a login whose outcome is unclear. One that is longer
+/// is for who opens it to wait for.
+const LOGIN_PAUSE_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a report may take: it tries much, and nobody waits for it in a request.
 const REPORT_DEADLINE: Duration = Duration::from_mins(1);
@@ -115,7 +122,8 @@ pub struct ProcessSettings {
     /// How long a worker may take for a call. At most half of the handle's deadline, so that a call that may be repeated
     /// is, and the caller hears from the second worker.
     pub call_deadline: Duration,
-    /// How long a worker may take from its start to an open session.
+    /// How long a worker may take from its start to an open session. What the token can do is found out by the first
+    /// worker of all, which may take longer than this; callers then hear that the token is being tried.
     pub start_deadline: Duration,
 }
 
@@ -144,6 +152,8 @@ pub struct ProcessToken {
 struct Shared {
     login: Login,
     objects: Objects,
+    trials: Trials,
+    insistence: Insistence,
 }
 
 impl ProcessToken {
@@ -161,6 +171,8 @@ impl ProcessToken {
         let shared = Arc::new(Shared {
             login: Login::new(PinFile::new(config.pin_source.clone())),
             objects: Objects::default(),
+            trials: Trials::default(),
+            insistence: Insistence::default(),
         });
         Ok(Self {
             config,
@@ -169,13 +181,30 @@ impl ProcessToken {
         })
     }
 
-    /// A worker that knows its token and has not touched it.
-    fn start(&self, give_up: Instant) -> HsmResult<Link> {
+    /// A worker that is logged in, and what it says that it is logged in to.
+    fn start(&self, give_up: Instant) -> HsmResult<(Link, String)> {
+        // A worker's life begins with a login.
+        let pause = self.shared.login.pause();
+        if pause <= LOGIN_PAUSE_WAIT.min(link::left(give_up) / 2) {
+            std::thread::sleep(pause);
+        }
         let mut link = Link::start(&self.settings, &self.shared, give_up)?;
         let configure = Request::Configure(Cow::Borrowed(&self.config));
         match link.exchange(&configure, give_up)? {
-            Answer::Done => Ok(link),
+            Answer::Done => {}
+            _ => return Err(self.nonsense(&mut link)),
+        }
+        match link.exchange(&Request::Open, give_up)? {
+            Answer::Opened(identity) => Ok((link, identity)),
             _ => Err(self.nonsense(&mut link)),
+        }
+    }
+
+    /// The worker, whose words nobody hears, sees that an unsafe token is refused.
+    fn heed(&self, abilities: &Abilities) {
+        if self.config.allow_unsafe && !abilities.dangers.is_empty() {
+            let insistence = &self.shared.insistence;
+            insistence.warn(&self.config.token, &abilities.dangers);
         }
     }
 
@@ -192,8 +221,14 @@ impl ProcessToken {
 impl Token for ProcessToken {
     fn open_session(&self) -> HsmResult<Box<dyn Session>> {
         let give_up = self.until_started();
-        let mut link = self.start(give_up)?;
-        match link.exchange(&Request::Open, give_up)? {
+        // A worker that came now would only wait, logged in.
+        self.shared.trials.wait(give_up)?;
+        let (link, identity) = self.start(give_up)?;
+        let allow_unsafe = self.config.allow_unsafe;
+        let tried = trial::abilities(&self.shared, link, identity, allow_unsafe, give_up);
+        let (mut link, abilities) = tried?;
+        self.heed(&abilities);
+        match link.exchange(&Request::Begin(Cow::Borrowed(&abilities)), give_up)? {
             Answer::Done => Ok(Box::new(ProcessSession::new(
                 link,
                 self.settings.call_deadline,
@@ -204,7 +239,7 @@ impl Token for ProcessToken {
 
     fn info(&self) -> HsmResult<TokenInfo> {
         let give_up = self.until_started();
-        let mut link = self.start(give_up)?;
+        let (mut link, _identity) = self.start(give_up)?;
         match link.exchange(&Request::Info, give_up)? {
             Answer::Info(info) => Ok(info),
             _ => Err(self.nonsense(&mut link)),
@@ -212,7 +247,7 @@ impl Token for ProcessToken {
     }
 
     fn report(&self) -> HsmResult<Report> {
-        let mut link = self.start(self.until_started())?;
+        let (mut link, _identity) = self.start(self.until_started())?;
         match link.exchange(&Request::Report, Instant::now() + REPORT_DEADLINE)? {
             Answer::Report(report) => Ok(report),
             _ => Err(self.nonsense(&mut link)),

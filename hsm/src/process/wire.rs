@@ -102,14 +102,14 @@ impl Channel {
     ) -> HsmResult<Result<(), Broken>> {
         self.forget();
         self.out.extend_from_slice(&[0, 0, 0, 0, VERSION, kind]);
-        write(&mut Fill(&mut self.out))?;
-        let length = self.out.len() - LENGTH_BYTES;
-        if length > ANSWER_BYTES_MAX {
-            return Err(HsmError::TooLong {
-                what: "message",
-                bytes: length,
-            });
-        }
+        let length = match self.fill(write) {
+            Ok(length) => length,
+            Err(error) => {
+                // What was written of it would be the start of the next frame.
+                self.forget_out();
+                return Err(error);
+            }
+        };
         let length = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
         if let Some(place) = self.out.first_chunk_mut() {
             *place = length;
@@ -117,9 +117,26 @@ impl Channel {
         let sent = self
             .set_timeout(deadline)
             .and_then(|()| self.socket.write_all(&self.out));
+        self.forget_out();
+        Ok(sent.map_err(broken))
+    }
+
+    /// The length of the frame that is now complete but for it.
+    fn fill(&mut self, write: impl FnOnce(&mut Fill<'_>) -> HsmResult<()>) -> HsmResult<usize> {
+        write(&mut Fill(&mut self.out))?;
+        let length = self.out.len().saturating_sub(LENGTH_BYTES);
+        if length > ANSWER_BYTES_MAX {
+            return Err(HsmError::TooLong {
+                what: "message",
+                bytes: length,
+            });
+        }
+        Ok(length)
+    }
+
+    fn forget_out(&mut self) {
         self.out.as_mut_slice().zeroize();
         self.out.clear();
-        Ok(sent.map_err(broken))
     }
 
     /// Receives one frame of at most `bytes_max`, before `give_up` if there is one.
@@ -404,6 +421,26 @@ mod tests {
         theirs.write_all(&[frame, frame].concat()).expect("writes");
         let answer = ours.receive(ANSWER_BYTES_MAX, None);
         assert!(matches!(answer, Err(Broken::Malformed(_))), "{answer:?}");
+    }
+
+    #[test]
+    fn a_frame_that_could_not_be_written_leaves_nothing_behind() {
+        let (mut ours, theirs) = pair();
+        let mut theirs = Channel::new(theirs, 0);
+        let refused = ours.send(3, None, |out| {
+            out.bytes("PIN", b"secret", 10)?;
+            out.bytes("PIN", b"longer than it may be", 10)
+        });
+        assert!(
+            matches!(refused, Err(HsmError::TooLong { .. })),
+            "{refused:?}"
+        );
+        assert!(ours.out.is_empty());
+        let sent = ours.send(4, None, |_out| Ok(()));
+        sent.expect("fits").expect("goes");
+        let frame = theirs.receive(REQUEST_BYTES_MAX, None).expect("comes");
+        assert_eq!(frame.kind, 4);
+        frame.fields.end().expect("is whole");
     }
 
     #[test]

@@ -3,14 +3,14 @@
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use zeroize::Zeroizing;
 
 use super::confine::{confine, leave};
 use super::message::{Answer, Request};
 use super::wire::{Broken, Channel, POLLS_BY_WORKER, REQUEST_BYTES_MAX, VERSION};
-use crate::pkcs11::{Pkcs11Config, Pkcs11Token};
+use crate::pkcs11::{Abilities, Begun, Pkcs11Config, Pkcs11Token};
 use crate::{HsmError, HsmResult, Session, Token};
 
 /// Runs the worker of the build `build`. Returns only when it cannot begin.
@@ -39,11 +39,13 @@ fn serve(build: &str) -> Result<(), String> {
         return Ok(());
     };
     let line = Mutex::new(Channel::new(socket()?, POLLS_BY_WORKER));
-    let token = Pkcs11Token::with_pin_from(config, move || {
-        ask_for_pin(&mut line.lock().unwrap_or_else(PoisonError::into_inner))
+    let token = Pkcs11Token::with_pin_from(config, move |few_tries| {
+        let mut line = line.lock().unwrap_or_else(PoisonError::into_inner);
+        ask_for_pin(&mut line, few_tries)
     });
     let mut worker = Worker {
         token,
+        begun: None,
         session: None,
     };
     loop {
@@ -110,12 +112,12 @@ fn tell(channel: &mut Channel, answer: &Answer) -> Result<bool, String> {
     }
 }
 
-fn ask_for_pin(line: &mut Channel) -> HsmResult<Zeroizing<Vec<u8>>> {
+fn ask_for_pin(line: &mut Channel, few_tries: bool) -> HsmResult<Zeroizing<Vec<u8>>> {
     let none = |what: &str| HsmError::Unavailable {
         reason: format!("no PIN from the parent process: {what}"),
         source: None,
     };
-    let please = Answer::PinPlease;
+    let please = Answer::PinPlease { few_tries };
     line.send(please.kind(), None, |out| please.write(out))?
         .map_err(|broken| none(&words(&broken)))?;
     let pin = line
@@ -130,6 +132,8 @@ fn ask_for_pin(line: &mut Channel) -> HsmResult<Zeroizing<Vec<u8>>> {
 
 struct Worker {
     token: Pkcs11Token,
+    /// Logged in, until it is known what the token can do.
+    begun: Option<Begun>,
     session: Option<Box<dyn Session>>,
 }
 
@@ -147,7 +151,20 @@ impl Worker {
     fn answer(&mut self, request: &Request<'_>) -> HsmResult<Answer> {
         match request {
             Request::Open => {
-                self.session = Some(self.token.open_session()?);
+                let begun = self.token.begin()?;
+                let identity = begun.identity()?;
+                self.begun = Some(begun);
+                Ok(Answer::Opened(identity))
+            }
+            Request::Try => {
+                let begun = self.begun.as_ref().ok_or_else(out_of_turn)?;
+                let abilities = begun.abilities()?;
+                Ok(Answer::Abilities(Abilities::clone(&abilities)))
+            }
+            Request::Begin(abilities) => {
+                let begun = self.begun.take().ok_or_else(out_of_turn)?;
+                let abilities = Arc::new(Abilities::clone(abilities));
+                self.session = Some(self.token.session(begun, abilities)?);
                 Ok(Answer::Done)
             }
             Request::Info => self.token.info().map(Answer::Info),
@@ -191,13 +208,15 @@ impl Worker {
                 self.session()?.random(&mut bytes)?;
                 Ok(Answer::Secret(bytes))
             }
-            Request::Hello { .. } | Request::Configure(_) | Request::Pin(_) => {
-                Err(HsmError::Unavailable {
-                    reason: "the worker process was asked out of turn".into(),
-                    source: None,
-                })
-            }
+            Request::Hello { .. } | Request::Configure(_) | Request::Pin(_) => Err(out_of_turn()),
         }
+    }
+}
+
+fn out_of_turn() -> HsmError {
+    HsmError::Unavailable {
+        reason: "the worker process was asked out of turn".into(),
+        source: None,
     }
 }
 

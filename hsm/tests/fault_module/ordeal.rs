@@ -99,6 +99,15 @@ impl Bench {
 
     /// The token in worker processes.
     pub(crate) fn token_in_processes(&self) -> Arc<dyn Token> {
+        self.token_in_processes_within(DEADLINE.mul_f64(0.4), DEADLINE.mul_f64(0.8))
+    }
+
+    /// The same with these deadlines for a call and for the start of a worker.
+    pub(crate) fn token_in_processes_within(
+        &self,
+        call_deadline: Duration,
+        start_deadline: Duration,
+    ) -> Arc<dyn Token> {
         let environment = [
             (CONTROL_VARIABLE.into(), self.control_file().into()),
             (
@@ -112,8 +121,8 @@ impl Bench {
                 ..WorkerCommand::default()
             },
             environment: environment.into(),
-            call_deadline: DEADLINE.mul_f64(0.4),
-            start_deadline: DEADLINE.mul_f64(0.8),
+            call_deadline,
+            start_deadline,
         };
         Arc::new(ProcessToken::new(self.config(), settings).expect("sane settings"))
     }

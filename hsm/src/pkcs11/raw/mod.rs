@@ -98,6 +98,18 @@ impl TokenFacts {
         self.flags & sys::CKF_TOKEN_INITIALIZED != 0
     }
 
+    /// Whether the token reports that few PINs of the user may still be tried, or none.
+    pub(super) fn few_pin_tries(&self) -> bool {
+        let few =
+            sys::CKF_USER_PIN_COUNT_LOW | sys::CKF_USER_PIN_FINAL_TRY | sys::CKF_USER_PIN_LOCKED;
+        self.flags & few != 0
+    }
+
+    /// Whether the next wrong PIN of the user locks the token.
+    pub(super) fn final_pin_try(&self) -> bool {
+        self.flags & sys::CKF_USER_PIN_FINAL_TRY != 0
+    }
+
     /// The names of the flags that are set, without `CKF_`.
     pub(super) fn flag_names(&self) -> Vec<&'static str> {
         let names = [

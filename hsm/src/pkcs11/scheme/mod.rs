@@ -15,7 +15,9 @@ use zeroize::Zeroizing;
 pub(super) use self::gcm::TokenIv;
 use super::error::failed;
 use super::key::Role;
-use super::raw::{CK_MECHANISM_TYPE, CKM_AES_KEY_WRAP_KWP, Failed, Generator, Raw};
+use super::raw::{
+    CK_MECHANISM_TYPE, CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD, Failed, Generator, Raw,
+};
 use crate::{HsmError, HsmResult, WrapScheme};
 
 /// The schemes a token may have, the preferred one first: those that take one call of the module, then those that take
@@ -38,15 +40,45 @@ pub(super) struct Keys {
 }
 
 /// In which of the permitted ways a token does what a scheme needs. Found by trial; says nothing about what is stored.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Dialect {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Dialect {
     /// How a token that makes the IV gives it.
-    pub(super) token_iv: TokenIv,
+    pub(in crate::pkcs11) token_iv: TokenIv,
     /// Who makes the IV in the message interface.
-    pub(super) generator: Generator,
+    pub(in crate::pkcs11) generator: Generator,
     /// The number of RFC 5649's wrap: `CKM_AES_KEY_WRAP_KWP`, or `CKM_AES_KEY_WRAP_PAD` of PKCS#11 v2.40, which is
     /// the same in some modules and something else in others.
-    pub(super) kwp: CK_MECHANISM_TYPE,
+    pub(in crate::pkcs11) kwp: CK_MECHANISM_TYPE,
+}
+
+impl Dialect {
+    /// The bits of [`Dialect::to_byte`], of what is not the standard's way.
+    const APPENDED: u8 = 1;
+    const BY_CALLER: u8 = 2;
+    const PAD: u8 = 4;
+
+    /// In one byte, for another process of this build.
+    pub(crate) fn to_byte(self) -> u8 {
+        let bit = |set: bool, bit: u8| if set { bit } else { 0 };
+        bit(self.token_iv == TokenIv::Appended, Self::APPENDED)
+            | bit(self.generator == Generator::Caller, Self::BY_CALLER)
+            | bit(self.kwp == CKM_AES_KEY_WRAP_PAD, Self::PAD)
+    }
+
+    /// None for a byte that says what this build does not know.
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
+        let mut dialect = Self::default();
+        if byte & Self::APPENDED != 0 {
+            dialect.token_iv = TokenIv::Appended;
+        }
+        if byte & Self::BY_CALLER != 0 {
+            dialect.generator = Generator::Caller;
+        }
+        if byte & Self::PAD != 0 {
+            dialect.kwp = CKM_AES_KEY_WRAP_PAD;
+        }
+        (dialect.to_byte() == byte).then_some(dialect)
+    }
 }
 
 impl Default for Dialect {

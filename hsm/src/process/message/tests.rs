@@ -45,6 +45,8 @@ fn requests() -> Vec<Request<'static>> {
         Request::Open,
         Request::Info,
         Request::Report,
+        Request::Try,
+        Request::Begin(Cow::Owned(abilities())),
         Request::Generate {
             id: id(1),
             label: "label",
@@ -107,6 +109,18 @@ fn errors() -> Vec<HsmError> {
     ]
 }
 
+fn abilities() -> Abilities {
+    Abilities {
+        dialect: Dialect::from_byte(5).expect("is known"),
+        schemes: vec![
+            (WrapScheme::AesGcm, Err("CKR_MECHANISM_INVALID".into())),
+            (WrapScheme::AesKwp, Ok(())),
+        ],
+        dangers: vec!["it burns".into()],
+        untried: Some("it is hot".into()),
+    }
+}
+
 fn answers() -> Vec<Answer> {
     let mut answers = vec![
         Answer::Hello {
@@ -114,7 +128,7 @@ fn answers() -> Vec<Answer> {
             build: "1".into(),
         },
         Answer::Done,
-        Answer::PinPlease,
+        Answer::PinPlease { few_tries: true },
         Answer::Info(TokenInfo {
             backend: "pkcs11",
             module: "m".into(),
@@ -136,6 +150,8 @@ fn answers() -> Vec<Answer> {
         Answer::Secret(Zeroizing::new(vec![7; 32])),
         Answer::Flag(true),
         Answer::Ids(vec![id(1), id(2)]),
+        Answer::Opened("a token".into()),
+        Answer::Abilities(abilities()),
     ];
     answers.extend(errors().into_iter().map(Answer::Failed));
     answers
@@ -314,4 +330,50 @@ fn a_long_list_passes_through_a_socket_whole() {
         other => panic!("{other:?}"),
     }
     sender.join().expect("does not panic");
+}
+
+fn sent_and_read(report: Report) -> Report {
+    let (ours, theirs) = UnixStream::pair().expect("sockets");
+    let mut ours = Channel::new(ours, 0);
+    let mut theirs = Channel::new(theirs, 0);
+    let sender = std::thread::spawn(move || {
+        let answer = Answer::Report(report);
+        let sent = ours.send(answer.kind(), None, |out| answer.write(out));
+        sent.expect("fits").expect("goes");
+    });
+    let frame = theirs.receive(ANSWER_BYTES_MAX, None).expect("comes");
+    let answer = Answer::read(frame).expect("reads");
+    sender.join().expect("does not panic");
+    match answer {
+        Answer::Report(report) => report,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_report_that_is_too_long_says_how_much_is_left_out() {
+    let fact = |bytes: usize| Fact {
+        subject: "key".into(),
+        name: "k".repeat(64),
+        value: "v".repeat(bytes),
+    };
+    for (facts, bytes) in [(10_000, 200), (20_000, 1024), (FACTS_MAX, 10)] {
+        let report = Report {
+            facts: vec![fact(bytes); facts],
+            dangers: vec!["d".repeat(bytes); facts],
+        };
+        let read = sent_and_read(report);
+        let (note, told) = read.facts.split_last().expect("facts");
+        assert_eq!(note.name, "facts that are left out");
+        assert_eq!(note.value, (facts - told.len()).to_string());
+        assert!(told.len() > 1000, "{}", told.len());
+        let (note, told) = read.dangers.split_last().expect("dangers");
+        let left_out = facts - told.len();
+        assert_eq!(*note, format!("{left_out} more dangers are left out"));
+    }
+    let whole = Report {
+        facts: vec![fact(10); FACTS_MAX - 1],
+        dangers: vec!["d".into(); DANGERS_MAX - 1],
+    };
+    assert_eq!(sent_and_read(whole.clone()), whole);
 }
