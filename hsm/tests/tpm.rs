@@ -880,10 +880,10 @@ fn the_token_describes_itself_the_same_each_time() {
 fn events_in(wanted: &str, work: impl FnOnce()) -> Vec<String> {
     #[derive(Clone, Default)]
     struct Listener(Arc<Mutex<Vec<String>>>);
-    struct Fields(String);
+    struct Fields(Vec<String>);
     impl Visit for Fields {
         fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-            self.0 += &format!("{field}={value:?} ");
+            self.0.push(format!("{field}={value:?}"));
         }
     }
     impl Subscriber for Listener {
@@ -896,9 +896,9 @@ fn events_in(wanted: &str, work: impl FnOnce()) -> Vec<String> {
         fn record(&self, _span: &Id, _values: &Record<'_>) {}
         fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
         fn event(&self, event: &tracing::Event<'_>) {
-            let mut fields = Fields(String::new());
+            let mut fields = Fields(Vec::new());
             event.record(&mut fields);
-            self.0.lock().expect("no panic").push(fields.0);
+            self.0.lock().expect("no panic").push(fields.0.join(" "));
         }
         fn enter(&self, _span: &Id) {}
         fn exit(&self, _span: &Id) {}
