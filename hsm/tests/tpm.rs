@@ -365,6 +365,49 @@ async fn a_handle_heals_by_itself() {
     hsm.shutdown().await;
 }
 
+#[tokio::test]
+async fn a_tpm_that_hangs_is_left_alone_and_found_again() {
+    let swtpm = Swtpm::start();
+    let answer_wait = Duration::from_secs(3);
+    let token = TpmToken::with_answer_wait(&swtpm.config(), answer_wait).expect("a token");
+    let settings = HsmSettings {
+        workers: TpmToken::WORKERS,
+        deadline: Duration::from_secs(2),
+        ..HsmSettings::default()
+    };
+    let hsm = HsmHandle::start(Arc::new(token), settings).expect("starts");
+    let key = hsm.generate_key(fresh_id(), "hangs").await.expect("makes");
+    let secret = || SecretBytes::new(vec![7; 32]).expect("short");
+    let wrapped = hsm.wrap(&key, Vec::new(), secret()).await.expect("wraps");
+
+    swtpm.freeze();
+    let answer = hsm.unwrap(&key, Vec::new(), wrapped.clone()).await;
+    assert!(matches!(answer, Err(HsmError::Timeout(_))), "{answer:?}");
+    let give_up = Instant::now() + Duration::from_secs(20);
+    while hsm.health().state != State::Hung {
+        assert!(Instant::now() < give_up, "{:?}", hsm.health());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // The worker is let go of, though nothing has happened to the TPM.
+    while hsm.health().state != State::Down {
+        assert!(Instant::now() < give_up, "{:?}", hsm.health());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let error = hsm.health().last_error.expect("an error");
+    assert!(error.contains("cannot be reached"), "{error}");
+
+    swtpm.thaw();
+    let back = loop {
+        match hsm.unwrap(&key, Vec::new(), wrapped.clone()).await {
+            Ok(back) => break back,
+            Err(error) => assert!(Instant::now() < give_up, "{error:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(back.expose(), [7; 32]);
+    hsm.shutdown().await;
+}
+
 #[test]
 fn nothing_stays_loaded() {
     let swtpm = Swtpm::start();
@@ -837,10 +880,10 @@ fn the_token_describes_itself_the_same_each_time() {
 fn events_in(wanted: &str, work: impl FnOnce()) -> Vec<String> {
     #[derive(Clone, Default)]
     struct Listener(Arc<Mutex<Vec<String>>>);
-    struct Fields(String);
+    struct Fields(Vec<String>);
     impl Visit for Fields {
         fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-            self.0 += &format!("{field}={value:?} ");
+            self.0.push(format!("{field}={value:?}"));
         }
     }
     impl Subscriber for Listener {
@@ -853,9 +896,9 @@ fn events_in(wanted: &str, work: impl FnOnce()) -> Vec<String> {
         fn record(&self, _span: &Id, _values: &Record<'_>) {}
         fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
         fn event(&self, event: &tracing::Event<'_>) {
-            let mut fields = Fields(String::new());
+            let mut fields = Fields(Vec::new());
             event.record(&mut fields);
-            self.0.lock().expect("no panic").push(fields.0);
+            self.0.lock().expect("no panic").push(fields.0.join(" "));
         }
         fn enter(&self, _span: &Id) {}
         fn exit(&self, _span: &Id) {}

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::wire::Name;
 use crate::{HsmError, HsmResult};
@@ -48,6 +49,8 @@ pub(super) struct Settings {
     pub(super) pcrs: u32,
     pub(super) recovery_key: Option<PathBuf>,
     pub(super) recovery_policy: Option<PathBuf>,
+    /// How long an answer of the TPM may take.
+    pub(super) answer_wait: Duration,
 }
 
 impl TpmConfig {
@@ -82,6 +85,7 @@ impl TpmConfig {
                 pcrs,
                 recovery_key: self.recovery_key.clone(),
                 recovery_policy: self.recovery_policy.clone(),
+                answer_wait: super::TpmToken::ANSWER_WAIT,
             }),
         }
     }

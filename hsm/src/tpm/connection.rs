@@ -83,7 +83,7 @@ impl Connection {
                 .transpose()?,
             policy: settings.recovery_policy.clone(),
         };
-        let mut esys = Esys::open(tcti)?;
+        let mut esys = Esys::open(tcti, settings.answer_wait)?;
         let bits = match settings.aes_bits {
             Some(bits) => bits,
             None if esys.takes(&primary_template(256))? => 256,

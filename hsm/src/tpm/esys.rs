@@ -8,14 +8,17 @@
     reason = "the library is C; tss_esapi wraps neither TPM2_PolicyNV nor access to its context"
 )]
 
+mod emulator;
 mod memory;
 
 use std::ffi::CStr;
 use std::ptr::{null, null_mut};
+use std::time::Duration;
 
 use tss_esapi::tss2_esys as sys;
 use zeroize::{Zeroize, Zeroizing};
 
+use self::emulator::Emulator;
 use self::memory::{
     Given, Sensitive, digest, fill, listed, malformed, marshal_public, no_data, no_pcrs,
     pcr_selection, sized, unmarshal_public, unmarshal_signature,
@@ -67,7 +70,10 @@ pub(super) struct NvPublic {
 /// An `ESYS_CONTEXT` and its TCTI. Flushes what it has loaded when it is dropped, unless the way to the TPM is gone.
 #[derive(Debug)]
 pub(super) struct Esys {
+    /// The way to the TPM by the library, or null.
     tcti: *mut sys::TSS2_TCTI_CONTEXT,
+    /// The way to an emulator, a box, or null.
+    emulator: *mut Emulator,
     context: *mut sys::ESYS_CONTEXT,
     /// Objects and sessions in the TPM that are ours.
     loaded: Vec<Tr>,
@@ -90,25 +96,33 @@ macro_rules! esys {
 }
 
 impl Esys {
-    /// Opens the way to the TPM. Sends nothing that changes it.
-    pub(super) fn open(tcti: &CStr) -> Result<Self> {
+    /// Opens the way to the TPM. Sends nothing that changes it. swtpm has `answer_wait` for each answer.
+    pub(super) fn open(tcti: &CStr, answer_wait: Duration) -> Result<Self> {
         let mut this = Self {
             tcti: null_mut(),
+            emulator: null_mut(),
             context: null_mut(),
             loaded: Vec::new(),
             broken: false,
         };
-        // SAFETY: a C string, and a place for the context.
-        let code = unsafe { sys::Tss2_TctiLdr_Initialize(tcti.as_ptr(), &raw mut this.tcti) };
-        // Whatever the layer: there is no way to the TPM.
-        let code = if code == 0 {
-            0
+        let way = if let Some(emulator) = Emulator::at(tcti.to_bytes(), answer_wait) {
+            this.emulator = emulator;
+            emulator.cast()
         } else {
-            0x000A_0000 | code & 0xFFFF
+            // SAFETY: a C string, and a place for the context.
+            let code = unsafe { sys::Tss2_TctiLdr_Initialize(tcti.as_ptr(), &raw mut this.tcti) };
+            // Whatever the layer: there is no way to the TPM.
+            let code = if code == 0 {
+                0
+            } else {
+                0x000A_0000 | code & 0xFFFF
+            };
+            this.check("Tss2_TctiLdr_Initialize", code)?;
+            this.tcti
         };
-        this.check("Tss2_TctiLdr_Initialize", code)?;
-        // SAFETY: a place for the context, the TCTI that was just initialised, and no wish for an ABI version.
-        let code = unsafe { sys::Esys_Initialize(&raw mut this.context, this.tcti, null_mut()) };
+        // SAFETY: a place for the context, a TCTI that lives until the context is finalised, and no wish for an ABI
+        // version.
+        let code = unsafe { sys::Esys_Initialize(&raw mut this.context, way, null_mut()) };
         this.check("Esys_Initialize", code)?;
         Ok(this)
     }
@@ -730,9 +744,13 @@ impl Drop for Esys {
                 tracing::debug!(event = "tpm.flush", error = %fault, "flushing what a context had loaded");
             }
         }
-        // SAFETY: both were initialised by `open` or are null, which the functions take; nobody uses them after.
+        // SAFETY: all were initialised by `open` or are null, which the functions take; nobody uses them after. The
+        // emulator's is a box, which the context has used until then.
         unsafe {
             sys::Esys_Finalize(&raw mut self.context);
+            if !self.emulator.is_null() {
+                drop(Box::from_raw(self.emulator));
+            }
             sys::Tss2_TctiLdr_Finalize(&raw mut self.tcti);
         }
     }

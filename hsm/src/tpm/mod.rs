@@ -81,6 +81,12 @@
 //! thing at a time. Its handle needs one worker ([`TpmToken::WORKERS`]). Without a resource manager there must be one
 //! token for each TPM in all the machine. Any error that is not about the caller's key or data ends the conversation,
 //! and the next call begins another: so a TPM that went away and returns is found.
+//!
+//! A TPM that does not answer keeps the worker that asked it, and so all others: the library waits without limit. The
+//! kernel gives up on the TPM behind its device by itself. swtpm, whose host may vanish without a word, is reached by
+//! a TCTI of our own, in which each answer has [`TpmToken::ANSWER_WAIT`]; then the conversation is over
+//! ([`HsmError::Unavailable`]) and the next begins. Without limit remain `tpm2-abrmd`, should it hang itself, and
+//! `mssim`: a worker that waits for those is free again when they are ended.
 
 mod config;
 mod connection;
@@ -145,16 +151,37 @@ impl TpmToken {
     /// Workers that a handle on this token needs: more would only wait for each other.
     pub const WORKERS: usize = 1;
 
+    /// How long swtpm may take for one answer. A TPM that makes a key on a curve takes seconds.
+    pub const ANSWER_WAIT: Duration = Duration::from_secs(30);
+
     /// The TPM that `config` names. Touches neither the TPM nor the owner's authorisation value.
     ///
     /// # Errors
     ///
     /// [`HsmError::Config`] for what can never work.
     pub fn new(config: &TpmConfig) -> HsmResult<Self> {
+        Self::with_answer_wait(config, Self::ANSWER_WAIT)
+    }
+
+    /// As [`TpmToken::new`], with another limit than [`TpmToken::ANSWER_WAIT`].
+    ///
+    /// # Errors
+    ///
+    /// As [`TpmToken::new`]; zero is no limit.
+    pub fn with_answer_wait(config: &TpmConfig, answer_wait: Duration) -> HsmResult<Self> {
+        if answer_wait.is_zero() {
+            return Err(HsmError::Config(
+                "TPM: the wait for an answer must not be zero".into(),
+            ));
+        }
+        let settings = Settings {
+            answer_wait,
+            ..config.settings()?
+        };
         Ok(Self {
             shared: Arc::new(Shared {
                 tcti: config.tcti()?,
-                settings: config.settings()?,
+                settings,
                 owner: Arc::new(Owner::new(config.owner_auth.clone())),
                 seat: Mutex::new(Seat::Free(None)),
                 freed: Condvar::new(),

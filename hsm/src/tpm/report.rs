@@ -198,6 +198,17 @@ pub(super) fn report(connection: &mut Connection, settings: &Settings) -> HsmRes
         }
     };
     fact("nv", "new keys", new_keys.into());
+    slots(connection, &properties, &mut fact)?;
+    Ok(Report { facts, dangers })
+}
+
+/// What the TPM has loaded, and has room for.
+fn slots(
+    connection: &mut Connection,
+    properties: &Properties,
+    fact: &mut impl FnMut(&str, &str, String),
+) -> HsmResult<()> {
+    let number = |tag| properties.number(tag);
     let (objects, sessions) = connection.loaded()?;
     fact("slots", "transient objects in use", objects.to_string());
     fact(
@@ -220,7 +231,7 @@ pub(super) fn report(connection: &mut Connection, settings: &Settings) -> HsmRes
         "persistent objects at least",
         number(PERSISTENT_MIN),
     );
-    Ok(Report { facts, dangers })
+    Ok(())
 }
 
 /// The report on a TPM whose keys must not be used: why, if that is it.

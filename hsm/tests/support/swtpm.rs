@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use strongroom_hsm::tpm::{TpmConfig, TpmToken};
 use strongroom_hsm::{BackingKey, BackingKeyId, Session, Token};
 use tempfile::TempDir;
@@ -81,6 +82,21 @@ impl Swtpm {
             process.kill().expect("is killed");
             process.wait().expect("is our child");
         }
+    }
+
+    /// Stops it where it stands: it takes connections and says nothing.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = self.process.as_ref().expect("it runs");
+        kill_process(Pid::from_child(process), signal).expect("is our child");
     }
 
     /// Starts it again, with its state, where it was.
