@@ -22,7 +22,9 @@ use cryptoki::types::AuthPin;
 use cryptoki_sys as sys;
 use strongroom_fault_module::{CONTROL_VARIABLE, Fault, INNER_VARIABLE};
 use strongroom_hsm::testing::conformance;
-use strongroom_hsm::{HsmError, HsmHandle, HsmSettings, KeyBlob, SecretBytes, State, Token};
+use strongroom_hsm::{
+    BackingKey, HsmError, HsmHandle, HsmSettings, KeyBlob, SecretBytes, Session, State, Token,
+};
 
 use ordeal::{Bench, LABEL, fresh_id, fresh_key, ordeal, start};
 use support::{MODULE, PIN};
@@ -661,6 +663,68 @@ fn a_token_that_makes_its_iv_over_zeros_keeps_the_contract() {
     let armed = bench.arm(&["C_EncryptInit"], Fault::ZeroIv);
     conformance::run_all(&bench.token_with_its_iv());
     assert!(armed.lift().expect("lifts") > 0);
+}
+
+/// Luna wants the length of what it unwraps; others refuse to be told. Plaintexts of all lengths, for a wrap tells its
+/// own only to eight bytes.
+#[test]
+fn a_token_that_wants_the_length_of_what_it_unwraps_keeps_the_contract() {
+    let bench = Bench::new();
+    let armed = bench.arm(&["C_UnwrapKey"], Fault::UnwrapLength);
+    let token = bench.token_with_key_wrap();
+    conformance::run_all(&token);
+    let mut session = token.open_session().expect("opens");
+    let key = key_of(session.as_mut());
+    for length in [0, 1, 7, 8, 9, 31, 32, 57, 63, 64] {
+        let wrapped = session.wrap(&key, b"aad", &vec![7; length]);
+        let back = session.unwrap(&key, b"aad", &wrapped.expect("wraps"));
+        let back = back.unwrap_or_else(|error| panic!("{length} bytes: {error}"));
+        assert_eq!(back.expose(), vec![7; length]);
+    }
+    assert!(armed.lift().expect("lifts") > 0);
+}
+
+/// The number by which a token wraps may change with its library: the canary tells.
+#[test]
+fn a_key_that_was_wrapped_by_the_other_number_of_key_wrap_is_found() {
+    let bench = Bench::new();
+    let armed = bench.arm(&["C_WrapKey", "C_UnwrapKey"], Fault::OtherKwp);
+    let token = bench.token_with_key_wrap();
+    let mut session = token.open_session().expect("opens");
+    let key = key_of(session.as_mut());
+    let wrapped = session.wrap(&key, b"aad", &[7; 32]).expect("wraps");
+    assert!(armed.lift().expect("lifts") > 0);
+    session.probe(&key).expect("its canary opens");
+    let back = session.unwrap(&key, b"aad", &wrapped).expect("unwraps");
+    assert_eq!(back.expose(), [7; 32]);
+    let wrapped = session.wrap(&key, b"aad", &[8; 32]).expect("wraps");
+    let mut other = token.open_session().expect("opens");
+    let back = other.unwrap(&key, b"aad", &wrapped).expect("unwraps");
+    assert_eq!(back.expose(), [8; 32]);
+}
+
+fn key_of(session: &mut dyn Session) -> BackingKey {
+    let id = fresh_id();
+    let blob = session.generate_key(&id, "dialect").expect("generates");
+    let canary = session.make_canary(&id, &blob).expect("makes a canary");
+    BackingKey { id, blob, canary }
+}
+
+/// A device with few sessions may keep those of a process that has gone without a word.
+#[test]
+fn a_worker_that_ends_leaves_no_session_at_the_token() {
+    let bench = Bench::new();
+    let token = bench.token_in_processes();
+    let session = token.open_session().expect("opens");
+    let closed = bench.arm(&["C_CloseSession"], Fault::Slow(0));
+    let finalised = bench.arm(&["C_Finalize"], Fault::Slow(0));
+    drop(session);
+    assert_eq!(
+        closed.lift().expect("lifts"),
+        2,
+        "the session and its anchor"
+    );
+    assert_eq!(finalised.lift().expect("lifts"), 1);
 }
 
 #[test]

@@ -121,6 +121,24 @@ fn softhsm_keeps_the_contract_with_key_wrap() {
     conformance::run_all(&interop::forced(&main_config(), WrapScheme::AesKwp));
 }
 
+/// `SoftHSM` gives a padded secret back with its padding.
+#[test]
+fn key_wrap_takes_plaintexts_of_every_length() {
+    let token: Arc<dyn Token> = interop::forced(&main_config(), WrapScheme::AesKwp);
+    let mut session = token.open_session().expect("opens");
+    let id = fresh_id();
+    let blob = session.generate_key(&id, "lengths").expect("generates");
+    let canary = session.make_canary(&id, &blob).expect("makes a canary");
+    let key = BackingKey { id, blob, canary };
+    // Zeros, which look like padding.
+    for plaintext in (0..=64).flat_map(|length| [vec![7; length], vec![0; length]]) {
+        let wrapped = session.wrap(&key, b"aad", &plaintext).expect("wraps");
+        let back = session.unwrap(&key, b"aad", &wrapped).expect("unwraps");
+        assert_eq!(back.expose(), plaintext);
+    }
+    session.destroy_key(&id).expect("destroys");
+}
+
 #[test]
 fn softhsm_gets_aes_gcm_unless_told_otherwise() {
     interop::chooses(&token("main"), WrapScheme::AesGcm);

@@ -1,4 +1,4 @@
-//! AES-GCM as makers have changed it: the IV is the token's.
+//! AES-GCM as makers have changed it: the IV is the token's. And what they want of key wrap.
 //!
 //! `CloudHSM` wants the IV buffer to be zeros and writes its own into it; Luna takes no IV and appends its own to the
 //! tag. Either is told by `C_Encrypt`, so that what was asked for in `C_EncryptInit` is remembered by session.
@@ -12,15 +12,82 @@ use std::ptr;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use cryptoki_sys::{
-    CK_BYTE, CK_FUNCTION_LIST, CK_GCM_PARAMS, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV,
-    CK_SESSION_HANDLE, CK_ULONG, CKM_AES_GCM, CKR_BUFFER_TOO_SMALL, CKR_DEVICE_ERROR,
-    CKR_FUNCTION_NOT_SUPPORTED, CKR_MECHANISM_PARAM_INVALID, CKR_OK,
+    CK_ATTRIBUTE, CK_BYTE, CK_FUNCTION_LIST, CK_GCM_PARAMS, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV,
+    CK_SESSION_HANDLE, CK_ULONG, CKA_VALUE, CKA_VALUE_LEN, CKM_AES_GCM, CKM_AES_KEY_WRAP_KWP,
+    CKM_AES_KEY_WRAP_PAD, CKR_BUFFER_TOO_SMALL, CKR_DEVICE_ERROR, CKR_FUNCTION_NOT_SUPPORTED,
+    CKR_MECHANISM_PARAM_INVALID, CKR_OK, CKR_TEMPLATE_INCOMPLETE, CKR_WRAPPED_KEY_LEN_RANGE,
 };
 
 use crate::fault::Fault;
+use crate::rules::Struck;
 
 /// The most bytes of IV that the token makes.
 const IV_BYTES_MAX: usize = 64;
+
+/// A copy of `mechanism` with the number of `CKM_AES_KEY_WRAP_PAD`, if a fault takes it for that.
+///
+/// # Safety
+///
+/// `mechanism` is null or points to one.
+pub(crate) unsafe fn renamed(
+    struck: &[Struck],
+    mechanism: *const CK_MECHANISM,
+) -> Option<CK_MECHANISM> {
+    // SAFETY: by the contract of this function.
+    let theirs = unsafe { mechanism.as_ref() }?;
+    let other = struck.iter().any(|struck| struck.fault == Fault::OtherKwp);
+    (other && theirs.mechanism == CKM_AES_KEY_WRAP_KWP).then_some(CK_MECHANISM {
+        mechanism: CKM_AES_KEY_WRAP_PAD,
+        ..*theirs
+    })
+}
+
+/// Unwraps by `unwrap` with a template that must tell the length of what comes of it.
+///
+/// # Safety
+///
+/// `template` holds `count` attributes, and `key` is null or takes a handle.
+pub(crate) unsafe fn unwrap_of_length(
+    inner: &CK_FUNCTION_LIST,
+    session: CK_SESSION_HANDLE,
+    template: *const CK_ATTRIBUTE,
+    count: CK_ULONG,
+    key: *const CK_OBJECT_HANDLE,
+    unwrap: impl FnOnce(*mut CK_ATTRIBUTE, CK_ULONG) -> CK_RV,
+) -> CK_RV {
+    // SAFETY: by the contract of this function; `CKA_VALUE_LEN` is a number (PKCS#11 v2.40 §2.5, §4.9).
+    unsafe {
+        let given = usize::try_from(count).unwrap_or_default();
+        let given = std::slice::from_raw_parts(template, given);
+        let told = given.iter().find(|one| one.type_ == CKA_VALUE_LEN);
+        let Some(told) = told.map(|told| told.pValue.cast::<CK_ULONG>().read_unaligned()) else {
+            return CKR_TEMPLATE_INCOMPLETE;
+        };
+        let others = given.iter().filter(|one| one.type_ != CKA_VALUE_LEN);
+        let mut others: Vec<CK_ATTRIBUTE> = others.copied().collect();
+        let rv = unwrap(
+            others.as_mut_ptr(),
+            CK_ULONG::try_from(others.len()).unwrap_or_default(),
+        );
+        let (Some(read), Some(destroy)) = (inner.C_GetAttributeValue, inner.C_DestroyObject) else {
+            return CKR_FUNCTION_NOT_SUPPORTED;
+        };
+        if rv != CKR_OK || key.is_null() {
+            return rv;
+        }
+        let mut value = CK_ATTRIBUTE {
+            type_: CKA_VALUE,
+            pValue: ptr::null_mut(),
+            ulValueLen: 0,
+        };
+        let rv = read(session, *key, &raw mut value, 1);
+        if rv == CKR_OK && value.ulValueLen == told {
+            return rv;
+        }
+        destroy(session, *key);
+        CKR_WRAPPED_KEY_LEN_RANGE
+    }
+}
 
 /// An IV that the token has made and not told yet.
 struct Untold {

@@ -50,6 +50,11 @@ pub enum Fault {
     /// `token-flags` flags: `C_GetTokenInfo` says these, too. With `CKF_CLOCK_ON_TOKEN` the clock is one that cannot be
     /// read, as openCryptoki's. For `C_GetTokenInfo`.
     TokenFlags(CK_FLAGS),
+    /// `other-kwp`: `CKM_AES_KEY_WRAP_KWP` is taken for `CKM_AES_KEY_WRAP_PAD`, which the inner module has. For
+    /// `C_WrapKey` and `C_UnwrapKey`.
+    OtherKwp,
+    /// `unwrap-length`: `C_UnwrapKey` wants `CKA_VALUE_LEN`, and the right one, as Luna does.
+    UnwrapLength,
     /// `no-mechanism` number: `C_GetMechanismList`, `C_GetMechanismInfo`, `C_EncryptInit` and `C_DecryptInit` know
     /// nothing of it.
     NoMechanism(CK_MECHANISM_TYPE),
@@ -77,6 +82,8 @@ impl Fault {
                     | "C_DestroyObject"
             ),
             Self::ZeroIv | Self::AppendIv(_) => function == "C_EncryptInit",
+            Self::OtherKwp => matches!(function, "C_WrapKey" | "C_UnwrapKey"),
+            Self::UnwrapLength => function == "C_UnwrapKey",
             Self::TokenFlags(_) => function == "C_GetTokenInfo",
             Self::NoMechanism(_) => matches!(
                 function,
@@ -117,6 +124,8 @@ impl Fault {
             ("renumber", None) => Self::Renumber,
             ("zero-iv", None) => Self::ZeroIv,
             ("append-iv", Some(bytes)) => Self::AppendIv(bytes.try_into().ok()?),
+            ("other-kwp", None) => Self::OtherKwp,
+            ("unwrap-length", None) => Self::UnwrapLength,
             ("token-flags", Some(flags)) => Self::TokenFlags(flags),
             ("no-mechanism", Some(mechanism)) => Self::NoMechanism(mechanism),
             _ => return None,
@@ -142,6 +151,8 @@ impl fmt::Display for Fault {
             Self::Renumber => f.write_str("renumber"),
             Self::ZeroIv => f.write_str("zero-iv"),
             Self::AppendIv(bytes) => write!(f, "append-iv {bytes}"),
+            Self::OtherKwp => f.write_str("other-kwp"),
+            Self::UnwrapLength => f.write_str("unwrap-length"),
             Self::TokenFlags(flags) => write!(f, "token-flags {flags}"),
             Self::NoMechanism(mechanism) => write!(f, "no-mechanism {mechanism}"),
         }
@@ -200,6 +211,8 @@ mod tests {
             Fault::ZeroIv,
             Fault::AppendIv(16),
             Fault::TokenFlags(0x20_0000),
+            Fault::OtherKwp,
+            Fault::UnwrapLength,
             Fault::NoMechanism(0x1087),
         ];
         for fault in faults {

@@ -347,24 +347,6 @@ functions! {
             public_key: *mut CK_OBJECT_HANDLE,
             private_key: *mut CK_OBJECT_HANDLE
         );
-        C_WrapKey(
-            session,
-            mechanism: *mut CK_MECHANISM,
-            wrapping: CK_OBJECT_HANDLE,
-            key: CK_OBJECT_HANDLE,
-            out: *mut CK_BYTE,
-            out_length: *mut CK_ULONG
-        );
-        C_UnwrapKey(
-            session,
-            mechanism: *mut CK_MECHANISM,
-            unwrapping: CK_OBJECT_HANDLE,
-            wrapped: *mut CK_BYTE,
-            length: CK_ULONG,
-            template: *mut CK_ATTRIBUTE,
-            count: CK_ULONG,
-            key: *mut CK_OBJECT_HANDLE
-        );
         C_DeriveKey(
             session,
             mechanism: *mut CK_MECHANISM,
@@ -390,6 +372,8 @@ functions! {
         C_DecryptInit
         C_Decrypt
         C_GenerateRandom
+        C_WrapKey
+        C_UnwrapKey
     }
 }
 
@@ -644,6 +628,58 @@ unsafe extern "C" fn C_GenerateRandom(
                 spoil(struck, out, &raw mut length);
             }
             rv
+        }
+    })
+}
+
+unsafe extern "C" fn C_WrapKey(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    wrapping: CK_OBJECT_HANDLE,
+    key: CK_OBJECT_HANDLE,
+    out: *mut CK_BYTE,
+    out_length: *mut CK_ULONG,
+) -> CK_RV {
+    call("C_WrapKey", Some(session), |inner, struck| {
+        let Some(function) = inner.C_WrapKey else {
+            return CKR_FUNCTION_NOT_SUPPORTED;
+        };
+        // SAFETY: the caller's arguments, but for a copy of the mechanism that lives for the call.
+        unsafe {
+            let mut renamed = dialect::renamed(struck, mechanism);
+            let mechanism = renamed.as_mut().map_or(mechanism, ptr::from_mut);
+            function(session, mechanism, wrapping, key, out, out_length)
+        }
+    })
+}
+
+unsafe extern "C" fn C_UnwrapKey(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    unwrapping: CK_OBJECT_HANDLE,
+    wrapped: *mut CK_BYTE,
+    length: CK_ULONG,
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+    key: *mut CK_OBJECT_HANDLE,
+) -> CK_RV {
+    call("C_UnwrapKey", Some(session), |inner, struck| {
+        let Some(function) = inner.C_UnwrapKey else {
+            return CKR_FUNCTION_NOT_SUPPORTED;
+        };
+        // SAFETY: the caller's arguments, but for copies of mechanism and template that live for the call.
+        unsafe {
+            let mut renamed = dialect::renamed(struck, mechanism);
+            let mechanism = renamed.as_mut().map_or(mechanism, ptr::from_mut);
+            let unwrap = |template, count| {
+                function(
+                    session, mechanism, unwrapping, wrapped, length, template, count, key,
+                )
+            };
+            if does(struck, Fault::UnwrapLength) {
+                return dialect::unwrap_of_length(inner, session, template, count, key, unwrap);
+            }
+            unwrap(template, count)
         }
     })
 }

@@ -193,7 +193,11 @@ impl Objects {
             }
         }
         let mac = self.mac;
-        Ok(Some(Keys { main, mac }))
+        Ok(Some(Keys {
+            main,
+            mac,
+            kwp: None,
+        }))
     }
 }
 

@@ -163,6 +163,15 @@ impl Pkcs11Token {
         Ok(Box::new(session))
     }
 
+    /// Closes what is left open at the token, for a process that ends: a device with few sessions may keep those of a
+    /// process that said nothing (`YubiHSM` has 16). Sessions of ours are to be dropped before.
+    pub(crate) fn retire(&self) {
+        let library = Library::at(&self.config.module, self.config.init_args.as_deref());
+        if let Ok(library) = library {
+            library.retire();
+        }
+    }
+
     fn open(&self) -> HsmResult<Opened> {
         let library = Library::at(&self.config.module, self.config.init_args.as_deref())?;
         let mut generation = library.initialise()?;

@@ -15,7 +15,7 @@ use cryptoki::error::RvError;
 use cryptoki::session::Session;
 use cryptoki::slot::Slot;
 
-use super::error::unavailable;
+use super::error::{device, unavailable};
 use super::probe::Abilities;
 use super::raw::Raw;
 use crate::{BoxError, HsmError, HsmResult};
@@ -156,6 +156,24 @@ impl Library {
             }
             Ok(phase.generation)
         })
+    }
+
+    /// Closes the anchor sessions and finalises the module, if it is ours and nobody is inside.
+    pub(super) fn retire(&self) {
+        let done = self.exclusively(|phase| {
+            if !phase.ready || !phase.owned {
+                return Ok(());
+            }
+            self.anchors(EXCLUSIVE_WAIT)?.close_all(phase.generation);
+            phase.ready = false;
+            if let Some((context, _)) = &phase.loaded {
+                context.clone().finalize().map_err(device("C_Finalize"))?;
+            }
+            Ok(())
+        });
+        if let Err(error) = done {
+            tracing::debug!(event = "hsm.retire", error = %error, "closing the module");
+        }
     }
 
     fn bring_up(&self, phase: &mut Phase) -> HsmResult<()> {
@@ -319,6 +337,19 @@ impl Inside<'_> {
 impl Anchors {
     pub(super) fn holds(&self, generation: u64, slot: Slot) -> bool {
         self.generation == generation && self.sessions.contains_key(&slot)
+    }
+
+    /// Closes the anchors of this generation.
+    fn close_all(&mut self, generation: u64) {
+        let sessions = std::mem::take(&mut self.sessions);
+        if self.generation != generation {
+            return;
+        }
+        for anchor in sessions.into_values() {
+            if let Err(error) = anchor.close() {
+                tracing::debug!(event = "hsm.close", error = %error, "closing an anchor session");
+            }
+        }
     }
 
     /// Keeps `anchor`, which must not close itself when dropped. Anchors of an earlier generation are forgotten: their

@@ -2,7 +2,7 @@
 //!
 //! Lists of mechanisms promise too much and too little. So every scheme is tried with keys of one session, made like
 //! those of the token but for that, which are gone when their session is closed. A scheme works when what it sealed
-//! opens to the same, for the shortest and the longest plaintext, when it seals the same thing differently each time,
+//! opens to the same, for the shortest and the longest plaintext and for one of an odd length, when it seals the same thing differently each time,
 //! and when it refuses another AAD and changed bytes for a reason that says so.
 
 use cryptoki::context::Pkcs11;
@@ -18,6 +18,9 @@ use super::raw::{
 };
 use super::scheme::{self, BY_PREFERENCE, Bench, Dialect, Keys, NotOpened, TokenIv};
 use crate::{HsmError, HsmResult, WRAP_PLAINTEXT_BYTES_MAX, WrapScheme};
+
+/// A length that needs padding, wherever there is some.
+const ODD_BYTES: usize = 13;
 
 /// A token, and the means to try things with it.
 #[derive(Clone, Copy)]
@@ -151,6 +154,7 @@ impl Subject<'_> {
         let keys = Keys {
             main: trial_key(&owner, main)?,
             mac: mac.map(|role| trial_key(&owner, role)).transpose()?,
+            kwp: None,
         };
         let trial = Trial {
             subject: self,
@@ -158,7 +162,12 @@ impl Subject<'_> {
             dialect,
             keys,
         };
-        for plaintext in [&b""[..], &[7; 32], &[9; WRAP_PLAINTEXT_BYTES_MAX]] {
+        for plaintext in [
+            &b""[..],
+            &[5; ODD_BYTES],
+            &[7; 32],
+            &[9; WRAP_PLAINTEXT_BYTES_MAX],
+        ] {
             trial.round_trip(b"aad", plaintext)?;
         }
         trial.round_trip(b"", &[7; 32])?;
@@ -296,9 +305,17 @@ fn variants(scheme: WrapScheme, known: Dialect) -> Vec<Dialect> {
         WrapScheme::AesGcmMessage => [Generator::Token, Generator::Caller]
             .map(|generator| Dialect { generator, ..known })
             .to_vec(),
-        WrapScheme::AesKwp => [CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD]
-            .map(|kwp: CK_MECHANISM_TYPE| Dialect { kwp, ..known })
-            .to_vec(),
+        WrapScheme::AesKwp => [false, true]
+            .into_iter()
+            .flat_map(|unwrap_length| {
+                let of_number = move |kwp: CK_MECHANISM_TYPE| Dialect {
+                    kwp,
+                    unwrap_length,
+                    ..known
+                };
+                [CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD].map(of_number)
+            })
+            .collect(),
         _ => vec![known],
     }
 }

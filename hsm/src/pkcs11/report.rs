@@ -142,7 +142,7 @@ impl Writer<'_> {
         let wrap = |kwp| {
             let dialect = Dialect {
                 kwp,
-                ..Dialect::default()
+                ..self.abilities.dialect
             };
             subject.try_scheme(WrapScheme::AesKwp, dialect)
         };

@@ -10,6 +10,7 @@ use super::error::{device, failed, may_blame_ciphertext};
 use super::key::{self, Objects, Role, unfit};
 use super::opened::Opened;
 use super::probe::Abilities;
+use super::raw::CKR_MECHANISM_INVALID;
 use super::scheme::{self, Bench, Keys, NotOpened};
 use crate::handle::same_bytes;
 use crate::{
@@ -96,7 +97,7 @@ impl Pkcs11Session {
         let library = Arc::clone(self.opened.library());
         let _looking = library.looking()?;
         let keys = self.find(&key.id, scheme_of(key)?)?;
-        self.open_canary(keys, key)?;
+        let keys = self.open_canary(keys, key)?;
         if self.handles.len() >= HANDLES_MAX {
             self.handles.clear();
         }
@@ -156,11 +157,25 @@ impl Pkcs11Session {
         }
     }
 
-    /// Opens the canary of `key` with `keys`. When that fails, a new canary tells an ill token from another key.
-    fn open_canary(&mut self, keys: Keys, key: &BackingKey) -> HsmResult<()> {
+    /// Opens the canary of `key` with `keys`, and says how it opens. When that fails, a new canary tells an ill token from
+    /// another key.
+    fn open_canary(&mut self, keys: Keys, key: &BackingKey) -> HsmResult<Keys> {
         let aad = Canary::aad(&key.id);
-        match self.open(keys, &aad, &key.canary.0) {
-            Ok(plaintext) if same_bytes(&plaintext, Canary::PLAINTEXT) => Ok(()),
+        let opened = self.open(keys, &aad, &key.canary.0);
+        if let Err(not_opened) = &opened
+            && scheme_of(key)? == WrapScheme::AesKwp
+            && (may_be_forged(not_opened) || is_no_mechanism(not_opened))
+        {
+            self.opened.reopen()?;
+            let other = keys.with_other_kwp(self.abilities.dialect);
+            match self.open(other, &aad, &key.canary.0) {
+                Ok(plaintext) if same_bytes(&plaintext, Canary::PLAINTEXT) => return Ok(other),
+                // Whatever the other number came to, what speaks is the first.
+                Ok(_) | Err(_) => self.opened.reopen()?,
+            }
+        }
+        match opened {
+            Ok(plaintext) if same_bytes(&plaintext, Canary::PLAINTEXT) => Ok(keys),
             Ok(_) => Err(unfit(&key.id, "its canary holds something else")),
             Err(not_opened) if may_be_forged(&not_opened) => {
                 // The operation that failed may still be active in this session.
@@ -379,6 +394,10 @@ fn may_be_forged(not_opened: &NotOpened) -> bool {
         NotOpened::Failed(failed) => may_blame_ciphertext(*failed),
         NotOpened::Other(_) => false,
     }
+}
+
+fn is_no_mechanism(not_opened: &NotOpened) -> bool {
+    matches!(not_opened, NotOpened::Failed(failed) if failed.rv == CKR_MECHANISM_INVALID)
 }
 
 fn into_error(not_opened: NotOpened) -> HsmError {

@@ -97,9 +97,9 @@ impl UnderWay<'_> {
             {
                 self.login.refusals.remember(tried, reason);
             }
-            (Answer::Failed(HsmError::PinRejected(_) | HsmError::Unavailable { .. }), _) => {}
+            (Answer::Failed(HsmError::PinRejected(_) | HsmError::Unavailable { .. }), _)
+            | (Answer::Failed(_), None) => {}
             (Answer::Failed(_), Some(tried)) => self.login.refusals.note_unclear(tried),
-            (Answer::Failed(_), None) => {}
             _ => self.login.refusals.forget(),
         }
     }

@@ -20,7 +20,8 @@
 //! - Before it reads a byte it asks to be killed with its parent (`PR_SET_PDEATHSIG`; looks at the socket's credentials,
 //!   `SO_PEERCRED` of unix(7), whether that is still its parent), forbids tracing and cores (`PR_SET_DUMPABLE`,
 //!   `RLIMIT_CORE`), closes every descriptor above 2 (`close_range(2)`), and ignores the signals that a terminal or a
-//!   service manager sends to all. It ends when the socket does, by `_exit`.
+//!   service manager sends to all. It ends when the socket does: it closes its sessions, finalises the module, and leaves
+//!   by `_exit`.
 //! - Death with the parent is by thread: all workers are children of one thread that never ends, so any thread may open
 //!   a session.
 //!

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
@@ -12,6 +13,9 @@ use super::message::{Answer, Request};
 use super::wire::{Broken, Channel, POLLS_BY_WORKER, REQUEST_BYTES_MAX, VERSION};
 use crate::pkcs11::{Abilities, Begun, Pkcs11Config, Pkcs11Token};
 use crate::{HsmError, HsmResult, Session, Token};
+
+/// How long the end of a worker waits for its module. Mostly the parent, which kills, waits less.
+const END_WAIT: Duration = Duration::from_secs(1);
 
 /// Runs the worker of the build `build`. Returns only when it cannot begin.
 pub(super) fn run(build: &str) -> ExitCode {
@@ -48,19 +52,9 @@ fn serve(build: &str) -> Result<(), String> {
         begun: None,
         session: None,
     };
-    loop {
-        let frame = match channel.receive(REQUEST_BYTES_MAX, None) {
-            Ok(frame) => frame,
-            Err(Broken::Gone(_)) => return Ok(()),
-            Err(broken) => return Err(words(&broken)),
-        };
-        let request = Request::read(frame).map_err(|broken| words(&broken))?;
-        let answer = worker.answer(&request);
-        drop(request);
-        if !tell(&mut channel, &answer.unwrap_or_else(Answer::Failed))? {
-            return Ok(());
-        }
-    }
+    let served = worker.serve(&mut channel);
+    worker.end();
+    served
 }
 
 /// Says hello back, whoever it is: the parent judges. Whether the two understand each other.
@@ -138,6 +132,36 @@ struct Worker {
 }
 
 impl Worker {
+    /// Answers until the parent has gone.
+    fn serve(&mut self, channel: &mut Channel) -> Result<(), String> {
+        loop {
+            let frame = match channel.receive(REQUEST_BYTES_MAX, None) {
+                Ok(frame) => frame,
+                Err(Broken::Gone(_)) => return Ok(()),
+                Err(broken) => return Err(words(&broken)),
+            };
+            let request = Request::read(frame).map_err(|broken| words(&broken))?;
+            let answer = self.answer(&request);
+            drop(request);
+            if !tell(channel, &answer.unwrap_or_else(Answer::Failed))? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Leaves the token as if nobody had been there. A module that hangs over it is left by the whole process.
+    fn end(self) {
+        let bound = std::thread::Builder::new().spawn(|| {
+            std::thread::sleep(END_WAIT);
+            leave(0)
+        });
+        if bound.is_ok() {
+            drop(self.session);
+            drop(self.begun);
+            self.token.retire();
+        }
+    }
+
     fn session(&mut self) -> HsmResult<&mut dyn Session> {
         match self.session.as_mut() {
             Some(session) => Ok(session.as_mut()),

@@ -135,6 +135,14 @@ impl Bench {
         }))
     }
 
+    /// The token in this process, which wraps keys.
+    pub(crate) fn token_with_key_wrap(&self) -> Arc<dyn Token> {
+        Arc::new(Pkcs11Token::new(Pkcs11Config {
+            scheme: Some(WrapScheme::AesKwp),
+            ..self.config()
+        }))
+    }
+
     /// `fault` for these functions until it is lifted.
     pub(crate) fn arm(&self, functions: &[&str], fault: Fault) -> Armed<'static> {
         self.control

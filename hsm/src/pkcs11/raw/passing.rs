@@ -30,7 +30,7 @@ impl Raw {
     ) -> Result<Passing, Failed> {
         let function = there("C_CreateObject", self.functions.C_CreateObject)?;
         let mut object = sys::CK_INVALID_HANDLE;
-        with_passing_template(Some(value), |template| {
+        with_passing_template(Some(value), None, |template| {
             #[expect(unsafe_code, reason = "cryptoki would leave copies of the secret")]
             // SAFETY: the template and all it points to live for the call; `object` is valid for the handle.
             let rv = unsafe {
@@ -83,18 +83,20 @@ impl Raw {
         Ok(out.to_vec())
     }
 
-    /// `C_UnwrapKey` (§5.18.4) of a secret that can be read, into this session only.
+    /// `C_UnwrapKey` (§5.18.4) of a secret that can be read, into this session only. `length`: of the secret, for a token
+    /// that wants to be told.
     pub(in crate::pkcs11) fn unwrap(
         &self,
         session: &Session,
         key: ObjectHandle,
         mechanism: Mechanism<'_>,
         wrapped: &[u8],
+        length: Option<usize>,
     ) -> Result<Passing, Failed> {
         let function = there("C_UnwrapKey", self.functions.C_UnwrapKey)?;
         let mut object = sys::CK_INVALID_HANDLE;
         with_mechanism(mechanism, |mechanism| {
-            with_passing_template(None, |template| {
+            with_passing_template(None, length, |template| {
                 #[expect(unsafe_code, reason = "cryptoki does not know the mechanism")]
                 // SAFETY: mechanism, template and what they point to live for the call; `wrapped` is readable and
                 // not written; `object` is valid for the handle.
@@ -159,9 +161,10 @@ impl Raw {
 }
 
 /// Runs `work` with the template of a secret of this session that can be read, and its value unless it comes by
-/// unwrapping.
+/// unwrapping; then perhaps with its length.
 fn with_passing_template<T>(
     value: Option<&[u8]>,
+    length: Option<usize>,
     work: impl FnOnce(&mut [sys::CK_ATTRIBUTE]) -> T,
 ) -> T {
     let (mut class, mut kind) = (sys::CKO_SECRET_KEY, sys::CKK_GENERIC_SECRET);
@@ -179,6 +182,10 @@ fn with_passing_template<T>(
             pValue: value.as_ptr().cast_mut().cast(),
             ulValueLen: ulong(value.len()),
         });
+    }
+    let mut length = length.map(ulong);
+    if let Some(length) = &mut length {
+        template.push(attribute(sys::CKA_VALUE_LEN, length));
     }
     work(&mut template)
 }

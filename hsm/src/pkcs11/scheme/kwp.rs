@@ -9,10 +9,9 @@
 use std::ops::RangeInclusive;
 
 use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
-use cryptoki::object::ObjectHandle;
 use zeroize::Zeroizing;
 
-use super::{Bench, NotOpened, absurd, failed, random};
+use super::{Bench, Keys, NotOpened, absurd, failed, random};
 use crate::handle::same_bytes;
 use crate::pkcs11::raw::{Failed, Mechanism, Passing, Target};
 use crate::{HsmResult, WRAP_PLAINTEXT_BYTES_MAX};
@@ -26,7 +25,7 @@ const WRAP_BYTES: RangeInclusive<usize> = SHA256_OUTPUT_LEN + OVERHEAD_BYTES
 
 pub(super) fn seal(
     bench: Bench<'_>,
-    key: ObjectHandle,
+    keys: Keys,
     aad: &[u8],
     plaintext: &[u8],
 ) -> HsmResult<Vec<u8>> {
@@ -36,9 +35,9 @@ pub(super) fn seal(
     value.extend_from_slice(&digest(&salt, aad));
     let passing = bench.raw.create_passing(bench.session, &value);
     let wrapped = with_passing(bench, passing, |passing| {
-        let mechanism = Mechanism::Bare(bench.dialect.kwp);
+        let mechanism = Mechanism::Bare(keys.kwp.unwrap_or(bench.dialect.kwp));
         let target = Target::Passing(passing);
-        bench.raw.wrap(bench.session, key, mechanism, target)
+        bench.raw.wrap(bench.session, keys.main, mechanism, target)
     });
     let wrapped = wrapped.map_err(failed)?;
     let expected = value.len().next_multiple_of(8) + OVERHEAD_BYTES;
@@ -52,7 +51,7 @@ pub(super) fn seal(
 
 pub(super) fn open(
     bench: Bench<'_>,
-    key: ObjectHandle,
+    keys: Keys,
     aad: &[u8],
     body: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>, NotOpened> {
@@ -60,19 +59,44 @@ pub(super) fn open(
         .split_first_chunk::<SALT_BYTES>()
         .filter(|(_, wrapped)| WRAP_BYTES.contains(&wrapped.len()) && wrapped.len() % 8 == 0)
         .ok_or(NotOpened::Forged)?;
-    let mechanism = Mechanism::Bare(bench.dialect.kwp);
-    let passing = bench.raw.unwrap(bench.session, key, mechanism, wrapped);
-    let mut value = with_passing(bench, passing, |passing| {
+    let bound = digest(salt, aad);
+    if !bench.dialect.unwrap_length {
+        return open_of_length(bench, keys, &bound, wrapped, None);
+    }
+    // A wrap says what its value is long but for padding to eight bytes: mostly there is none.
+    let longest = wrapped.len() - OVERHEAD_BYTES;
+    let opened = open_of_length(bench, keys, &bound, wrapped, Some(longest));
+    opened.or_else(|not_opened| {
+        (longest.saturating_sub(7)..longest)
+            .rev()
+            .find_map(|length| open_of_length(bench, keys, &bound, wrapped, Some(length)).ok())
+            .ok_or(not_opened)
+    })
+}
+
+fn open_of_length(
+    bench: Bench<'_>,
+    keys: Keys,
+    digest: &[u8; SHA256_OUTPUT_LEN],
+    wrapped: &[u8],
+    length: Option<usize>,
+) -> Result<Zeroizing<Vec<u8>>, NotOpened> {
+    let mechanism = Mechanism::Bare(keys.kwp.unwrap_or(bench.dialect.kwp));
+    let unwrapped = bench
+        .raw
+        .unwrap(bench.session, keys.main, mechanism, wrapped, length);
+    let mut value = with_passing(bench, unwrapped, |passing| {
         bench.raw.value(bench.session, Target::Passing(passing))
     })?;
-    let (plaintext, bound) = value
-        .split_last_chunk::<SHA256_OUTPUT_LEN>()
-        .ok_or(NotOpened::Forged)?;
-    if !same_bytes(bound, &digest(salt, aad)) {
-        return Err(NotOpened::Forged);
-    }
-    let length = plaintext.len();
-    value.truncate(length);
+    // SoftHSM leaves the zeros in that pad the value to eight bytes. The digest tells where it ends.
+    let ends_with_digest = |cut: usize| {
+        let (value, padding) = value.split_at_checked(value.len().checked_sub(cut)?)?;
+        let (plaintext, bound) = value.split_last_chunk::<SHA256_OUTPUT_LEN>()?;
+        let fits = same_bytes(bound, digest) && padding.iter().all(|byte| *byte == 0);
+        fits.then_some(plaintext.len())
+    };
+    let length = (0..8).find_map(ends_with_digest);
+    value.truncate(length.ok_or(NotOpened::Forged)?);
     Ok(value)
 }
 

@@ -37,6 +37,23 @@ pub(super) struct Keys {
     pub(super) main: ObjectHandle,
     /// The key of the MAC, in the scheme that has one.
     pub(super) mac: Option<ObjectHandle>,
+    /// The number of RFC 5649's wrap for this key, where it is another than the dialect's: by which it was wrapped when
+    /// the library had another version, or the token was ill when it was tried.
+    pub(super) kwp: Option<CK_MECHANISM_TYPE>,
+}
+
+impl Keys {
+    /// The same with the other number.
+    pub(super) fn with_other_kwp(self, dialect: Dialect) -> Self {
+        let other = match self.kwp.unwrap_or(dialect.kwp) {
+            CKM_AES_KEY_WRAP_KWP => CKM_AES_KEY_WRAP_PAD,
+            _ => CKM_AES_KEY_WRAP_KWP,
+        };
+        Self {
+            kwp: Some(other),
+            ..self
+        }
+    }
 }
 
 /// In which of the permitted ways a token does what a scheme needs. Found by trial; says nothing about what is stored.
@@ -49,6 +66,8 @@ pub(crate) struct Dialect {
     /// The number of RFC 5649's wrap: `CKM_AES_KEY_WRAP_KWP`, or `CKM_AES_KEY_WRAP_PAD` of PKCS#11 v2.40, which is
     /// the same in some modules and something else in others.
     pub(in crate::pkcs11) kwp: CK_MECHANISM_TYPE,
+    /// Whether `C_UnwrapKey` wants `CKA_VALUE_LEN` of a secret. Luna does, others refuse it.
+    pub(in crate::pkcs11) unwrap_length: bool,
 }
 
 impl Dialect {
@@ -56,6 +75,7 @@ impl Dialect {
     const APPENDED: u8 = 1;
     const BY_CALLER: u8 = 2;
     const PAD: u8 = 4;
+    const UNWRAP_LENGTH: u8 = 8;
 
     /// In one byte, for another process of this build.
     pub(crate) fn to_byte(self) -> u8 {
@@ -63,6 +83,7 @@ impl Dialect {
         bit(self.token_iv == TokenIv::Appended, Self::APPENDED)
             | bit(self.generator == Generator::Caller, Self::BY_CALLER)
             | bit(self.kwp == CKM_AES_KEY_WRAP_PAD, Self::PAD)
+            | bit(self.unwrap_length, Self::UNWRAP_LENGTH)
     }
 
     /// None for a byte that says what this build does not know.
@@ -77,6 +98,7 @@ impl Dialect {
         if byte & Self::PAD != 0 {
             dialect.kwp = CKM_AES_KEY_WRAP_PAD;
         }
+        dialect.unwrap_length = byte & Self::UNWRAP_LENGTH != 0;
         (dialect.to_byte() == byte).then_some(dialect)
     }
 }
@@ -87,6 +109,7 @@ impl Default for Dialect {
             token_iv: TokenIv::Written,
             generator: Generator::Token,
             kwp: CKM_AES_KEY_WRAP_KWP,
+            unwrap_length: false,
         }
     }
 }
@@ -157,7 +180,7 @@ pub(super) fn seal(
         WrapScheme::AesGcm => gcm::seal(bench, keys.main, aad, plaintext),
         WrapScheme::AesGcmTokenIv => gcm::seal_by_token_iv(bench, keys.main, aad, plaintext),
         WrapScheme::AesGcmMessage => message::seal(bench, keys.main, aad, plaintext),
-        WrapScheme::AesKwp => kwp::seal(bench, keys.main, aad, plaintext),
+        WrapScheme::AesKwp => kwp::seal(bench, keys, aad, plaintext),
         WrapScheme::AesCbcHmac => cbc_hmac::seal(bench, keys, aad, plaintext),
         WrapScheme::TpmSealed => Err(HsmError::Config(
             "a PKCS#11 token seals no TPM objects".into(),
@@ -177,7 +200,7 @@ pub(super) fn open(
         WrapScheme::AesGcm => gcm::open(bench, keys.main, aad, body),
         WrapScheme::AesGcmTokenIv => gcm::open_by_token_iv(bench, keys.main, aad, body),
         WrapScheme::AesGcmMessage => message::open(bench, keys.main, aad, body),
-        WrapScheme::AesKwp => kwp::open(bench, keys.main, aad, body),
+        WrapScheme::AesKwp => kwp::open(bench, keys, aad, body),
         WrapScheme::AesCbcHmac => cbc_hmac::open(bench, keys, aad, body),
         WrapScheme::TpmSealed => Err(NotOpened::Forged),
     }
