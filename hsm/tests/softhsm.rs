@@ -540,7 +540,7 @@ async fn a_generated_key_is_there_for_every_worker() {
 async fn keys_can_be_generated_and_destroyed_all_at_once() {
     // On a busy machine the last of the crowd waits long, which is not what is looked at here.
     let settings = HsmSettings {
-        deadline: Duration::from_secs(60),
+        deadline: Duration::from_mins(1),
         ..HsmSettings::default()
     };
     let hsm = HsmHandle::start(token("main"), settings).expect("starts");

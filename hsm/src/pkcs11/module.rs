@@ -266,17 +266,24 @@ impl Library {
     ///
     /// [`HsmError::Unavailable`] when the others take too long.
     pub(super) fn changing(&self) -> HsmResult<RwLockWriteGuard<'_, ()>> {
-        let until = Instant::now() + PRECEDENCE;
-        let mut first = false;
+        let mut until = None;
         let changing = waiting(OBJECTS_WAIT, || {
-            if Instant::now() < until {
-                first = first || !self.change_waits.swap(true, Ordering::SeqCst);
-            } else if std::mem::take(&mut first) {
-                self.change_waits.store(false, Ordering::SeqCst);
+            let now = Instant::now();
+            match until {
+                // Another is before us. Those who come later do not pass us for ever: they wait for the same flag.
+                None if self.change_waits.swap(true, Ordering::SeqCst) => {
+                    return Err(TryLockError::WouldBlock);
+                }
+                None => until = Some((now + PRECEDENCE, true)),
+                Some((at, true)) if now >= at => {
+                    until = Some((at, false));
+                    self.change_waits.store(false, Ordering::SeqCst);
+                }
+                Some(_) => {}
             }
             self.objects.try_write()
         });
-        if first {
+        if matches!(until, Some((_, true))) {
             self.change_waits.store(false, Ordering::SeqCst);
         }
         changing.ok_or_else(|| unavailable("other threads look for objects"))
