@@ -106,7 +106,7 @@ impl Kms {
     ///
     /// # Errors
     ///
-    /// [`KeyStoreError`](super::KeyStoreError); by the key's state; by the HSM.
+    /// [`KeyStoreError`]; by the key's state; by the HSM.
     pub async fn move_key(
         &self,
         proof: &Authorised,
