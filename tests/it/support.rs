@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use strongroom::auth::{AccountId, Principal, RequestContext};
-use strongroom::config::{Config, RawConfig};
+use strongroom::config::{Config, Isolation, RawConfig};
 use tempfile::TempDir;
 
 /// What `strongroom init` has laid out.
@@ -59,6 +59,8 @@ const HOME: &str = "STRONGROOM_TEST_HOME";
 pub(crate) fn config() -> Option<Config> {
     let home = PathBuf::from(strongroom::config::environment(HOME)?);
     let mut raw = RawConfig::from_file(&home.join("strongroom.toml")).expect("a configuration");
+    // This program is a test and no worker.
+    raw.hsm.isolation = Some(Isolation::Thread);
     raw.listen = "127.0.0.1:0".into();
     Some(raw.validate().expect("a valid configuration"))
 }
