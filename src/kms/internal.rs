@@ -117,6 +117,8 @@ impl Kms {
         if self.has_internal(owner).await? {
             return Ok(());
         }
+        // Read before, so that nothing can fail between the key and its commit.
+        let rows = self.rows().await?;
         let made = self
             .make_backing(
                 &Target::Version(owner, 1),
@@ -124,7 +126,6 @@ impl Kms {
                 self.default_place(),
             )
             .await?;
-        let rows = self.rows().await?;
         let record = KeyRecord::new(made.record().created, KeyManager::Internal);
         let batch = rows
             .insert(table::head_row(owner), &record)

@@ -154,8 +154,14 @@ impl Kms {
                 internal::aad(NAME, &[], &[]),
                 SecretBytes::from(&key),
             )
-            .await
-            .map_err(KmsError::hsm)?;
+            .await;
+        let wrapped = match wrapped {
+            Ok(wrapped) => wrapped,
+            Err(error) => {
+                self.abandon(made).await;
+                return Err(KmsError::hsm(error));
+            }
+        };
         let record = MacRecord {
             backing: made.record().clone(),
             wrapped: wrapped.as_bytes().to_vec(),
