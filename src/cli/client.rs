@@ -1,4 +1,4 @@
-//! A client of the KMS API, as much of one as `strongroom key` needs: HTTP/1.1 without TLS, `SigV4`.
+//! A client of the KMS API, as much of one as `strongroom key` and `key-store` need: HTTP/1.1 without TLS, `SigV4`.
 
 use aws_lc_rs::{digest, hmac};
 use bytes::Bytes;
@@ -27,10 +27,24 @@ pub(super) struct Client {
     secret: SecretString,
 }
 
+/// Runs `work` with a client of the server at `endpoint`; without one, of what the environment names.
+pub(super) fn run(
+    endpoint: Option<String>,
+    work: impl AsyncFnOnce(&Client) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let client = Client::from_environment(endpoint)?;
+        work(&client).await
+    })
+}
+
 impl Client {
     /// Reads what the AWS CLI reads: `AWS_ENDPOINT_URL`, `AWS_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` or
     /// the default profile of `AWS_SHARED_CREDENTIALS_FILE`.
-    pub(super) fn from_environment(endpoint: Option<String>) -> Result<Self, CliError> {
+    fn from_environment(endpoint: Option<String>) -> Result<Self, CliError> {
         let endpoint = endpoint
             .or_else(|| environment("AWS_ENDPOINT_URL"))
             .unwrap_or_else(|| "http://127.0.0.1:9000".into());

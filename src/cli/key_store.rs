@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::CliError;
-use super::client::{Client, text};
+use super::client::{self, Client, text};
 
 /// Manage custom key stores of a running server.
 #[derive(Debug, Args)]
@@ -44,13 +44,7 @@ struct StoreArg {
 
 impl KeyStore {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        runtime.block_on(async {
-            let client = Client::from_environment(self.endpoint)?;
-            self.command.run(&client).await
-        })
+        client::run(self.endpoint, async |client| self.command.run(client).await)
     }
 }
 
