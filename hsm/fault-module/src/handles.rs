@@ -5,7 +5,7 @@
 //! then on gets the number that another key had.
 #![expect(unsafe_code, reason = "calls of the inner module")]
 
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_FUNCTION_LIST, CK_INVALID_HANDLE, CK_OBJECT_HANDLE, CK_SESSION_HANDLE,
@@ -84,6 +84,14 @@ pub(crate) fn numbering(
             *now = wanted;
         }
     }
+}
+
+/// Waits until no call is in the inner module, and keeps others out.
+///
+/// SoftHSM 2.6.1 frees the sessions that `C_CloseAllSessions` closes, also those that a call of another thread still
+/// uses. That crash is not the fault that was asked for.
+pub(crate) fn alone() -> RwLockWriteGuard<'static, bool> {
+    RENUMBERED.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The number to give for a handle that the inner module has found.

@@ -85,11 +85,13 @@ fn before(
         }
         Fault::Answer(code) => Some(code),
         Fault::LogOut => {
+            let _alone = handles::alone();
             // SAFETY: takes the session only, which is the caller's; any value is an answer, not a fault.
             unsafe { session.zip(inner.C_Logout).map(|(s, log_out)| log_out(s)) };
             Some(CKR_USER_NOT_LOGGED_IN)
         }
         Fault::CloseSessions => {
+            let _alone = handles::alone();
             if let (Some(session), Some(close_all)) = (session, inner.C_CloseAllSessions)
                 && let Some(slot) = slot_of(inner, session)
             {
