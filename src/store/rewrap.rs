@@ -90,7 +90,7 @@ impl Store {
     }
 
     /// Runs one re-wrap to its end.
-    async fn rewrap(&self, mut lease: RewrapLease) -> Result<(), StoreError> {
+    pub(super) async fn rewrap(&self, mut lease: RewrapLease) -> Result<(), StoreError> {
         let rewrap = lease.rewrap().clone();
         info!(event = "rewrap.running", rewrap = %rewrap.id, from = %rewrap.from, to = %rewrap.to);
         let (first, last) = rewrap.versions;

@@ -35,6 +35,9 @@ use crate::kms::{
 };
 use crate::meta::{Batch, KeyRange, Meta, MetaError, Row, Snapshot, codec, successor, table};
 
+#[cfg(test)]
+mod tests;
+
 /// Rows that are counted in one snapshot.
 const COUNT_ROWS: usize = 10_000;
 /// Records that are looked at for one batch when the index is built: each costs two operations.
