@@ -6,11 +6,15 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 mod chunked;
 pub mod credentials;
 pub mod payload;
+pub mod policy;
 pub mod sigv4;
+
+use policy::Document;
 
 /// The twelve digits of the account that owns everything here.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -37,19 +41,91 @@ impl fmt::Display for AccountId {
     }
 }
 
-/// Who signed a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Who signed a request: an identity of an account, with the policies that are attached to it.
+#[derive(Debug, Clone)]
 pub struct Principal {
-    /// The account.
+    /// The account that the identity belongs to.
     pub account: AccountId,
-    /// Which of its access keys signed.
+    /// Which access key signed.
     pub access_key_id: String,
+    /// Which identity of the account.
+    pub identity: Identity,
+}
+
+/// An identity of an account.
+#[derive(Debug, Clone)]
+pub enum Identity {
+    /// The account itself. Its own account's identity policies do not bind it.
+    Root,
+    /// An IAM user.
+    User(Arc<User>),
+    /// A session of a role.
+    Session(Arc<RoleSession>),
+}
+
+/// An IAM user, as of this request.
+#[derive(Debug)]
+pub struct User {
+    /// Unique and never used again: `AIDA…`.
+    pub id: String,
+    /// `/`, or `/division/`.
+    pub path: String,
+    /// Its name.
+    pub name: String,
+    /// Its own policies and those of its groups.
+    pub policies: Vec<Arc<Document>>,
+}
+
+/// A session that somebody got by assuming a role, as of this request.
+#[derive(Debug)]
+pub struct RoleSession {
+    /// Of the role: `AROA…`.
+    pub role_id: String,
+    /// Of the role.
+    pub path: String,
+    /// Of the role.
+    pub role: String,
+    /// `RoleSessionName`.
+    pub name: String,
+    /// The role's policies.
+    pub policies: Vec<Arc<Document>>,
+    /// What the session was cut down to, if it was.
+    pub session_policies: Vec<Arc<Document>>,
 }
 
 impl Principal {
-    /// Its ARN. Every access key of the configuration is the account's root today.
+    /// The account itself.
+    pub fn root(account: AccountId, access_key_id: impl Into<String>) -> Self {
+        Self {
+            account,
+            access_key_id: access_key_id.into(),
+            identity: Identity::Root,
+        }
+    }
+
+    /// Its ARN: `arn:aws:iam::ACCOUNT:root`, `arn:aws:iam::ACCOUNT:user/PATH/NAME` or
+    /// `arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION`.
     pub fn arn(&self) -> String {
-        format!("arn:aws:iam::{}:root", self.account)
+        let account = &self.account;
+        match &self.identity {
+            Identity::Root => format!("arn:aws:iam::{account}:root"),
+            Identity::User(user) => {
+                format!("arn:aws:iam::{account}:user{}{}", user.path, user.name)
+            }
+            Identity::Session(session) => {
+                let RoleSession { role, name, .. } = session.as_ref();
+                format!("arn:aws:sts::{account}:assumed-role/{role}/{name}")
+            }
+        }
+    }
+
+    /// Its unique id, `aws:userid`: the account, `AIDA…`, or `AROA…:SESSION`.
+    pub fn unique_id(&self) -> String {
+        match &self.identity {
+            Identity::Root => self.account.to_string(),
+            Identity::User(user) => user.id.clone(),
+            Identity::Session(session) => format!("{}:{}", session.role_id, session.name),
+        }
     }
 }
 

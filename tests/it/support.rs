@@ -69,10 +69,7 @@ pub(crate) fn config() -> Option<Config> {
 pub(crate) fn caller() -> RequestContext {
     let account = AccountId::parse("000000000000").expect("twelve digits");
     RequestContext {
-        principal: Principal {
-            account,
-            access_key_id: "test".into(),
-        },
+        principal: Principal::root(account, "test"),
         request_id: "test".into(),
         source_ip: None,
         secure_transport: false,

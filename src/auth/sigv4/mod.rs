@@ -252,10 +252,7 @@ impl Verifier {
 
     fn verified(&self, presented: Presented, service: Service, payload: Payload) -> Verified {
         Verified {
-            principal: Principal {
-                account: self.account.clone(),
-                access_key_id: presented.credential.access_key_id,
-            },
+            principal: Principal::root(self.account.clone(), presented.credential.access_key_id),
             service,
             region: presented.credential.region,
             payload,

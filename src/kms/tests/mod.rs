@@ -162,10 +162,10 @@ fn text(value: &Value) -> String {
 
 fn request() -> RequestContext {
     RequestContext {
-        principal: Principal {
-            account: AccountId::parse("123456789012").expect("twelve digits"),
-            access_key_id: "AKIATEST".to_owned(),
-        },
+        principal: Principal::root(
+            AccountId::parse("123456789012").expect("twelve digits"),
+            "AKIATEST",
+        ),
         request_id: "request-1".to_owned(),
         source_ip: None,
         secure_transport: true,
