@@ -235,6 +235,7 @@ impl Kms {
             if let Some(policy) = rows.load::<PolicyRecord>("key policy", policy).await? {
                 batch = batch.and(policy.delete());
             }
+            batch = batch.and(grants::delete_all(&rows, key.key_id()).await?);
             if self.commit(batch).await? {
                 tracing::info!(event = "kms.key.destroyed", %key);
                 return Ok(true);

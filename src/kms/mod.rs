@@ -17,8 +17,8 @@
 //!
 //! # Reading order
 //!
-//! `key`, `context`, `ciphertext`, `table`, `mac`, `backing`, `wraps`, `data`, then the use cases:
-//! `keys`, `stores`, `aliases`, `tags`, `policy`, `rotation`, `deletion`, `internal`; the front end is [`api`].
+//! `key`, `context`, `ciphertext`, `table`, `mac`, `backing`, `wraps`, `access`, `data`, then the use cases:
+//! `keys`, `stores`, `aliases`, `tags`, `policy`, `grants`, `rotation`, `deletion`, `internal`; the front end is [`api`].
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -30,6 +30,7 @@ use crate::auth::{AccountId, Authorised, Resource};
 use crate::clock::Clock;
 use crate::meta::{Batch, Meta, MetaError};
 
+mod access;
 mod aliases;
 pub mod api;
 mod backing;
@@ -38,6 +39,7 @@ mod context;
 mod data;
 mod deletion;
 mod error;
+mod grants;
 mod internal;
 mod key;
 mod keys;
@@ -51,6 +53,7 @@ mod tags;
 mod tests;
 mod wraps;
 
+pub use access::Ask;
 pub use aliases::{ALIASES_PER_KEY_MAX, AliasEntry, AliasName};
 pub use ciphertext::{CIPHERTEXT_BYTES_MAX, EncryptedDataKey, PLAINTEXT_BYTES_MAX};
 pub use context::{CONTEXT_BYTES_MAX, EncryptionContext};
@@ -59,6 +62,10 @@ pub use deletion::{
     DELETION_WINDOW_DAYS_DEFAULT, DELETION_WINDOW_DAYS_MAX, DELETION_WINDOW_DAYS_MIN, Deletion,
 };
 pub use error::{KeyStoreError, KmsError, WrongState};
+pub use grants::{
+    GRANTS_PER_KEY_MAX, Grant, GrantConstraint, GrantCursor, GrantFilter, GrantId, GrantOperation, NewGrant,
+    is_principal_arn,
+};
 pub use internal::InternalKey;
 pub use key::{
     KeyArn, KeyId, KeyManager, KeyMaterialId, KeyRef, KeyState, RotationSchedule, Timestamp,
@@ -115,6 +122,7 @@ pub struct Kms {
     mac: OnceLock<Arc<MetadataMac>>,
     making_mac: Mutex<()>,
     wraps: WrapCounts,
+    read_policies: access::ReadPolicies,
     /// Names this process in the intents it writes.
     process: [u8; 16],
 }
@@ -167,6 +175,7 @@ impl Kms {
             mac: OnceLock::new(),
             making_mac: Mutex::new(()),
             wraps: WrapCounts::default(),
+            read_policies: access::ReadPolicies::default(),
             process: *uuid::Uuid::new_v4().as_bytes(),
         }
     }
@@ -174,6 +183,30 @@ impl Kms {
     /// The account in every ARN.
     pub fn account(&self) -> &AccountId {
         &self.settings.account
+    }
+
+    /// The region in every ARN.
+    pub fn region(&self) -> &str {
+        &self.settings.region
+    }
+
+    /// The ARN of a key as a record keeps it, whether that key still exists or not.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::NotFound`] for what is no ARN of a key here.
+    pub fn arn_of_record(&self, text: &str) -> Result<KeyArn, KmsError> {
+        match KeyRef::parse(text)? {
+            KeyRef::KeyArn {
+                region,
+                account,
+                key_id,
+            } => {
+                self.check_home(&region, &account, || format!("Key '{text}'"))?;
+                Ok(self.key_arn(key_id))
+            }
+            _ => Err(KmsError::NotFound(format!("Invalid arn {text}"))),
+        }
     }
 
     /// The ARN of the key that an encrypted data key was made under, whether that key still exists or not: what to

@@ -170,6 +170,7 @@ impl Server {
             groups.clone(),
             config.account,
             config.limits,
+            clock,
         );
         let listener =
             TcpListener::bind(config.listen)

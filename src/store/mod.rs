@@ -8,7 +8,7 @@
 //! - [`record`] says what the rows are; [`StoreError`] who must act; [`digest`] what is computed over plaintext.
 //! - `keys` gets a data key from the kind of encryption that an object has.
 //! - `gc` owns the life of blobs: intent, reference, garbage.
-//! - `put`, `get`, `copy`, `delete`, `list`, `bucket`, `multipart` are the use cases.
+//! - `put`, `get`, `copy`, `delete`, `list`, `bucket`, `bucket_policy`, `multipart` are the use cases.
 //!
 //! A use case is told which bucket or object by the [`Authorised`] proof of the front end, and by nothing else: what was
 //! not authorised cannot be named.
@@ -31,6 +31,7 @@ use crate::kms::Kms;
 use crate::meta::{Batch, Meta, MetaError};
 
 mod bucket;
+mod bucket_policy;
 mod copy;
 mod customer;
 mod delete;
@@ -44,6 +45,7 @@ mod multipart;
 mod put;
 pub mod record;
 
+pub use bucket_policy::{BUCKET_POLICY_BYTES_MAX, BucketAccess};
 pub use copy::CopyRequest;
 pub use customer::CustomerKey;
 pub use error::StoreError;
@@ -96,6 +98,7 @@ pub struct Store {
     clock: Arc<dyn Clock>,
     settings: StoreSettings,
     turn: Arc<tokio::sync::Mutex<()>>,
+    read_policies: Arc<bucket_policy::ReadPolicies>,
 }
 
 impl Store {
@@ -114,6 +117,7 @@ impl Store {
             clock,
             settings,
             turn: Arc::default(),
+            read_policies: Arc::default(),
         }
     }
 

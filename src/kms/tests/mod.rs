@@ -169,11 +169,22 @@ fn request() -> RequestContext {
         request_id: "request-1".to_owned(),
         source_ip: None,
         secure_transport: true,
+        time: time::OffsetDateTime::UNIX_EPOCH,
+        user_agent: None,
+        referer: None,
+        presigned: false,
     }
 }
 
 fn may(action: &'static str, resource: Resource) -> Authorised {
-    authorise(&request(), Via::Direct, Action(action), resource).expect("root may")
+    authorise(
+        &request(),
+        Action(action),
+        resource,
+        Side::None,
+        &Values::default(),
+    )
+    .expect("root may")
 }
 
 fn may_key(action: &'static str, key: &KeyArn) -> Authorised {
