@@ -255,7 +255,9 @@ impl Authorised {
 
 /// Caller: may not. Says which action, on what, and what kind of policy says so: as AWS does.
 #[derive(Debug, thiserror::Error)]
-#[error("User: {principal} is not authorized to perform: {action} on resource: {resource} {reason}")]
+#[error(
+    "User: {principal} is not authorized to perform: {action} on resource: {resource} {reason}"
+)]
 pub struct Denied {
     /// Who.
     pub principal: String,
@@ -267,7 +269,7 @@ pub struct Denied {
     pub reason: String,
 }
 
-/// Decides whether the caller may do `action` to `resource`, of which `side` says what stands there and `values` what
+/// Decides whether the caller may do `action` to `resource`, of which `side` says what stands there; `add` adds what
 /// else policies can ask about this request. The one place that decides.
 ///
 /// # Errors
@@ -278,15 +280,17 @@ pub fn authorise(
     action: Action,
     resource: Resource,
     side: Side<'_>,
-    values: &Values,
+    add: impl FnOnce(&mut Values),
 ) -> Result<Authorised, Denied> {
+    let mut values = context.values();
+    add(&mut values);
     let arn = resource.arn();
     let decision = policy::decide(&Question {
         principal: &context.principal,
         canonical_id: None,
         action: action.0,
         resource: &arn,
-        values: &context.values().with(values),
+        values: &values,
         side,
     });
     match decision {

@@ -7,13 +7,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::Kms;
 use super::context::EncryptionContext;
 use super::error::KmsError;
 use super::grants::{self, GrantId, GrantOperation, NewGrant, Wanted};
 use super::key::{KeyArn, KeyId, KeyRecord, KeyRef, Owner};
 use super::policy::{POLICY_NAME, PolicyRecord, default_document};
 use super::table::{self, Rows};
-use super::Kms;
 use crate::auth::policy::{Document, Kind, Named, Side, Values};
 use crate::auth::{Action, Authorised, RequestContext, Resource, authorise};
 
@@ -73,7 +73,10 @@ impl<'a> Ask<'a> {
     /// Through a service of this region: `kms:ViaService`.
     #[must_use]
     pub fn via(self, service: &str, region: &str) -> Self {
-        self.value("kms:ViaService", format!("{service}.{region}.amazonaws.com"))
+        self.value(
+            "kms:ViaService",
+            format!("{service}.{region}.amazonaws.com"),
+        )
     }
 }
 
@@ -117,17 +120,22 @@ impl Kms {
             .await?
             .map(|head| head.record);
         let policy = self.policy_of(&rows, key).await?;
-        let values = self.values(caller, ask, head.as_ref());
+        let add = |values: &mut Values| add_values(values, caller, ask, head.as_ref());
         let decide = |grant| {
             let side = self.side(&policy, grant);
-            authorise(caller, Action(ask.action), resource(key), side, &values)
+            authorise(caller, Action(ask.action), resource(key), side, add)
         };
         let denied = match decide(None) {
             Ok(proof) => return Ok(proof),
             Err(denied) => denied,
         };
-        let operation = ask.action.strip_prefix("kms:").and_then(GrantOperation::parse);
-        if let (Some(operation), true) = (operation, head.is_some_and(|head| head.grants > 0)) {
+        let operation = ask
+            .action
+            .strip_prefix("kms:")
+            .and_then(GrantOperation::parse);
+        if let (Some(operation), true) =
+            (operation, head.as_ref().is_some_and(|head| head.grants > 0))
+        {
             let none = EncryptionContext::default();
             let wanted = Wanted {
                 principal: &caller.principal,
@@ -153,8 +161,8 @@ impl Kms {
         ask: &Ask<'_>,
         resource: Resource,
     ) -> Result<Authorised, KmsError> {
-        let values = self.values(caller, ask, None);
-        authorise(caller, Action(ask.action), resource, Side::None, &values)
+        let add = |values: &mut Values| add_values(values, caller, ask, None);
+        authorise(caller, Action(ask.action), resource, Side::None, add)
             .map_err(KmsError::AccessDenied)
     }
 
@@ -180,8 +188,8 @@ impl Kms {
         }
         let policy = self.policy_of(&self.rows().await?, key).await?;
         let side = self.side(&policy, grant);
-        let values = self.values(caller, &ask, None);
-        authorise(caller, Action(ask.action), resource(key), side, &values)
+        let add = |values: &mut Values| add_values(values, caller, &ask, None);
+        authorise(caller, Action(ask.action), resource(key), side, add)
             .map_err(KmsError::AccessDenied)
     }
 
@@ -203,34 +211,32 @@ impl Kms {
         );
         self.read_policies.document(key.key_id(), text)
     }
+}
 
-    fn values(
-        &self,
-        caller: &RequestContext,
-        ask: &Ask<'_>,
-        head: Option<&KeyRecord>,
-    ) -> Values {
-        let mut values = Values::default();
-        for (name, value) in &ask.values {
-            values.add(name, value);
-        }
-        values.add("kms:CallerAccount", caller.principal.account.as_str());
-        for (name, value) in ask.context.iter().flat_map(|context| context.iter()) {
-            values.add(&format!("kms:EncryptionContext:{name}"), value);
-            values.add("kms:EncryptionContextKeys", name);
-        }
-        if let Some(head) = head {
-            values.add("kms:KeySpec", "SYMMETRIC_DEFAULT");
-            values.add("kms:KeyUsage", "ENCRYPT_DECRYPT");
-            values.add("kms:MultiRegion", "false");
-            for (name, value) in &head.tags {
-                values.add(&format!("aws:ResourceTag/{name}"), value);
-            }
-            for alias in &head.aliases {
-                values.add("kms:ResourceAliases", alias);
-            }
-        }
-        values
+/// Adds what policies can ask about a request to KMS.
+fn add_values(
+    values: &mut Values,
+    caller: &RequestContext,
+    ask: &Ask<'_>,
+    head: Option<&KeyRecord>,
+) {
+    for (name, value) in &ask.values {
+        values.add(name, value.as_str());
+    }
+    values.add("kms:CallerAccount", caller.principal.account.as_str());
+    for (name, value) in ask.context.iter().flat_map(|context| context.iter()) {
+        values.add(&format!("kms:EncryptionContext:{name}"), value);
+        values.add("kms:EncryptionContextKeys", name);
+    }
+    let Some(head) = head else { return };
+    values.add("kms:KeySpec", "SYMMETRIC_DEFAULT");
+    values.add("kms:KeyUsage", "ENCRYPT_DECRYPT");
+    values.add("kms:MultiRegion", "false");
+    for (name, value) in &head.tags {
+        values.add(&format!("aws:ResourceTag/{name}"), value.as_str());
+    }
+    for alias in &head.aliases {
+        values.add("kms:ResourceAliases", alias.as_str());
     }
 }
 

@@ -10,7 +10,7 @@ use super::error::{KmsError, WrongState};
 use super::key::{BackingRecord, KeyArn, KeyId, KeyRecord, KeyState, Owner, Timestamp};
 use super::policy::{POLICY_NAME, PolicyRecord};
 use super::table::{self, Loaded};
-use super::{COMMIT_ATTEMPTS_MAX, Kms, aliases, check_proof};
+use super::{COMMIT_ATTEMPTS_MAX, Kms, aliases, check_proof, grants};
 use crate::auth::Authorised;
 use crate::meta::table as tables;
 

@@ -78,7 +78,7 @@ pub enum KmsError {
     Tag(&'static str),
     /// Caller: the policy does not read, or locks everybody out.
     #[error("{0}")]
-    MalformedPolicy(&'static str),
+    MalformedPolicy(String),
     /// Caller: a parameter or an operation that is not here.
     #[error("{0}")]
     Unsupported(String),

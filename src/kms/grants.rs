@@ -324,7 +324,9 @@ pub(super) async fn granted(
     wanted: Wanted<'_>,
 ) -> Result<Option<Named>, KmsError> {
     let grants = grants_of(rows, key).await?;
-    let named = grants.iter().filter_map(|(_, record)| record.allows(wanted));
+    let named = grants
+        .iter()
+        .filter_map(|(_, record)| record.allows(wanted));
     Ok(named.max())
 }
 
@@ -361,7 +363,7 @@ impl Kms {
             let rows = self.rows().await?;
             let head = rows.head(&owner).await?;
             head.record.customer_managed(key, ACTION)?;
-            head.record.enabled(&owner)?;
+            let _enabled = head.record.enabled(&owner)?;
             if terms.name.is_some() {
                 let grants = grants_of(&rows, key.key_id()).await?;
                 if let Some((id, _)) = grants.iter().find(|(_, record)| record.grant == *terms) {
@@ -580,10 +582,9 @@ pub fn is_principal_arn(text: &str) -> bool {
         "sts" => &["assumed-role/", "federated-user/"],
         _ => return false,
     };
-    let named = kinds.iter().any(|kind| {
-        name.strip_prefix(kind)
-            .is_some_and(|rest| !rest.is_empty())
-    });
+    let named = kinds
+        .iter()
+        .any(|kind| name.strip_prefix(kind).is_some_and(|rest| !rest.is_empty()));
     AccountId::parse(account).is_some() && (named || (service == "iam" && name == "root"))
 }
 

@@ -63,8 +63,8 @@ pub use deletion::{
 };
 pub use error::{KeyStoreError, KmsError, WrongState};
 pub use grants::{
-    GRANTS_PER_KEY_MAX, Grant, GrantConstraint, GrantCursor, GrantFilter, GrantId, GrantOperation, NewGrant,
-    is_principal_arn,
+    GRANTS_PER_KEY_MAX, Grant, GrantConstraint, GrantCursor, GrantFilter, GrantId, GrantOperation,
+    NewGrant, is_principal_arn,
 };
 pub use internal::InternalKey;
 pub use key::{

@@ -55,10 +55,9 @@ impl Front {
         request: &S3Request<T>,
         action: &'static str,
     ) -> S3Result<Authorised> {
-        let values = values(request);
-        let service = Resource::Service;
-        authorise(super::context(request)?, Action(action), service, Side::None, &values)
-            .map_err(error::denied)
+        let caller = super::context(request)?;
+        let add = |values: &mut Values| add_values(values, request);
+        authorise(caller, Action(action), Resource::Service, Side::None, add).map_err(error::denied)
     }
 
     async fn may<T>(
@@ -77,7 +76,8 @@ impl Front {
                 .map_or(&caller.principal.account, |access| &access.owner),
             policy: access.as_ref().and_then(|access| access.policy.as_deref()),
         };
-        authorise(caller, Action(action), resource, side, &values(request)).map_err(error::denied)
+        let add = |values: &mut Values| add_values(values, request);
+        authorise(caller, Action(action), resource, side, add).map_err(error::denied)
     }
 
     /// Decides about a KMS key that an object is to be written with or is read by.
@@ -98,9 +98,8 @@ impl Front {
     }
 }
 
-/// What policies can ask about a request.
-fn values<T>(request: &S3Request<T>) -> Values {
-    let mut values = Values::default();
+/// Adds what policies can ask about a request to S3.
+fn add_values<T>(values: &mut Values, request: &S3Request<T>) {
     values.add("s3:signatureversion", "AWS4-HMAC-SHA256");
     if let Ok(caller) = super::context(request) {
         values.add(
@@ -112,7 +111,7 @@ fn values<T>(request: &S3Request<T>) -> Values {
             },
         );
     }
-    add_headers(&mut values, &request.headers);
+    add_headers(values, &request.headers);
     let query = request.uri.query().unwrap_or_default();
     for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
         if LIST_KEYS.contains(&name) {
@@ -121,7 +120,6 @@ fn values<T>(request: &S3Request<T>) -> Values {
             values.add(&format!("s3:{name}"), value);
         }
     }
-    values
 }
 
 fn add_headers(values: &mut Values, headers: &HeaderMap) {

@@ -114,7 +114,9 @@ pub(super) async fn create(
     mut request: S3Request<CreateMultipartUploadInput>,
 ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
     let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
-    let proof = front.may_object(&request, "s3:PutObject", &bucket, &key).await?;
+    let proof = front
+        .may_object(&request, "s3:PutObject", &bucket, &key)
+        .await?;
     let checksum = checksum_kind(
         request.input.checksum_algorithm.as_ref(),
         request.input.checksum_type.as_ref(),
@@ -150,18 +152,22 @@ pub(super) async fn put_part(
     mut request: S3Request<UploadPartInput>,
 ) -> S3Result<S3Response<UploadPartOutput>> {
     let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
-    let proof = front.may_object(&request, "s3:PutObject", &bucket, &key).await?;
+    let proof = front
+        .may_object(&request, "s3:PutObject", &bucket, &key)
+        .await?;
     let number = part_number(request.input.part_number)?;
     let upload = front
         .store
         .locate_upload(&proof, &request.input.upload_id)
         .await?;
-    let access = front.upload_access(
-        context(&request)?,
-        &request.headers,
-        &upload,
-        (&bucket, &key),
-    ).await?;
+    let access = front
+        .upload_access(
+            context(&request)?,
+            &request.headers,
+            &upload,
+            (&bucket, &key),
+        )
+        .await?;
     let preset = upload
         .record()
         .checksum
@@ -240,7 +246,9 @@ pub(super) async fn complete(
 ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
     let input = &request.input;
     let (bucket, key) = (input.bucket.clone(), input.key.clone());
-    let proof = front.may_object(&request, "s3:PutObject", &bucket, &key).await?;
+    let proof = front
+        .may_object(&request, "s3:PutObject", &bucket, &key)
+        .await?;
     let parts = input
         .multipart_upload
         .as_ref()
@@ -279,12 +287,14 @@ pub(super) async fn complete(
             checksum::kind_name(kind).as_str()
         ));
     }
-    let access = front.upload_access(
-        context(&request)?,
-        &request.headers,
-        &upload,
-        (&bucket, &key),
-    ).await?;
+    let access = front
+        .upload_access(
+            context(&request)?,
+            &request.headers,
+            &upload,
+            (&bucket, &key),
+        )
+        .await?;
     let size = match input.mpu_object_size {
         Some(size) => Some(u64::try_from(size).map_err(|_negative| {
             s3_error!(
@@ -339,12 +349,14 @@ pub(super) async fn abort(
     request: S3Request<AbortMultipartUploadInput>,
 ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
     let input = &request.input;
-    let proof = front.may_object(
-        &request,
-        "s3:AbortMultipartUpload",
-        &input.bucket,
-        &input.key,
-    ).await?;
+    let proof = front
+        .may_object(
+            &request,
+            "s3:AbortMultipartUpload",
+            &input.bucket,
+            &input.key,
+        )
+        .await?;
     if input.if_match_initiated_time.is_some() {
         return Err(s3_error!(
             NotImplemented,
@@ -363,12 +375,14 @@ pub(super) async fn list_parts(
     front: &Front,
     request: S3Request<ListPartsInput>,
 ) -> S3Result<S3Response<ListPartsOutput>> {
-    let proof = front.may_object(
-        &request,
-        "s3:ListMultipartUploadParts",
-        &request.input.bucket,
-        &request.input.key,
-    ).await?;
+    let proof = front
+        .may_object(
+            &request,
+            "s3:ListMultipartUploadParts",
+            &request.input.bucket,
+            &request.input.key,
+        )
+        .await?;
     let input = request.input;
     let max = match input.max_parts {
         None => PARTS_LISTED_MAX,

@@ -72,11 +72,7 @@ const PARAMETERS: [(Level, &[&str], &[&str]); 8] = [
             "max-uploads",
         ],
     ),
-    (
-        Level::Bucket,
-        &["PUT", "DELETE"],
-        &["encryption", "policy"],
-    ),
+    (Level::Bucket, &["PUT", "DELETE"], &["encryption", "policy"]),
     (Level::Bucket, &["POST"], &["delete"]),
     (
         Level::Object,

@@ -344,7 +344,9 @@ fn request_context(
 ) -> RequestContext {
     let text = |name| {
         let value: Option<&HeaderValue> = headers.get(name);
-        value.and_then(|value| value.to_str().ok()).map(str::to_owned)
+        value
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
     };
     RequestContext {
         principal: verified.principal.clone(),

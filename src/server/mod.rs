@@ -155,7 +155,7 @@ impl Server {
             credentials,
             config.account.clone(),
             config.regions.clone(),
-            clock,
+            Arc::clone(&clock),
         );
         let front = Front::new(
             store.clone(),

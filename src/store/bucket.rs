@@ -2,9 +2,7 @@
 
 use aws_lc_rs::rand;
 
-use super::record::{
-    BucketRecord, DefaultEncryption, Uuid, bucket_row, bucket_rows, policy_row,
-};
+use super::record::{BucketRecord, DefaultEncryption, Uuid, bucket_row, bucket_rows, policy_row};
 use super::{Store, StoreError, bucket_of};
 use crate::auth::{Authorised, Resource};
 use crate::meta::{Batch, KeyRange, MetaError, Snapshot, codec, table};

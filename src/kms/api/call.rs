@@ -14,11 +14,6 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// The key that any of the four forms names.
-    pub(super) async fn key(&self, text: &str) -> Result<KeyArn, KmsError> {
-        self.kms.resolve(&KeyRef::parse(text)?).await
-    }
-
     /// The key that an id or an ARN names; an alias does not name one here.
     pub(super) async fn key_but_no_alias(&self, text: &str) -> Result<KeyArn, KmsError> {
         let key = KeyRef::parse(text)?;
@@ -71,7 +66,8 @@ impl Call<'_> {
         name: &AliasName,
     ) -> Result<Authorised, KmsError> {
         let alias = Resource::KmsAlias(self.kms.alias_arn(name.as_str()));
-        self.kms.authorise_without_key(self.context, &Ask::new(action), alias)
+        self.kms
+            .authorise_without_key(self.context, &Ask::new(action), alias)
     }
 
     /// The proof that the caller may do what concerns no key.
@@ -92,7 +88,11 @@ impl Call<'_> {
         &self,
         tokens: Option<&GrantTokens>,
     ) -> Result<(), KmsError> {
-        for token in tokens.map(GrantTokens::checked).transpose()?.unwrap_or_default() {
+        for token in tokens
+            .map(GrantTokens::checked)
+            .transpose()?
+            .unwrap_or_default()
+        {
             self.kms.read_grant_token(token).await?;
         }
         Ok(())

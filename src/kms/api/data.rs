@@ -239,11 +239,11 @@ pub(super) async fn re_encrypt(
     }
     let (ciphertext, named) =
         source(call, input.ciphertext_blob, input.source_key_id.as_deref()).await?;
-    let from_ask = named.iter().fold(from_ask, |ask, (name, _)| ask.named(name));
+    let from_ask = named
+        .iter()
+        .fold(from_ask, |ask, (name, _)| ask.named(name));
     let named = named.map(|(_, key)| key);
-    let from_proof = call
-        .may(&from_ask, &call.kms.arn_of(&ciphertext))
-        .await?;
+    let from_proof = call.may(&from_ask, &call.kms.arn_of(&ciphertext)).await?;
     algorithms.into_iter().try_for_each(refuse_algorithm)?;
     if input.dry_run == Some(true) {
         call.kms.check_usable(&to_proof, &to).await?;

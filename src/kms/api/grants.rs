@@ -323,8 +323,9 @@ pub(super) async fn list_retirable_grants(
         .limit(GRANTS_PER_PAGE_DEFAULT, GRANTS_PER_PAGE_MAX);
     let page = call
         .kms
-        .list_retirable_grants(&proof, &there(retiring)?, limit, after);
-    Ok(listed(RETIRABLE, page.await?))
+        .list_retirable_grants(&proof, &there(retiring)?, limit, after)
+        .await?;
+    Ok(listed(RETIRABLE, page))
 }
 
 #[derive(Debug, Deserialize)]

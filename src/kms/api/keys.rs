@@ -389,8 +389,10 @@ pub(super) async fn schedule_key_deletion(
     let key = there(input.key_id)?;
     let (proof, key) = call
         .authorised_key_but_no_alias(
-            &Ask::new("kms:ScheduleKeyDeletion")
-                .value("kms:ScheduleKeyDeletionPendingWindowInDays", window.to_string()),
+            &Ask::new("kms:ScheduleKeyDeletion").value(
+                "kms:ScheduleKeyDeletionPendingWindowInDays",
+                window.to_string(),
+            ),
             &key,
         )
         .await?;

@@ -150,9 +150,7 @@ async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, W
         "ListKeyRotations" => answer(rotation::list_key_rotations(call, read(body)?).await),
         "ListKeys" => answer(keys::list_keys(call, read(body)?).await),
         "ListResourceTags" => answer(tags::list_resource_tags(call, read(body)?).await),
-        "ListRetirableGrants" => {
-            answer(grants::list_retirable_grants(call, read(body)?).await)
-        }
+        "ListRetirableGrants" => answer(grants::list_retirable_grants(call, read(body)?).await),
         "PutKeyPolicy" => nothing(policy::put_key_policy(call, read(body)?).await),
         "ReEncrypt" => answer(data::re_encrypt(call, read(body)?).await),
         "RetireGrant" => nothing(grants::retire_grant(call, read(body)?).await),

@@ -317,7 +317,7 @@ pub(super) async fn move_key(call: &Call<'_>, input: MoveKeyRequest) -> Result<N
         .map(KeyStoreId::parse)
         .transpose()?;
     let (proof, key) = call
-        .authorised_key_but_no_alias(&Ask::new("strongroom:MoveKey"), &there(input.key_id)?)
+        .authorised_key_but_no_alias(&Ask::new("kms:MoveKey"), &there(input.key_id)?)
         .await?;
     call.kms.move_key(&proof, &key, to).await?;
     Ok(Nothing {})
