@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+mod condition;
+mod decision;
+mod document;
+
 use super::{Document, Kind};
 use crate::auth::{AccountId, Identity, Principal, RoleSession, User};
 
