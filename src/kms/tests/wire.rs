@@ -594,7 +594,10 @@ async fn what_cannot_be_honoured_is_refused_and_not_ignored() {
 async fn other_operations_are_unsupported_or_unknown() {
     let rig = Rig::new();
     for (target, code) in [
-        ("TrentService.DeriveSharedSecret", "UnsupportedOperationException"),
+        (
+            "TrentService.DeriveSharedSecret",
+            "UnsupportedOperationException",
+        ),
         ("TrentService.Sign", "UnsupportedOperationException"),
         ("TrentService.Nonsense", "UnknownOperationException"),
         ("Nonsense", "UnknownOperationException"),
