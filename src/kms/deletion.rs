@@ -14,7 +14,7 @@ use super::error::{KmsError, WrongState};
 use super::key::{BackingRecord, KeyArn, KeyId, KeyRecord, KeyState, Owner, Timestamp};
 use super::policy::{POLICY_NAME, PolicyRecord};
 use super::table::{self, Loaded};
-use super::{COMMIT_ATTEMPTS_MAX, Kms, aliases, check_proof};
+use super::{COMMIT_ATTEMPTS_MAX, Kms, aliases, check_proof, grants};
 use crate::auth::Authorised;
 use crate::meta::table as tables;
 
@@ -257,6 +257,7 @@ impl Kms {
             if let Some(policy) = rows.load::<PolicyRecord>("key policy", policy).await? {
                 batch = batch.and(policy.delete());
             }
+            batch = batch.and(grants::delete_all(&rows, key.key_id()).await?);
             if self.commit(batch).await? {
                 tracing::info!(event = "kms.key.destroyed", %key);
                 return Ok(true);

@@ -159,7 +159,7 @@ impl Kms {
     ///
     /// [`KmsError::NotFound`]; by the records.
     pub async fn key_usage(&self, proof: &Authorised, key: &KeyArn) -> Result<KeyUsage, KmsError> {
-        check_proof(proof, &["strongroom:GetKeyUsage"], key)?;
+        check_proof(proof, &["kms:GetKeyUsage"], key)?;
         let owner = Owner::Key(key.clone());
         let rows = self.rows().await?;
         let current = rows.head(&owner).await?.record.current;

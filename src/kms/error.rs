@@ -90,13 +90,19 @@ pub enum KmsError {
     Tag(&'static str),
     /// Caller: the policy does not read, or locks everybody out.
     #[error("{0}")]
-    MalformedPolicy(&'static str),
+    MalformedPolicy(String),
     /// Caller: a parameter or an operation that is not here.
     #[error("{0}")]
     Unsupported(String),
-    /// Caller: grant tokens; there are no grants yet, so that none is valid.
+    /// Caller: a grant token that was never given out.
     #[error("grant token is not valid")]
     InvalidGrantToken,
+    /// Caller: no id of a grant.
+    #[error("{0}")]
+    InvalidGrantId(String),
+    /// Caller: an ARN that names nothing of its kind.
+    #[error("{0}")]
+    InvalidArn(String),
     /// Caller: all was well, and nothing was to be done.
     #[error("The request would have succeeded, but the DryRun option is set.")]
     DryRun,

@@ -17,9 +17,9 @@
 //!
 //! # Reading order
 //!
-//! `key`, `context`, `ciphertext`, `table`, `mac`, `backing`, `wraps`, `data`, then the use cases:
-//! `keys`, `stores`, `aliases`, `tags`, `policy`, `rotation`, `dependants`, `deletion`, `rewrap`, `internal`; the front
-//! end is [`api`].
+//! `key`, `context`, `ciphertext`, `table`, `mac`, `backing`, `wraps`, `access`, `data`, then the use cases:
+//! `keys`, `stores`, `aliases`, `tags`, `policy`, `grants`, `rotation`, `dependants`, `deletion`, `rewrap`, `internal`;
+//! the front end is [`api`].
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -31,6 +31,7 @@ use crate::auth::{AccountId, Authorised, Resource};
 use crate::clock::Clock;
 use crate::meta::{Batch, KeyRange, Meta, MetaError};
 
+mod access;
 mod aliases;
 pub mod api;
 mod backing;
@@ -40,6 +41,7 @@ mod data;
 mod deletion;
 mod dependants;
 mod error;
+mod grants;
 mod internal;
 mod key;
 mod keys;
@@ -54,6 +56,7 @@ mod tags;
 mod tests;
 mod wraps;
 
+pub use access::Ask;
 pub use aliases::{ALIASES_PER_KEY_MAX, AliasEntry, AliasName};
 pub use ciphertext::{CIPHERTEXT_BYTES_MAX, EncryptedDataKey, PLAINTEXT_BYTES_MAX};
 pub use context::{CONTEXT_BYTES_MAX, EncryptionContext};
@@ -65,6 +68,10 @@ pub use dependants::{
     Dependants, DependantsError, Dependent, KeyUsage, MaterialUsage, Scope, Usage,
 };
 pub use error::{KeyStoreError, KmsError, WrongState};
+pub use grants::{
+    GRANTS_PER_KEY_MAX, Grant, GrantConstraint, GrantCursor, GrantFilter, GrantId, GrantOperation,
+    NewGrant, is_principal_arn,
+};
 pub use internal::InternalKey;
 pub use key::{
     KeyArn, KeyId, KeyManager, KeyMaterialId, KeyRef, KeyState, RotationSchedule, Timestamp,
@@ -125,6 +132,7 @@ pub struct Kms {
     mac: OnceLock<Arc<MetadataMac>>,
     making_mac: Mutex<()>,
     wraps: WrapCounts,
+    read_policies: access::ReadPolicies,
     /// Names this process in the intents it writes.
     process: [u8; 16],
     /// Who keeps what was wrapped here; nobody without.
@@ -182,6 +190,7 @@ impl Kms {
             mac: OnceLock::new(),
             making_mac: Mutex::new(()),
             wraps: WrapCounts::default(),
+            read_policies: access::ReadPolicies::default(),
             process: *uuid::Uuid::new_v4().as_bytes(),
             dependants: None,
             refuse_deletion_while_in_use: false,
@@ -192,6 +201,30 @@ impl Kms {
     /// The account in every ARN.
     pub fn account(&self) -> &AccountId {
         &self.settings.account
+    }
+
+    /// The region in every ARN.
+    pub fn region(&self) -> &str {
+        &self.settings.region
+    }
+
+    /// The ARN of a key as a record keeps it, whether that key still exists or not.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::NotFound`] for what is no ARN of a key here.
+    pub fn arn_of_record(&self, text: &str) -> Result<KeyArn, KmsError> {
+        match KeyRef::parse(text)? {
+            KeyRef::KeyArn {
+                region,
+                account,
+                key_id,
+            } => {
+                self.check_home(&region, &account, || format!("Key '{text}'"))?;
+                Ok(self.key_arn(key_id))
+            }
+            _ => Err(KmsError::NotFound(format!("Invalid arn {text}"))),
+        }
     }
 
     /// The ARN of the key that an encrypted data key was made under, whether that key still exists or not: what to

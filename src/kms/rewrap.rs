@@ -229,8 +229,8 @@ impl Kms {
     }
 
     /// Begins a re-wrap, which is carried out by whatever server has the time. Not an operation of AWS. Three proofs:
-    /// `strongroom:StartRewrap` and `kms:ReEncryptFrom` on the key that is left, `kms:ReEncryptTo` on the other. The
-    /// keys' policies are asked now and not for each data key; their states are.
+    /// `kms:StartRewrap` and `kms:ReEncryptFrom` on the key that is left, `kms:ReEncryptTo` on the other. The
+    /// keys' policies are asked now and not for each data key, hence without an encryption context; their states are.
     ///
     /// # Errors
     ///
@@ -317,7 +317,7 @@ impl Kms {
     ///
     /// By the records.
     pub async fn list_rewraps(&self, proof: &Authorised) -> Result<Vec<Rewrap>, KmsError> {
-        check_proof_of(proof, &["strongroom:ListRewraps"], &Resource::Service)?;
+        check_proof_of(proof, &["kms:ListRewraps"], &Resource::Service)?;
         let all = self.scan_rewraps(&self.rows().await?).await?;
         Ok(all
             .into_iter()
@@ -339,7 +339,7 @@ impl Kms {
             let rows = self.rows().await?;
             let loaded = self.load_rewrap(&rows, id).await?;
             let rewrap = self.rewrap_of(id, &loaded.record);
-            check_proof(proof, &["strongroom:CancelRewrap"], &rewrap.from)?;
+            check_proof(proof, &["kms:CancelRewrap"], &rewrap.from)?;
             if !rewrap.state.is_open() {
                 return Err(KmsError::Validation(format!("{id} has ended")));
             }
@@ -488,7 +488,7 @@ impl Kms {
         [start, from, to]: [&Authorised; 3],
         new: &NewRewrap,
     ) -> Result<(u32, u32), KmsError> {
-        check_proof(start, &["strongroom:StartRewrap"], &new.from)?;
+        check_proof(start, &["kms:StartRewrap"], &new.from)?;
         check_proof(from, &["kms:ReEncryptFrom"], &new.from)?;
         check_proof(to, &["kms:ReEncryptTo"], &new.to)?;
         if new.scope.bucket.is_none() && !new.scope.prefix.is_empty() {

@@ -3,6 +3,8 @@
 
 /// Bucket by name. Owner: `store`.
 pub const BUCKET: u8 = b'b';
+/// Policy of a bucket, by its UUID. Owner: `store`.
+pub const BUCKET_POLICY: u8 = b'q';
 /// Current object by bucket UUID, key, version id: what LIST reads. Owner: `store`.
 pub const OBJECT: u8 = b'o';
 /// Manifest and encrypted data key of an object, by the same key: what LIST never reads. Owner: `store`.
@@ -27,6 +29,8 @@ pub const KMS_BACKING: u8 = b'v';
 pub const KMS_ALIAS: u8 = b'a';
 /// Key policy by key id, name. Owner: `kms`.
 pub const KMS_POLICY: u8 = b'y';
+/// Grant by key id, grant id. Owner: `kms`.
+pub const KMS_GRANT: u8 = b'g';
 /// Intent to make or destroy a backing key, by its identity. Owner: `kms`.
 pub const KMS_INTENT: u8 = b'i';
 /// Custom key stores: one row.

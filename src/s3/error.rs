@@ -289,6 +289,8 @@ pub(super) fn kms(error: KmsError) -> S3Error {
         | E::MalformedPolicy(_)
         | E::Unsupported(_)
         | E::InvalidGrantToken
+        | E::InvalidGrantId(_)
+        | E::InvalidArn(_)
         | E::DryRun
         | E::Damaged(_)
         | E::Storage(_)

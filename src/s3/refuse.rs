@@ -58,6 +58,7 @@ const PARAMETERS: [(Level, &[&str], &[&str]); 8] = [
         &[
             "location",
             "encryption",
+            "policy",
             "uploads",
             "list-type",
             "prefix",
@@ -73,7 +74,7 @@ const PARAMETERS: [(Level, &[&str], &[&str]); 8] = [
             "max-uploads",
         ],
     ),
-    (Level::Bucket, &["PUT", "DELETE"], &["encryption"]),
+    (Level::Bucket, &["PUT", "DELETE"], &["encryption", "policy"]),
     (Level::Bucket, &["POST"], &["delete"]),
     (
         Level::Object,

@@ -7,10 +7,9 @@ use s3s::route::S3Route;
 use s3s::xml::{DeError, DeResult, Deserializer};
 use s3s::{Body, S3Error, S3Request, S3Response, S3Result, s3_error};
 
-use super::error::{denied, kms};
+use super::error::kms;
 use super::sse::{self, full_context};
-use super::{Front, checksum, context, may_object};
-use crate::auth::{Action, Authorised, RequestContext, Resource, Via, authorise};
+use super::{Front, checksum, context};
 use crate::kms::{KeyArn, KeyRef};
 use crate::store::record::SseRecord;
 use crate::store::{SseTarget, UpdateRequest};
@@ -67,8 +66,10 @@ impl S3Route for Route {
 
 async fn update(front: &Front, request: &S3Request<Body>) -> S3Result<()> {
     let (bucket, key) = named(&request.uri)?;
-    let _may_write = may_object(request, "s3:PutObject", &bucket, &key)?;
-    let proof = may_object(request, ACTION, &bucket, &key)?;
+    let _may_write = front
+        .may_object(request, "s3:PutObject", &bucket, &key)
+        .await?;
+    let proof = front.may_object(request, ACTION, &bucket, &key).await?;
     sse::refuse_on_read(&request.headers)?;
     if !checksum::is_protected(&request.headers, &request.extensions) {
         return Err(s3_error!(InvalidRequest, "{DIGEST_MISSING}"));
@@ -83,20 +84,30 @@ async fn update(front: &Front, request: &S3Request<Body>) -> S3Result<()> {
         ));
     }
     let caller = context(request)?;
-    let target = target_key(front, &wanted.key).await?;
-    let wraps = may_wrap(caller, &target)?;
+    let (target, named) = target_key(front, &wanted.key).await?;
     let source = front.store.locate(&proof).await?;
     let caller_context = source.caller_context().to_vec();
+    let bound_to = full_context(&caller_context, &bucket, &key)?;
+    // The rights on the target, by all the names that AWS asks for; the last is the one that wraps.
+    let may = async |action, key: &KeyArn, named| {
+        front.may_key(caller, action, key, named, &bound_to).await
+    };
+    let _encrypts = may("kms:Encrypt", &target, Some(&named)).await?;
+    let _enters = may("kms:ReEncryptTo", &target, Some(&named)).await?;
+    let wraps = may("kms:GenerateDataKey", &target, Some(&named)).await?;
     let sse = &source.record().sse;
     if let SseRecord::Kms(arn) = sse {
-        let _may_leave = may_use(caller, "kms:ReEncryptFrom", arn)?;
+        let left = front.kms.arn_of_record(arn).map_err(kms)?;
+        let _leaves = may("kms:ReEncryptFrom", &left, None).await?;
     }
     let place = (bucket.as_str(), key.as_str());
-    let access = Front::key_access(caller, sse, &caller_context, None, place)?;
+    let access = front
+        .key_access(caller, sse, &caller_context, None, place)
+        .await?;
     let sse = SseTarget::Kms {
         proof: wraps,
         key: target,
-        context: full_context(&caller_context, &bucket, &key)?,
+        context: bound_to,
         caller_context,
     };
     front
@@ -133,29 +144,19 @@ fn named(uri: &Uri) -> S3Result<(String, String)> {
 }
 
 /// The key that is gone to: one of ours, by its full ARN.
-async fn target_key(front: &Front, arn: &str) -> S3Result<KeyArn> {
+async fn target_key(front: &Front, arn: &str) -> S3Result<(KeyArn, KeyRef)> {
     match KeyRef::parse(arn) {
         Ok(KeyRef::KeyArn { account, .. }) if account != front.account => {
             Err(s3_error!(AccessDenied, "{KEY_FOREIGN}"))
         }
-        Ok(key @ KeyRef::KeyArn { .. }) => front.kms.resolve(&key).await.map_err(kms),
+        Ok(named @ KeyRef::KeyArn { .. }) => {
+            let key = front.kms.resolve(&named).await.map_err(kms)?;
+            Ok((key, named))
+        }
         Ok(KeyRef::KeyId(_) | KeyRef::AliasName(_) | KeyRef::AliasArn { .. }) | Err(_) => {
             Err(s3_error!(InvalidRequest, "{KEY_MALFORMED}"))
         }
     }
-}
-
-/// The right to wrap under the target, by all the names that AWS asks for.
-fn may_wrap(caller: &RequestContext, key: &KeyArn) -> S3Result<Authorised> {
-    for action in ["kms:Encrypt", "kms:ReEncryptTo"] {
-        let _proof = may_use(caller, action, key.as_str())?;
-    }
-    may_use(caller, "kms:GenerateDataKey", key.as_str())
-}
-
-fn may_use(caller: &RequestContext, action: &'static str, arn: &str) -> S3Result<Authorised> {
-    let resource = Resource::KmsKey(arn.to_owned());
-    authorise(caller, Via::S3, Action(action), resource).map_err(denied)
 }
 
 /// What the document asks for.

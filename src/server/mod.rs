@@ -161,7 +161,7 @@ impl Server {
             credentials,
             config.account.clone(),
             config.regions.clone(),
-            clock,
+            Arc::clone(&clock),
         );
         let front = Front::new(
             store.clone(),
@@ -176,6 +176,7 @@ impl Server {
             groups.clone(),
             config.account,
             config.limits,
+            clock,
         );
         let listener =
             TcpListener::bind(config.listen)

@@ -9,7 +9,8 @@
 //! - `keys` gets a data key from the kind of encryption that an object has.
 //! - `gc` owns the life of blobs: intent, reference, garbage.
 //! - `usage` keeps the index of what hangs on which key.
-//! - `put`, `get`, `copy`, `update`, `delete`, `list`, `bucket`, `multipart`, `rewrap` are the use cases.
+//! - `put`, `get`, `copy`, `update`, `delete`, `list`, `bucket`, `bucket_policy`, `multipart`, `rewrap` are the use
+//!   cases.
 //!
 //! A use case is told which bucket or object by the [`Authorised`] proof of the front end, and by nothing else: what was
 //! not authorised cannot be named.
@@ -32,6 +33,7 @@ use crate::kms::Kms;
 use crate::meta::{Batch, Meta, MetaError};
 
 mod bucket;
+mod bucket_policy;
 mod copy;
 mod customer;
 mod delete;
@@ -48,6 +50,7 @@ mod rewrap;
 mod update;
 mod usage;
 
+pub use bucket_policy::{BUCKET_POLICY_BYTES_MAX, BucketAccess};
 pub use copy::CopyRequest;
 pub use customer::CustomerKey;
 pub use error::StoreError;
@@ -102,6 +105,7 @@ pub struct Store {
     clock: Arc<dyn Clock>,
     settings: StoreSettings,
     turn: Arc<tokio::sync::Mutex<()>>,
+    read_policies: Arc<bucket_policy::ReadPolicies>,
 }
 
 impl Store {
@@ -120,6 +124,7 @@ impl Store {
             clock,
             settings,
             turn: Arc::default(),
+            read_policies: Arc::default(),
         }
     }
 

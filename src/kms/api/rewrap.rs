@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::call::Call;
+use super::call::{Ask, Call};
 use super::keys::KeyOnly;
 use super::members::{Constraints, seconds, there};
 use crate::kms::{
@@ -68,7 +68,7 @@ pub(super) async fn get_key_usage(
     input: KeyOnly,
 ) -> Result<FoundKeyUsage, KmsError> {
     let (proof, key) = call
-        .authorised_key("strongroom:GetKeyUsage", &input.checked()?)
+        .authorised_key(&Ask::new("kms:GetKeyUsage"), &input.checked()?)
         .await?;
     let usage = call.kms.key_usage(&proof, &key).await?;
     let materials = usage.materials.into_iter();
@@ -132,11 +132,13 @@ pub(super) async fn start(call: &Call<'_>, input: StartRequest) -> Result<Starte
         REWRAP_RATE_MAX.into(),
     );
     constraints.finish()?;
-    let from = call.key(&there(input.from_key_id)?).await?;
-    let to = call.key(&there(input.to_key_id)?).await?;
-    let start = call.may("strongroom:StartRewrap", &from)?;
-    let unwrap = call.may("kms:ReEncryptFrom", &from)?;
-    let wrap = call.may("kms:ReEncryptTo", &to)?;
+    let (start, from) = call
+        .authorised_key(&Ask::new("kms:StartRewrap"), &there(input.from_key_id)?)
+        .await?;
+    let unwrap = call.may(&Ask::new("kms:ReEncryptFrom"), &from).await?;
+    let (wrap, to) = call
+        .authorised_key(&Ask::new("kms:ReEncryptTo"), &there(input.to_key_id)?)
+        .await?;
     let proofs = [&start, &unwrap, &wrap];
     let new = NewRewrap {
         from,
@@ -247,7 +249,9 @@ impl From<Rewrap> for Started {
 pub(super) async fn describe(call: &Call<'_>, input: RewrapOnly) -> Result<Started, KmsError> {
     let rewrap = call.kms.find_rewrap(input.checked()?).await?;
     // Ids are random: that one exists says nothing.
-    let _proof = call.may("strongroom:DescribeRewrap", &rewrap.from)?;
+    let _proof = call
+        .may(&Ask::new("kms:DescribeRewrap"), &rewrap.from)
+        .await?;
     Ok(rewrap.into())
 }
 
@@ -258,7 +262,7 @@ pub(super) struct ListedRewraps {
 }
 
 pub(super) async fn list(call: &Call<'_>) -> Result<ListedRewraps, KmsError> {
-    let proof = call.may_service("strongroom:ListRewraps")?;
+    let proof = call.may_service(&Ask::new("kms:ListRewraps"))?;
     let rewraps = call.kms.list_rewraps(&proof).await?;
     Ok(ListedRewraps {
         rewraps: rewraps.into_iter().map(Started::from).collect(),
@@ -268,6 +272,6 @@ pub(super) async fn list(call: &Call<'_>) -> Result<ListedRewraps, KmsError> {
 pub(super) async fn cancel(call: &Call<'_>, input: RewrapOnly) -> Result<Started, KmsError> {
     let id = input.checked()?;
     let from = call.kms.find_rewrap(id).await?.from;
-    let proof = call.may("strongroom:CancelRewrap", &from)?;
+    let proof = call.may(&Ask::new("kms:CancelRewrap"), &from).await?;
     Ok(call.kms.cancel_rewrap(&proof, id).await?.into())
 }

@@ -12,9 +12,8 @@ use super::{
     BUILD_ROWS, DependantIndex, DependantRecord, Dependency, IndexRecord, Kind, add_upload,
     build_step, dependency, index_object, marker_row, named,
 };
-use crate::auth::{
-    AccountId, Action, Authorised, Principal, RequestContext, Resource, Via, authorise,
-};
+use crate::auth::policy::Side;
+use crate::auth::{AccountId, Action, Authorised, Principal, RequestContext, Resource, authorise};
 use crate::blob::FsBlobs;
 use crate::clock::SystemClock;
 use crate::kms::{
@@ -51,11 +50,18 @@ fn caller() -> RequestContext {
         request_id: "request-1".to_owned(),
         source_ip: None,
         secure_transport: true,
+        time: time::OffsetDateTime::UNIX_EPOCH,
+        user_agent: None,
+        referer: None,
+        presigned: false,
     }
 }
 
 fn may(action: &'static str, resource: Resource) -> Authorised {
-    authorise(&caller(), Via::Direct, Action(action), resource).expect("root may")
+    authorise(&caller(), Action(action), resource, Side::None, |_values| {
+        ()
+    })
+    .expect("root may")
 }
 
 fn may_key(action: &'static str, key: &str) -> Authorised {
@@ -277,7 +283,7 @@ impl Rig {
 
     async fn rewrap(&self, new: &NewRewrap) {
         let proofs = [
-            may_key("strongroom:StartRewrap", new.from.as_str()),
+            may_key("kms:StartRewrap", new.from.as_str()),
             may_key("kms:ReEncryptFrom", new.from.as_str()),
             may_key("kms:ReEncryptTo", new.to.as_str()),
         ];
@@ -425,7 +431,7 @@ async fn the_index_is_what_the_records_say_after_any_operations() {
     // What it answers adds up to what there is.
     let mut total = Dependent::default();
     for key in &rig.keys {
-        let proof = may_key("strongroom:GetKeyUsage", key.as_str());
+        let proof = may_key("kms:GetKeyUsage", key.as_str());
         let usage = rig.kms.key_usage(&proof, key).await.expect("counts");
         let mut by_material = Dependent::default();
         for material in &usage.materials {

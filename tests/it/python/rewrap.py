@@ -204,6 +204,49 @@ def update_object_encryption_has_its_errors():
         assert s3.get_object(Bucket="vault", Key="a")["Body"].read() == b"A"
 
 
+def policies_decide_who_changes_keys():
+    with Server() as s:
+        s3, kms = s.client(), s.client("kms")
+        s3.create_bucket(Bucket="vault")
+        one, two = _key(s), _key(s)
+        s3.put_object(Bucket="vault", Key="a", Body=b"A", ServerSideEncryption="aws:kms", SSEKMSKeyId=one)
+
+        def deny(key, *actions):
+            root = {"AWS": "arn:aws:iam::000000000000:root"}
+            statements = [{"Effect": "Allow", "Principal": root, "Action": "kms:*", "Resource": "*"}]
+            if actions:
+                statements.append({"Effect": "Deny", "Principal": "*", "Action": list(actions), "Resource": "*"})
+            kms.put_key_policy(KeyId=key, Policy=json.dumps({"Version": "2012-10-17", "Statement": statements}))
+
+        for key, action in ((one, "kms:Decrypt"), (one, "kms:ReEncryptFrom"), (two, "kms:Encrypt"), (two, "kms:GenerateDataKey"),
+                            (two, "kms:ReEncryptTo")):
+            deny(key, action)
+            refused("AccessDenied", _update, s3, "a", two, status=403)
+            deny(key)
+        for action in "s3:PutObject", "s3:UpdateObjectEncryption":
+            policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Principal": "*", "Action": action, "Resource": "arn:aws:s3:::vault/*"}]}
+            s3.put_bucket_policy(Bucket="vault", Policy=json.dumps(policy))
+            refused("AccessDenied", _update, s3, "a", two, status=403)
+        s3.delete_bucket_policy(Bucket="vault")
+        assert s3.head_object(Bucket="vault", Key="a")["SSEKMSKeyId"] == one
+
+        for key, action in ((one, "kms:StartRewrap"), (one, "kms:ReEncryptFrom"), (two, "kms:ReEncryptTo")):
+            deny(key, action)
+            assert action in _strongroom(s, "rewrap", "--from", one, "--to", two, fails="AccessDeniedException")
+            assert action in _strongroom(s, "rewrap", "--dry-run", "--from", one, "--to", two, fails="AccessDeniedException")
+            deny(key)
+        deny(one, "kms:GetKeyUsage", "kms:DescribeRewrap", "kms:CancelRewrap")
+        _strongroom(s, "key", "usage", one, fails="AccessDeniedException")
+        out = subprocess.run([PROGRAM, "key", "describe", one], env=s.environment(), capture_output=True, text=True)
+        assert out.returncode == 0 and "kms:GetKeyUsage" in out.stderr and "Usage" not in json.loads(out.stdout)
+        id = _strongroom(s, "rewrap", "--detach", "--from", one, "--to", two).strip()
+        for command in "watch", "cancel":
+            _strongroom(s, "rewrap", command, id, fails="AccessDeniedException")
+        deny(one)
+        assert _done(s, id)["State"] == "COMPLETED"
+        assert s3.head_object(Bucket="vault", Key="a")["SSEKMSKeyId"] == two
+
+
 def key_usage_follows_every_write():
     with Server() as s:
         s3, kms = s.client(), s.client("kms")
