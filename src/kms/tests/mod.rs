@@ -21,6 +21,7 @@ mod crypto;
 mod integrity;
 mod life;
 mod recovery;
+mod rewrap;
 mod rotate;
 mod stores;
 mod wire;
