@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use strongroom_hsm::{BoxError, HsmError};
 
+use super::dependants::Dependent;
 use super::key::KeyArn;
 use crate::auth::Denied;
 use crate::meta::MetaError;
@@ -28,6 +29,17 @@ pub enum KmsError {
         arn: KeyArn,
         /// What it is.
         state: WrongState,
+    },
+    /// Caller: things depend on the key, and the server is told to keep such keys.
+    #[error(
+        "{arn} is in use: {} objects of {} bytes and {} multipart uploads depend on it.",
+        .dependent.objects, .dependent.bytes, .dependent.uploads
+    )]
+    InUse {
+        /// The key.
+        arn: KeyArn,
+        /// What depends on it.
+        dependent: Dependent,
     },
     /// Caller: a custom key store.
     #[error("{0}")]

@@ -18,6 +18,9 @@ pub const BLOB: u8 = b'r';
 /// Intent row of a pending blob. Owner: `store`.
 pub const PENDING_BLOB: u8 = b'w';
 
+/// What depends on a key, by key, version, bucket, and what it is: see `store::usage`. Owner: `store`.
+pub const DEPENDANT: u8 = b'd';
+
 /// KMS key by key id. Owner: `kms`.
 pub const KMS_KEY: u8 = b'k';
 /// Backing key version by key id, number. Owner: `kms`.
@@ -34,6 +37,9 @@ pub const KMS_INTENT: u8 = b'i';
 pub const KMS_STORES: u8 = b'x';
 /// Internal keys by name: never addressable by the KMS API. Owner: `kms`.
 pub const KMS_INTERNAL: u8 = b'n';
+
+/// Re-wrap by id. Owner: `kms`.
+pub const KMS_REWRAP: u8 = b'j';
 
 /// Identity and format version of this store. Owner: `server`.
 pub const STORE: u8 = b's';

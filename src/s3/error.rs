@@ -284,6 +284,7 @@ pub(super) fn kms(error: KmsError) -> S3Error {
         | E::AlreadyExists(_)
         | E::InvalidMarker
         | E::Tag(_)
+        | E::InUse { .. }
         | E::KeyStore(_)
         | E::MalformedPolicy(_)
         | E::Unsupported(_)

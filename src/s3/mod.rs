@@ -42,6 +42,7 @@ mod multipart;
 mod object;
 pub mod refuse;
 mod sse;
+mod update;
 
 pub use checksum::{AnnouncedTrailers, check_document};
 pub use error::error_response;
@@ -70,7 +71,9 @@ impl Front {
 
     /// The service that answers requests.
     pub fn into_service(self) -> S3Service {
-        S3ServiceBuilder::new(self).build()
+        let mut builder = S3ServiceBuilder::new(self.clone());
+        builder.set_route(update::Route(self));
+        builder.build()
     }
 }
 

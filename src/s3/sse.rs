@@ -286,7 +286,7 @@ fn caller_context(headers: &HeaderMap) -> S3Result<Vec<(String, String)>> {
 }
 
 /// The caller's context with the object's ARN.
-fn full_context(
+pub(super) fn full_context(
     caller: &[(String, String)],
     bucket: &str,
     key: &str,

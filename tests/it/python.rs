@@ -144,6 +144,17 @@ python_tests! {
         a_token_that_is_slow_or_hangs_costs_no_object_and_heals
         a_module_that_crashes_or_hangs_for_ever_costs_its_process_and_no_object
     }
+    rewrap {
+        update_object_encryption_changes_the_key_and_nothing_else
+        update_object_encryption_has_its_errors
+        policies_decide_who_changes_keys
+        key_usage_follows_every_write
+        a_key_in_use_goes_with_a_warning_or_not_at_all
+        a_rewrap_moves_what_it_is_told_to_and_says_what_is_left
+        a_rewrap_waits_for_its_token
+        writers_do_not_notice_a_rewrap
+        a_rewrap_survives_kill_9_and_leaves_nothing_behind
+    }
     wire {
         a_presigned_put_with_an_unsigned_copy_source_is_refused
         an_unsigned_kms_key_header_is_refused

@@ -21,6 +21,7 @@ mod grants;
 mod keys;
 mod members;
 mod policy;
+mod rewrap;
 mod rotation;
 mod stores;
 mod tags;
@@ -33,8 +34,22 @@ pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 
 const TARGET_PREFIX: &str = "TrentService.";
 
-/// What AWS has no operation for: a key goes to another key store under its ARN.
+/// What AWS has no operations for: a key goes to another key store under its ARN; what depends on a key, and how that
+/// goes to another one.
+const OURS: [&str; 6] = [
+    MOVE_KEY,
+    GET_KEY_USAGE,
+    START_REWRAP,
+    DESCRIBE_REWRAP,
+    LIST_REWRAPS,
+    CANCEL_REWRAP,
+];
 const MOVE_KEY: &str = "Strongroom.MoveKey";
+const GET_KEY_USAGE: &str = "Strongroom.GetKeyUsage";
+const START_REWRAP: &str = "Strongroom.StartRewrap";
+const DESCRIBE_REWRAP: &str = "Strongroom.DescribeRewrap";
+const LIST_REWRAPS: &str = "Strongroom.ListRewraps";
+const CANCEL_REWRAP: &str = "Strongroom.CancelRewrap";
 
 /// Operations of the API that are not here.
 const UNSUPPORTED: [&str; 16] = [
@@ -113,11 +128,16 @@ async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, W
     }
     let operation = match target.strip_prefix(TARGET_PREFIX) {
         Some(operation) => operation,
-        None if target == MOVE_KEY => target,
+        None if OURS.contains(&target) => target,
         None => return Err(WireError::unknown_operation()),
     };
     let done = match operation {
         MOVE_KEY => answer(stores::move_key(call, read(body)?).await),
+        GET_KEY_USAGE => answer(rewrap::get_key_usage(call, read(body)?).await),
+        START_REWRAP => answer(rewrap::start(call, read(body)?).await),
+        DESCRIBE_REWRAP => answer(rewrap::describe(call, read(body)?).await),
+        LIST_REWRAPS => answer(rewrap::list(call).await),
+        CANCEL_REWRAP => answer(rewrap::cancel(call, read(body)?).await),
         "CancelKeyDeletion" => answer(keys::cancel_key_deletion(call, read(body)?).await),
         "ConnectCustomKeyStore" => answer(stores::connect(call, read(body)?).await),
         "CreateAlias" => nothing(aliases::create_alias(call, read(body)?).await),
