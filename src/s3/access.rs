@@ -9,6 +9,7 @@ use super::{Front, error};
 use crate::auth::policy::{Side, Values};
 use crate::auth::{Action, Authorised, RequestContext, Resource, authorise};
 use crate::kms::{Ask, EncryptionContext, KeyArn, KeyRef};
+use crate::store::{Located, StoreError};
 
 /// Headers that policies can ask about, each as `s3:` and its name.
 const HEADER_KEYS: [&str; 9] = [
@@ -58,6 +59,23 @@ impl Front {
         let caller = super::context(request)?;
         let add = |values: &mut Values| add_values(values, request);
         authorise(caller, Action(action), Resource::Service, Side::None, add).map_err(error::denied)
+    }
+
+    /// The object of the proof. Who may not list the bucket is not told that there is none (S3 API, `GetObject`).
+    pub(super) async fn locate<T>(
+        &self,
+        request: &S3Request<T>,
+        proof: &Authorised,
+        bucket: &str,
+    ) -> S3Result<Located> {
+        match self.store.locate(proof).await {
+            Ok(located) => Ok(located),
+            Err(missing @ (StoreError::NoSuchKey(_) | StoreError::NoSuchVersion(_))) => {
+                let _listing = self.may_bucket(request, "s3:ListBucket", bucket).await?;
+                Err(missing.into())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn may<T>(

@@ -61,7 +61,7 @@ async fn source<T>(
     let proof = front
         .may_object(request, "s3:GetObject", bucket, key)
         .await?;
-    let located = front.store.locate(&proof).await?;
+    let located = front.locate(request, &proof, bucket).await?;
     conditions
         .check(located.record())
         .map_err(|error| match error {

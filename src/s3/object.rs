@@ -170,7 +170,7 @@ pub(super) async fn get(
         selection: Reader::selection(input.range.take(), input.part_number)?,
         checksum: input.checksum_mode.is_some(),
     };
-    let located = front.store.locate(&proof).await?;
+    let located = front.locate(&request, &proof, &bucket).await?;
     let record = located.record();
     if matches!(
         reader.selection,
@@ -228,7 +228,7 @@ pub(super) async fn head(
         selection: Reader::selection(input.range.take(), input.part_number)?,
         checksum: input.checksum_mode.is_some(),
     };
-    let located = front.store.locate(&proof).await?;
+    let located = front.locate(&request, &proof, &bucket).await?;
     let record = located.record();
     if matches!(
         reader.selection,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 mod condition;
 mod decision;
 mod document;
+mod matrix;
 
 use super::{Document, Kind};
 use crate::auth::{AccountId, Identity, Principal, RoleSession, User};
