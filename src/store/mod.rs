@@ -60,7 +60,7 @@ pub use list::{LIST_ENTRIES_MAX, ListRequest, Listing, UploadListing};
 pub use multipart::{CompletePart, CompleteRequest, PartListing, UploadTarget};
 pub use put::{CHECKSUM_DEFAULT, Incoming, PutRequest, WriteConditions, Written};
 pub use update::UpdateRequest;
-pub use usage::{DependantIndex, Dependency, dependency};
+pub use usage::{DependantIndex, Dependency, dependency, index_bucket_key};
 
 /// The bucket of a proof.
 fn bucket_of(proof: &Authorised) -> Result<&str, StoreError> {

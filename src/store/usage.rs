@@ -152,11 +152,6 @@ impl Dependency {
     fn row(self, bucket: &Uuid, kind: Kind, rest: &[u8]) -> Vec<u8> {
         [self.prefix().as_slice(), bucket, &[kind.byte()], rest].concat()
     }
-
-    /// Key of the row that says that a bucket key of `bucket` hangs on this.
-    pub fn bucket_key_row(self, bucket: &Uuid, id: &Uuid) -> Vec<u8> {
-        self.row(bucket, Kind::BucketKey, id)
-    }
 }
 
 /// The part of an object's or an upload's row that follows the bucket.
@@ -191,6 +186,17 @@ pub(super) fn index_upload(
     let row = name.upload_row(upload);
     let row_of = |key| Some(dependency(key)?.row(&name.bucket, Kind::Upload, rest_of(&row)));
     change(old.and_then(row_of), new.and_then(row_of), 0)
+}
+
+/// The change of the index when what wraps a bucket key changes. None: the bucket key has no row.
+pub fn index_bucket_key(
+    bucket: &Uuid,
+    id: &Uuid,
+    old: Option<Dependency>,
+    new: Option<Dependency>,
+) -> Batch {
+    let row_of = |on: Dependency| on.row(bucket, Kind::BucketKey, id);
+    change(old.map(row_of), new.map(row_of), 0)
 }
 
 fn change(old: Option<Vec<u8>>, new: Option<Vec<u8>>, bytes: u64) -> Batch {

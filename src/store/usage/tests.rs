@@ -10,7 +10,7 @@ use strongroom_hsm::{HsmGroup, HsmHandle, HsmSettings};
 
 use super::{
     BUILD_ROWS, DependantIndex, DependantRecord, Dependency, IndexRecord, Kind, add_upload,
-    build_step, dependency, index_object, marker_row, named,
+    build_step, dependency, index_bucket_key, index_object, marker_row, named,
 };
 use crate::auth::policy::Side;
 use crate::auth::{AccountId, Action, Authorised, Principal, RequestContext, Resource, authorise};
@@ -563,7 +563,7 @@ async fn what_hangs_on_a_bucket_key_hangs_on_the_key_that_wraps_it() {
     let id = [9; 16];
     let parent = Dependency::Kms(rig.key(0).key_id(), 1);
     let value = |bytes| codec::encode(&DependantRecord { bytes });
-    let mut batch = Batch::new().put(parent.bucket_key_row(&bucket, &id), value(0));
+    let mut batch = index_bucket_key(&bucket, &id, None, Some(parent));
     for (number, bytes) in [(1, 100), (2, 1000)] {
         let child = Dependency::BucketKey(id).row(&bucket, Kind::Object, &[number]);
         batch = batch.put(child, value(bytes));
@@ -595,6 +595,18 @@ async fn what_hangs_on_a_bucket_key_hangs_on_the_key_that_wraps_it() {
         prefix: String::new(),
     };
     assert_eq!(usage(within).await.total(), expected);
+    // It moves and goes as a whole.
+    let newer = Dependency::Kms(rig.key(0).key_id(), 2);
+    let moved = index_bucket_key(&bucket, &id, Some(parent), Some(newer));
+    rig.meta.commit(moved).await.expect("committed");
+    let by_version = usage(Scope::default()).await.versions;
+    assert_eq!(
+        [1, 2].map(|version| by_version.get(&version).map(|found| found.objects)),
+        [Some(1), Some(2)]
+    );
+    let gone = index_bucket_key(&bucket, &id, Some(newer), None);
+    rig.meta.commit(gone).await.expect("committed");
+    assert_eq!(usage(Scope::default()).await.total().objects, 1);
     let elsewhere = Scope {
         bucket: Some("cellar".to_owned()),
         prefix: String::new(),

@@ -27,7 +27,7 @@ RATE = int(os.environ.get("STRONGROOM_REWRAP_RATE", "500"))
 
 def _strongroom(s, *arguments, fails=None):
     out = subprocess.run([PROGRAM, *map(str, arguments)], env=s.environment(), capture_output=True, text=True,
-                         timeout=600)
+                         timeout=600 + OBJECTS / 20)
     if fails is not None:
         assert out.returncode != 0 and fails in out.stderr, (arguments, out.stdout, out.stderr)
         return out.stderr
@@ -520,7 +520,7 @@ def a_rewrap_survives_kill_9_and_leaves_nothing_behind():
             s.kill()
             kills += 1
             s.start()
-        ended = _done_in(s, id, 60 + 3 * OBJECTS / RATE)
+        ended = _done_in(s, id, 120 + 20 * OBJECTS / RATE)
         assert (ended["State"], ended["Failed"], _counts(ended["Remaining"])) == ("COMPLETED", 0, (0, 0, 0)), ended
         first, second = _usage(s, key)["KeyMaterials"]
         assert (_counts(first), second["Objects"], second["MultipartUploads"]) == ((0, 0, 0), OBJECTS, 1)
