@@ -236,6 +236,7 @@ impl Kms {
                 batch = batch.and(policy.delete());
             }
             if self.commit(batch).await? {
+                self.tell(key);
                 tracing::info!(event = "kms.key.destroyed", %key);
                 return Ok(true);
             }

@@ -18,7 +18,7 @@
 //! # Reading order
 //!
 //! `key`, `context`, `ciphertext`, `table`, `mac`, `backing`, `wraps`, `data`, then the use cases:
-//! `keys`, `stores`, `aliases`, `tags`, `policy`, `rotation`, `deletion`, `internal`; the front end is [`api`].
+//! `keys`, `stores`, `aliases`, `tags`, `policy`, `rotation`, `deletion`, `internal`, `held`; the front end is [`api`].
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -38,6 +38,7 @@ mod context;
 mod data;
 mod deletion;
 mod error;
+mod held;
 mod internal;
 mod key;
 mod keys;
@@ -59,6 +60,7 @@ pub use deletion::{
     DELETION_WINDOW_DAYS_DEFAULT, DELETION_WINDOW_DAYS_MAX, DELETION_WINDOW_DAYS_MIN, Deletion,
 };
 pub use error::{KeyStoreError, KmsError, WrongState};
+pub use held::KeyWatch;
 pub use internal::InternalKey;
 pub use key::{
     KeyArn, KeyId, KeyManager, KeyMaterialId, KeyRef, KeyState, RotationSchedule, Timestamp,
@@ -115,6 +117,7 @@ pub struct Kms {
     mac: OnceLock<Arc<MetadataMac>>,
     making_mac: Mutex<()>,
     wraps: WrapCounts,
+    watchers: held::Watchers,
     /// Names this process in the intents it writes.
     process: [u8; 16],
 }
@@ -167,6 +170,7 @@ impl Kms {
             mac: OnceLock::new(),
             making_mac: Mutex::new(()),
             wraps: WrapCounts::default(),
+            watchers: held::Watchers::default(),
             process: *uuid::Uuid::new_v4().as_bytes(),
         }
     }
@@ -286,6 +290,9 @@ impl Kms {
             let mut record = head.record.clone();
             let answer = change(&mut record)?;
             if record == head.record || self.commit(rows.replace(&head, &record)).await? {
+                if record.state != head.record.state {
+                    self.tell(key);
+                }
                 return Ok(answer);
             }
         }

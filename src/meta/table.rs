@@ -15,6 +15,10 @@ pub const PART: u8 = b'p';
 pub const BLOB: u8 = b'r';
 /// Intent row of a pending blob. Owner: `store`.
 pub const PENDING_BLOB: u8 = b'w';
+/// Bucket key by bucket UUID, id. Owner: `store`.
+pub const BUCKET_KEY: u8 = b'K';
+/// What hangs on a bucket key, by its id and the digest of the dependant's row. Owner: `store`.
+pub const BUCKET_KEY_USE: u8 = b'U';
 
 /// KMS key by key id. Owner: `kms`.
 pub const KMS_KEY: u8 = b'k';

@@ -35,6 +35,7 @@ impl Store {
             region: region.to_owned(),
             created_ms: self.now_ms(),
             encryption: DefaultEncryption::S3,
+            bucket_key: false,
         };
         let row = bucket_row(name);
         match self
@@ -119,7 +120,7 @@ impl Store {
         .await
     }
 
-    /// Sets the default encryption. Objects that exist stay as they are.
+    /// Sets the default encryption, and whether SSE-KMS uses a bucket key. Objects that exist stay as they are.
     ///
     /// # Errors
     ///
@@ -128,11 +129,13 @@ impl Store {
         &self,
         proof: &Authorised,
         encryption: &DefaultEncryption,
+        bucket_key: bool,
     ) -> Result<(), StoreError> {
         let name = bucket_of(proof)?;
         self.commit_deciding(|| async {
             let (mut bucket, value) = load_bucket(&*self.meta.snapshot().await?, name).await?;
             bucket.encryption = encryption.clone();
+            bucket.bucket_key = bucket_key;
             let row = bucket_row(name);
             Ok((
                 Batch::new()

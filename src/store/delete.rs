@@ -33,7 +33,8 @@ impl Store {
                 .unchanged(name.object_row(), Some(&value))
                 .delete(name.object_row())
                 .delete(name.manifest_row())
-                .and(self.release_body(&*snapshot, &record.body).await?);
+                .and(self.release_body(&*snapshot, &record.body).await?)
+                .and(self.release_object(&*snapshot, &name, &record).await?);
             Ok((batch, ()))
         })
         .await

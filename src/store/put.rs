@@ -9,6 +9,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::bucket::load_bucket;
+use super::bucket_key_use::WrappedKey;
 use super::digest::{Digested, Digests, SealedAttributes};
 use super::gc::PendingBlob;
 use super::record::{
@@ -84,6 +85,8 @@ pub struct Written {
     pub last_modified_ms: i64,
     /// How it is encrypted.
     pub sse: SseRecord,
+    /// Whether the answer says `BucketKeyEnabled`.
+    pub bucket_key: bool,
     /// Its checksum.
     pub checksum: Option<(ChecksumKind, Vec<u8>)>,
 }
@@ -120,10 +123,9 @@ impl Store {
         conditions.check(current.as_ref())?;
         drop(snapshot);
 
-        let identity = name.identity();
         let algorithm = incoming.algorithm;
         // The intent and the data key do not wait for each other.
-        let (key_made, pending) = tokio::join!(self.make_key(&sse, &identity), self.begin_blob());
+        let (key_made, pending) = tokio::join!(self.make_key(&sse, &name), self.begin_blob());
         let pending = pending?;
         let (schedule, key_record) = match key_made {
             Ok(made) => made,
@@ -159,6 +161,7 @@ impl Store {
             parts: None,
             headers,
             checksum: Some(checksum),
+            bucket_key: key_record.record.bucket_key(),
         };
         let part = ManifestPart {
             number: 1,
@@ -305,11 +308,18 @@ impl Store {
                 current.as_ref().map(|(_, value)| value.as_slice()),
             )
             .put(name.object_row(), rows.object_value.clone())
-            .put(name.manifest_row(), rows.manifest_value.clone());
-        if let Some((old, _)) = current
-            && old.body != rows.record.body
-        {
-            batch = batch.and(self.release_body(snapshot, &old.body).await?);
+            .put(name.manifest_row(), rows.manifest_value.clone())
+            .and(
+                self.hold_bucket_key(snapshot, &name.bucket, &rows.key, name.object_row())
+                    .await?,
+            );
+        if let Some((old, _)) = current {
+            if old.body != rows.record.body {
+                batch = batch.and(self.release_body(snapshot, &old.body).await?);
+            }
+            if old.bucket_key != rows.record.bucket_key {
+                batch = batch.and(self.release_object(snapshot, name, &old).await?);
+            }
         }
         Ok(batch)
     }
@@ -341,6 +351,7 @@ fn body_error(error: Box<dyn std::error::Error + Send + Sync>) -> StoreError {
 /// The two rows of an object, sealed to each other.
 pub(super) struct ObjectRows {
     pub(super) record: ObjectRecord,
+    key: WrappedKey,
     object_value: Vec<u8>,
     manifest_value: Vec<u8>,
 }
@@ -352,7 +363,7 @@ impl ObjectRows {
         name: &ObjectName,
         record: ObjectRecord,
         parts: Vec<ManifestPart>,
-        key: super::record::KeyRecord,
+        key: WrappedKey,
         attributes: &SealedAttributes,
     ) -> Result<Self, StoreError> {
         let object_value = codec::encode(&record);
@@ -365,11 +376,12 @@ impl ObjectRows {
         };
         let manifest = ManifestRecord {
             manifest: schedule.seal_manifest(&manifest)?,
-            key,
+            key: key.record.clone(),
             attributes,
         };
         Ok(Self {
             record,
+            key,
             object_value,
             manifest_value: codec::encode(&manifest),
         })
@@ -377,6 +389,7 @@ impl ObjectRows {
 
     /// What to tell the client.
     pub(super) fn written(self, checksum: Option<(ChecksumKind, Vec<u8>)>) -> Written {
+        let bucket_key = self.record.says_bucket_key();
         let ObjectRecord {
             etag,
             size,
@@ -389,6 +402,7 @@ impl ObjectRows {
             size,
             last_modified_ms,
             sse,
+            bucket_key,
             checksum,
         }
     }

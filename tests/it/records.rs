@@ -29,6 +29,7 @@ async fn kms_target(parts: &Parts) -> SseTarget {
         key,
         context: EncryptionContext::default(),
         caller_context: Vec::new(),
+        bucket_key: false,
     }
 }
 
