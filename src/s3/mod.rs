@@ -64,6 +64,11 @@ impl Front {
         }
     }
 
+    /// Where its objects are.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// The service that answers requests.
     pub fn into_service(self) -> S3Service {
         S3ServiceBuilder::new(self).build()

@@ -287,3 +287,151 @@ impl Drop for Turn {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use strongroom_hsm::DataKey;
+
+    use super::*;
+    use crate::store::record::{BucketKeyRecord, BucketKeyWrap};
+
+    const LIFETIME: Duration = Duration::from_mins(5);
+
+    fn cache() -> Arc<BucketKeyCache> {
+        Arc::new(BucketKeyCache::new(LIFETIME))
+    }
+
+    fn id(number: usize) -> BucketKeyId {
+        let mut id = [0; 16];
+        id[8..].copy_from_slice(&(number as u64).to_be_bytes());
+        BucketKeyId::from_bytes(id)
+    }
+
+    fn bucket_key(number: usize) -> Arc<BucketKey> {
+        Arc::new(BucketKey {
+            id: id(number),
+            bucket: [1; 16],
+            record: BucketKeyRecord {
+                created_ms: 0,
+                wrap: BucketKeyWrap::S3(Vec::new()),
+            },
+            secret: DataKey::random().expect("randomness"),
+        })
+    }
+
+    fn slot() -> Slot {
+        Slot {
+            bucket: [1; 16],
+            key: None,
+            version: 1,
+        }
+    }
+
+    async fn insert(cache: &Arc<BucketKeyCache>, number: usize, at: Instant) {
+        let turn = cache.turn(Wanted::Id(id(number))).await.expect("a miss");
+        cache.insert_at(&turn, slot(), &bucket_key(number), at);
+    }
+
+    #[tokio::test]
+    async fn a_key_stays_for_its_time_and_no_longer() {
+        let (cache, begin) = (cache(), Instant::now());
+        insert(&cache, 1, begin).await;
+        let wanted = Wanted::Id(id(1));
+        let last = begin + LIFETIME - Duration::from_nanos(1);
+        assert!(cache.find_at(&wanted, last).is_some());
+        assert!(cache.find_at(&wanted, begin + LIFETIME).is_none());
+        assert_eq!(cache.counts().held, 0);
+    }
+
+    #[tokio::test]
+    async fn a_use_does_not_lengthen_the_stay() {
+        let (cache, begin) = (cache(), Instant::now());
+        insert(&cache, 1, begin).await;
+        let wanted = Wanted::Id(id(1));
+        assert!(cache.find_at(&wanted, begin + LIFETIME / 2).is_some());
+        assert!(cache.find_at(&wanted, begin + LIFETIME).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_key_is_used_up_at_the_limit_and_not_before() {
+        let (cache, begin) = (cache(), Instant::now());
+        insert(&cache, 1, begin).await;
+        let wanted = Wanted::Id(id(1));
+        // The request that brought it was the first use.
+        for _ in 1..BUCKET_KEY_USES_MAX {
+            assert!(cache.find_at(&wanted, begin).is_some());
+        }
+        assert!(cache.find_at(&wanted, begin).is_none());
+        assert_eq!(cache.counts().held, 0);
+    }
+
+    #[tokio::test]
+    async fn beyond_the_limit_the_oldest_makes_room() {
+        let (cache, begin) = (cache(), Instant::now());
+        for number in 0..BUCKET_KEYS_MAX {
+            let at = begin + Duration::from_millis(number as u64);
+            insert(&cache, number, at).await;
+        }
+        assert_eq!(cache.counts().held, BUCKET_KEYS_MAX);
+        insert(&cache, BUCKET_KEYS_MAX, begin + LIFETIME / 2).await;
+        assert_eq!(cache.counts().held, BUCKET_KEYS_MAX);
+        assert!(cache.find_at(&Wanted::Id(id(0)), begin).is_none());
+        assert!(cache.find_at(&Wanted::Id(id(1)), begin).is_some());
+    }
+
+    #[tokio::test]
+    async fn what_the_hsm_answers_after_a_flush_is_not_kept() {
+        let cache = cache();
+        let turn = cache.turn(Wanted::Id(id(1))).await.expect("a miss");
+        let key = KeyId::parse("1234abcd-12ab-34cd-56ef-1234567890ab").expect("a key id");
+        cache.changed(key);
+        turn.succeed(slot(), &bucket_key(1));
+        assert_eq!(cache.counts().held, 0);
+    }
+
+    #[tokio::test]
+    async fn a_key_that_nobody_asks_for_leaves_memory_as_well() {
+        let cache = Arc::new(BucketKeyCache::new(Duration::from_millis(20)));
+        insert(&cache, 1, Instant::now()).await;
+        let held = Arc::downgrade(&cache.find(&Wanted::Id(id(1))).expect("there"));
+        assert!(held.upgrade().is_some());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(held.upgrade().is_none());
+    }
+
+    #[tokio::test]
+    async fn who_was_given_up_by_its_client_leaves_its_turn_to_the_next() {
+        let cache = cache();
+        let wanted = Wanted::Current(slot());
+        let first = cache.turn(wanted).await.expect("a miss");
+        let next = tokio::spawn({
+            let cache = Arc::clone(&cache);
+            async move { cache.turn(wanted).await.is_ok() }
+        });
+        tokio::task::yield_now().await;
+        assert!(!next.is_finished());
+        drop(first);
+        assert!(next.await.expect("no panic"));
+    }
+
+    #[tokio::test]
+    async fn after_a_failure_everybody_has_a_turn_at_once() {
+        let cache = cache();
+        let wanted = Wanted::Current(slot());
+        let first = cache.turn(wanted).await.expect("a miss");
+        let waiting: Vec<_> = (0..3)
+            .map(|_| {
+                let cache = Arc::clone(&cache);
+                tokio::spawn(async move { cache.turn(wanted).await })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        first.fail();
+        let mut turns = Vec::new();
+        for one in waiting {
+            // None waits for another one's turn to end.
+            turns.push(one.await.expect("no panic").expect("a turn"));
+        }
+        assert_eq!(turns.len(), 3);
+    }
+}

@@ -35,6 +35,8 @@ use crate::meta::{Batch, Meta, MetaError};
 mod bucket;
 mod bucket_key;
 mod bucket_key_cache;
+#[cfg(test)]
+mod bucket_key_tests;
 mod bucket_key_use;
 mod copy;
 mod customer;
