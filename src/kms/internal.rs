@@ -113,12 +113,11 @@ impl Kms {
         let owner = Owner::Internal(purpose);
         let row = table::head_row(&owner);
         let there = self.rows().await?.load("head of a key", row).await?;
-        let head = match there {
-            Some(head) => head,
-            None => {
-                self.make_internal(&owner).await?;
-                self.rows().await?.head(&owner).await?
-            }
+        let head = if let Some(head) = there {
+            head
+        } else {
+            self.make_internal(&owner).await?;
+            self.rows().await?.head(&owner).await?
         };
         Ok(head.record.enabled(&owner)?.record.current)
     }

@@ -149,13 +149,11 @@ impl BucketKeyCache {
             guard,
             flushes: self.state().flushes,
         };
-        match self.find(&wanted) {
-            Some(key) => Err(key),
-            None => {
-                self.misses.fetch_add(1, Ordering::Relaxed);
-                Ok(turn)
-            }
+        if let Some(key) = self.find(&wanted) {
+            return Err(key);
         }
+        self.misses.fetch_add(1, Ordering::Relaxed);
+        Ok(turn)
     }
 
     /// Drops a key.
@@ -337,7 +335,7 @@ mod tests {
         let (cache, begin) = (cache(), Instant::now());
         insert(&cache, 1, begin).await;
         let wanted = Wanted::Id(id(1));
-        let last = begin + LIFETIME - Duration::from_nanos(1);
+        let last = begin + LIFETIME.saturating_sub(Duration::from_nanos(1));
         assert!(cache.find_at(&wanted, last).is_some());
         assert!(cache.find_at(&wanted, begin + LIFETIME).is_none());
         assert_eq!(cache.counts().held, 0);

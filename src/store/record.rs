@@ -191,7 +191,8 @@ pub enum KeyRecord {
     /// Wrapped by the customer's key.
     #[n(2)]
     Customer(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
-    /// Wrapped by a bucket key of the object's bucket: [`super::bucket_key`] says how.
+    /// Wrapped by a bucket key of the object's bucket, as the module `bucket_key` says; and the caller's encryption
+    /// context.
     #[n(3)]
     Bucket(
         #[n(0)] BucketKeyId,
