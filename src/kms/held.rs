@@ -68,7 +68,7 @@ impl Kms {
         encrypted: &EncryptedDataKey,
     ) -> Result<(), KmsError> {
         let key = self.arn_of(encrypted);
-        check_proof(proof, &["kms:Decrypt"], &key)?;
+        check_proof(proof, &["kms:Decrypt", "kms:ReEncryptFrom"], &key)?;
         let version = Some(encrypted.backing_version());
         self.check_version(&Owner::Key(key), version).await?;
         Ok(())

@@ -23,8 +23,9 @@ use crate::meta::{MetaError, codec, table};
 /// How long a bucket key under SSE-S3 wraps new data keys, in milliseconds, whichever process has it in memory. Those
 /// under a KMS key wrap no longer than they are in memory: to open one takes `kms:Decrypt`, which a writer need not have.
 const SSE_S3_BUCKET_KEY_MILLIS: i64 = 24 * 3_600_000;
-/// Bucket keys of a bucket, newest first, among which one that still wraps is looked for.
-const NEWEST_LOOKED_AT: usize = 16;
+/// Bucket keys of a bucket, newest first, among which one that still wraps is looked for. Those under KMS keys stand
+/// between; what is not found is made.
+const NEWEST_LOOKED_AT: usize = 512;
 
 /// How an object is to be encrypted.
 #[derive(Debug)]
@@ -104,12 +105,24 @@ impl SseTarget {
 }
 
 impl Store {
-    /// A fresh data key for the object of this name.
+    /// A fresh data key for the object of this name. As many HSM calls as [`Store::wrap_key`].
     pub(super) async fn make_key(
         &self,
         target: &SseTarget,
         name: &ObjectName,
     ) -> Result<(KeySchedule, WrappedKey), StoreError> {
+        if let SseTarget::Kms {
+            proof,
+            key,
+            context,
+            caller_context,
+            bucket_key: false,
+        } = target
+        {
+            let (data_key, encrypted) = self.kms.generate_data_key(proof, key, context).await?;
+            let record = KeyRecord::Kms(encrypted.as_bytes().to_vec(), caller_context.clone());
+            return Ok((KeySchedule::new(data_key), WrappedKey::of(record)));
+        }
         let data_key = DataKey::random().map_err(|_no_randomness| StoreError::Random)?;
         let wrapped = self.wrap_key(target, name, &data_key).await?;
         Ok((KeySchedule::new(data_key), wrapped))
@@ -386,6 +399,7 @@ impl Store {
             {
                 Err(StoreError::Kms(KmsError::InvalidCiphertext)) => {
                     tracing::error!(event = "bucket_key.damaged", row = hex::encode(&row));
+                    return Ok(None);
                 }
                 other => return other.map(Some),
             }
