@@ -14,13 +14,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::AccountId;
 use crate::auth::credentials::Credentials;
-use crate::store::StoreSettings;
+use crate::store::{BUCKET_KEY_LIFETIME_DEFAULT, StoreSettings};
 
 mod hsm;
 
 pub use hsm::{GROUP_NAME_CHARS_MAX, HsmConfig, Isolation, RawClone, RawHsm, RawTpm, TokenConfig};
 
 use hsm::{check_group_name, check_tpms};
+
+/// The longest time that a bucket key may stay in memory.
+const BUCKET_KEY_SECONDS_MAX: u64 = 3600;
 
 /// Configuration as typed, over the defaults: nothing checked.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -82,6 +85,8 @@ pub struct RawStore {
     pub garbage_grace_s: u64,
     /// Pause between two rounds of garbage collection and of due key deletions, in seconds.
     pub maintenance_s: u64,
+    /// How long a bucket key stays in memory, in seconds; with 0, every use of one asks the HSM.
+    pub bucket_key_seconds: u64,
 }
 
 /// Logs, as typed.
@@ -129,6 +134,7 @@ impl Default for RawStore {
         Self {
             garbage_grace_s: 900,
             maintenance_s: 60,
+            bucket_key_seconds: BUCKET_KEY_LIFETIME_DEFAULT.as_secs(),
         }
     }
 }
@@ -314,8 +320,14 @@ impl RawConfig {
             self.store.garbage_grace_s,
             0..=30 * 86_400,
         )?;
+        let bucket_key_seconds = bounded(
+            "store.bucket_key_seconds",
+            self.store.bucket_key_seconds,
+            0..=BUCKET_KEY_SECONDS_MAX,
+        )?;
         let store = StoreSettings {
             garbage_grace: Duration::from_secs(garbage_grace),
+            bucket_key_lifetime: Duration::from_secs(bucket_key_seconds),
             ..StoreSettings::default()
         };
         let maintenance = bounded("store.maintenance_s", self.store.maintenance_s, 1..=86_400)?;

@@ -153,6 +153,20 @@ pub struct RequestContext {
 }
 
 impl RequestContext {
+    /// A request of which nothing else is known: it came at the epoch, from nowhere, in the clear.
+    pub fn new(principal: Principal, request_id: impl Into<String>) -> Self {
+        Self {
+            principal,
+            request_id: request_id.into(),
+            source_ip: None,
+            secure_transport: false,
+            time: OffsetDateTime::UNIX_EPOCH,
+            user_agent: None,
+            referer: None,
+            presigned: false,
+        }
+    }
+
     /// What policies can ask about every request.
     fn values(&self) -> Values {
         let mut values = Values::of(&self.principal);

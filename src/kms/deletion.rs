@@ -259,6 +259,7 @@ impl Kms {
             }
             batch = batch.and(grants::delete_all(&rows, key.key_id()).await?);
             if self.commit(batch).await? {
+                self.tell(key);
                 tracing::info!(event = "kms.key.destroyed", %key);
                 return Ok(true);
             }

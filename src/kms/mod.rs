@@ -18,8 +18,8 @@
 //! # Reading order
 //!
 //! `key`, `context`, `ciphertext`, `table`, `mac`, `backing`, `wraps`, `access`, `data`, then the use cases:
-//! `keys`, `stores`, `aliases`, `tags`, `policy`, `grants`, `rotation`, `dependants`, `deletion`, `rewrap`, `internal`;
-//! the front end is [`api`].
+//! `keys`, `stores`, `aliases`, `tags`, `policy`, `grants`, `rotation`, `dependants`, `deletion`, `rewrap`, `internal`,
+//! `held`; the front end is [`api`].
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -42,6 +42,7 @@ mod deletion;
 mod dependants;
 mod error;
 mod grants;
+mod held;
 mod internal;
 mod key;
 mod keys;
@@ -72,6 +73,7 @@ pub use grants::{
     GRANTS_PER_KEY_MAX, Grant, GrantConstraint, GrantCursor, GrantFilter, GrantId, GrantOperation,
     NewGrant, is_principal_arn,
 };
+pub use held::KeyWatch;
 pub use internal::InternalKey;
 pub use key::{
     KeyArn, KeyId, KeyManager, KeyMaterialId, KeyRef, KeyState, RotationSchedule, Timestamp,
@@ -133,6 +135,7 @@ pub struct Kms {
     making_mac: Mutex<()>,
     wraps: WrapCounts,
     read_policies: access::ReadPolicies,
+    watchers: held::Watchers,
     /// Names this process in the intents it writes.
     process: [u8; 16],
     /// Who keeps what was wrapped here; nobody without.
@@ -191,6 +194,7 @@ impl Kms {
             making_mac: Mutex::new(()),
             wraps: WrapCounts::default(),
             read_policies: access::ReadPolicies::default(),
+            watchers: held::Watchers::default(),
             process: *uuid::Uuid::new_v4().as_bytes(),
             dependants: None,
             refuse_deletion_while_in_use: false,
@@ -357,6 +361,9 @@ impl Kms {
                 batch = batch.range_empty(range.clone());
             }
             if self.commit(batch).await? {
+                if record.state != head.record.state {
+                    self.tell(key);
+                }
                 return Ok(answer);
             }
         }

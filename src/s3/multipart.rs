@@ -27,6 +27,7 @@ impl Front {
         upload: &UploadTarget,
         name: (&str, &str),
     ) -> S3Result<KeyAccess> {
+        sse::refuse_bucket_key(headers)?;
         let customer = sse::customer_key_of(headers)?;
         let sse = &upload.record().sse;
         match (sse, &customer) {
@@ -131,12 +132,14 @@ pub(super) async fn create(
         .store
         .create_upload(&proof, &target, kept, (checksum, asked))
         .await?;
-    let answer = SseAnswer::with_context(&target.record(), &request.headers);
+    let answer =
+        SseAnswer::with_context(&target.record(), target.says_bucket_key(), &request.headers);
     Ok(S3Response::new(CreateMultipartUploadOutput {
         bucket: Some(bucket),
         checksum_algorithm: request.input.checksum_algorithm,
         checksum_type: asked.then(|| checksum::kind_name(checksum)),
         key: Some(key),
+        bucket_key_enabled: answer.bucket_key,
         server_side_encryption: answer.algorithm,
         ssekms_key_id: answer.kms_key,
         ssekms_encryption_context: answer.context,
@@ -180,9 +183,14 @@ pub(super) async fn put_part(
         .put_part(&upload, &access, number, incoming)
         .await
         .map_err(of_an_upload)?;
-    let answer = SseAnswer::new(&upload.record().sse, &request.headers);
+    let answer = SseAnswer::new(
+        &upload.record().sse,
+        upload.says_bucket_key(),
+        &request.headers,
+    );
     let mut output = UploadPartOutput {
         e_tag: Some(etag(&part.etag)),
+        bucket_key_enabled: answer.bucket_key,
         server_side_encryption: answer.algorithm,
         ssekms_key_id: answer.kms_key,
         sse_customer_algorithm: answer.customer_algorithm,
@@ -319,7 +327,7 @@ pub(super) async fn complete(
         })
         .await
         .map_err(of_an_upload)?;
-    let answer = SseAnswer::new(&written.sse, &request.headers);
+    let answer = SseAnswer::new(&written.sse, written.bucket_key, &request.headers);
     let parts = u32::try_from(
         input
             .multipart_upload
@@ -333,6 +341,7 @@ pub(super) async fn complete(
         location: Some(format!("/{bucket}/{key}")),
         bucket: Some(bucket),
         key: Some(key),
+        bucket_key_enabled: answer.bucket_key,
         server_side_encryption: answer.algorithm,
         ssekms_key_id: answer.kms_key,
         ..CompleteMultipartUploadOutput::default()

@@ -28,6 +28,7 @@ use crate::kms::{self, Kms, TokenGroups};
 use crate::s3::{
     AnnouncedTrailers, Front, check_document, drop_meaningless_range, error_response, refuse,
 };
+use crate::store::Store;
 
 /// The longest body of a KMS request.
 const KMS_BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -45,6 +46,7 @@ pub(super) struct Endpoint {
     verifier: Verifier,
     s3: S3Service,
     kms: Arc<Kms>,
+    store: Store,
     groups: TokenGroups,
     account: AccountId,
     limits: Limits,
@@ -63,6 +65,7 @@ impl Endpoint {
     ) -> Self {
         Self {
             verifier,
+            store: front.store().clone(),
             s3: front.into_service(),
             kms,
             groups,
@@ -84,7 +87,9 @@ impl Endpoint {
             )
             .route(
                 "/metrics",
-                get(move || async move { metrics::text(&measured.groups) }),
+                get(move || async move {
+                    metrics::text(&measured.groups, measured.store.bucket_key_counts())
+                }),
             )
             .fallback(move |request: Request| {
                 let endpoint = Arc::clone(&self);

@@ -7,6 +7,7 @@ use http::header;
 use strongroom_hsm::{Health, State};
 
 use crate::kms::TokenGroups;
+use crate::store::BucketKeyCounts;
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -64,8 +65,37 @@ const FAMILIES: [Family; 8] = [
     ),
 ];
 
-/// Every family, of every token.
-pub(super) fn text(groups: &TokenGroups) -> Response {
+/// A family of bucket keys: the same, without tokens.
+type BucketKeyFamily = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&BucketKeyCounts) -> u64,
+);
+
+const BUCKET_KEY_FAMILIES: [BucketKeyFamily; 3] = [
+    (
+        "strongroom_bucket_key_hits_total",
+        "counter",
+        "Data keys wrapped or unwrapped by a bucket key in memory: calls of the token that were spared.",
+        |counts| counts.hits,
+    ),
+    (
+        "strongroom_bucket_key_misses_total",
+        "counter",
+        "Bucket keys that were not in memory, for which the token was called.",
+        |counts| counts.misses,
+    ),
+    (
+        "strongroom_bucket_keys",
+        "gauge",
+        "Bucket keys in memory.",
+        |counts| count(counts.held),
+    ),
+];
+
+/// Every family, of every token, and those of bucket keys.
+pub(super) fn text(groups: &TokenGroups, bucket_keys: BucketKeyCounts) -> Response {
     let default = std::iter::once(("default", groups.default_group()));
     let tokens: Vec<_> = default
         .chain(groups.named())
@@ -85,6 +115,13 @@ pub(super) fn text(groups: &TokenGroups) -> Response {
                 "{family}{{group=\"{group}\",token=\"{index}\"}} {value}"
             );
         }
+    }
+    for (family, kind, help, read) in BUCKET_KEY_FAMILIES {
+        let value = read(&bucket_keys);
+        let _ = writeln!(
+            text,
+            "# HELP {family} {help}\n# TYPE {family} {kind}\n{family} {value}"
+        );
     }
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
 }

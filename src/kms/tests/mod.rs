@@ -18,6 +18,7 @@ use crate::meta::{Batch, KeyRange, Meta, RedbMeta, Row};
 
 mod access;
 mod crypto;
+mod held;
 mod integrity;
 mod life;
 mod recovery;
@@ -180,19 +181,13 @@ fn text(value: &Value) -> String {
 }
 
 fn request() -> RequestContext {
-    RequestContext {
-        principal: Principal::root(
+    RequestContext::new(
+        Principal::root(
             AccountId::parse("123456789012").expect("twelve digits"),
             "AKIATEST",
         ),
-        request_id: "request-1".to_owned(),
-        source_ip: None,
-        secure_transport: true,
-        time: time::OffsetDateTime::UNIX_EPOCH,
-        user_agent: None,
-        referer: None,
-        presigned: false,
-    }
+        "request-1",
+    )
 }
 
 fn may(action: &'static str, resource: Resource) -> Authorised {
