@@ -200,6 +200,8 @@ pub struct Action(pub &'static str);
 pub enum Resource {
     /// Everything of a service.
     Service,
+    /// All buckets of the caller's account.
+    Buckets,
     /// A bucket, by name.
     Bucket(String),
     /// An object, by bucket and key.
@@ -215,6 +217,7 @@ impl Resource {
     fn arn(&self) -> String {
         match self {
             Self::Service => "*".to_owned(),
+            Self::Buckets => "arn:aws:s3:::*".to_owned(),
             Self::Bucket(bucket) => format!("arn:aws:s3:::{bucket}"),
             Self::Object(bucket, key) => format!("arn:aws:s3:::{bucket}/{key}"),
             Self::KmsKey(arn) | Self::KmsAlias(arn) => arn.clone(),
@@ -251,7 +254,9 @@ impl Authorised {
     pub fn bucket(&self) -> Option<&str> {
         match &self.resource {
             Resource::Bucket(bucket) | Resource::Object(bucket, _) => Some(bucket),
-            Resource::Service | Resource::KmsKey(_) | Resource::KmsAlias(_) => None,
+            Resource::Service | Resource::Buckets | Resource::KmsKey(_) | Resource::KmsAlias(_) => {
+                None
+            }
         }
     }
 
@@ -260,6 +265,7 @@ impl Authorised {
         match &self.resource {
             Resource::Object(bucket, key) => Some((bucket, key)),
             Resource::Service
+            | Resource::Buckets
             | Resource::Bucket(_)
             | Resource::KmsKey(_)
             | Resource::KmsAlias(_) => None,

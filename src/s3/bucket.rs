@@ -33,7 +33,7 @@ pub(super) async fn list(
     front: &Front,
     request: S3Request<ListBucketsInput>,
 ) -> S3Result<S3Response<ListBucketsOutput>> {
-    let proof = Front::may_service(&request, "s3:ListAllMyBuckets")?;
+    let proof = Front::may_buckets(&request, "s3:ListAllMyBuckets")?;
     let input = &request.input;
     let prefix = input.prefix.clone().unwrap_or_default();
     let after = input.continuation_token.clone().unwrap_or_default();

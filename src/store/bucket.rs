@@ -74,7 +74,7 @@ impl Store {
         proof: &Authorised,
     ) -> Result<Vec<(String, BucketRecord)>, StoreError> {
         match proof.resource() {
-            Resource::Service => {
+            Resource::Buckets => {
                 let mut buckets = self.load_buckets().await?;
                 let account = &proof.principal().account;
                 buckets.retain(|(_, bucket)| bucket.owner(self.kms.account()) == *account);
