@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 mod chunked;
 pub mod credentials;
@@ -149,6 +149,54 @@ pub struct RequestContext {
     pub source_ip: Option<IpAddr>,
     /// Whether it came over TLS.
     pub secure_transport: bool,
+    /// What the client says that it is.
+    pub user_agent: Option<String>,
+    /// The S3 operation that it is, once that is known.
+    pub operation: Operation,
+}
+
+/// The S3 operation of a request: what a use of a key was for. The first that is named stays; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Operation(Arc<OnceLock<(Action, Resource)>>);
+
+impl Operation {
+    /// Names it, unless it has been named.
+    pub fn name(&self, action: Action, resource: &Resource) {
+        self.0.get_or_init(|| (action, resource.clone()));
+    }
+
+    /// What was named.
+    pub fn named(&self) -> Option<(Action, &Resource)> {
+        self.0.get().map(|(action, resource)| (*action, resource))
+    }
+}
+
+/// Where a request came from and what it was for: what the audit says beside who and what.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// Names the request in answers and logs.
+    pub request_id: String,
+    /// Where it came from.
+    pub source_ip: Option<IpAddr>,
+    /// What the client says that it is.
+    pub user_agent: Option<String>,
+    /// Who asks on the caller's behalf.
+    pub via: Via,
+    /// The S3 operation that it is, once that is known.
+    pub operation: Operation,
+}
+
+impl Origin {
+    /// Of a request that asks by itself or through a service.
+    pub fn of(context: &RequestContext, via: Via) -> Self {
+        Self {
+            request_id: context.request_id.clone(),
+            source_ip: context.source_ip,
+            user_agent: context.user_agent.clone(),
+            via,
+            operation: context.operation.clone(),
+        }
+    }
 }
 
 /// What is done, as IAM names it: `s3:PutObject`.
@@ -177,6 +225,7 @@ pub struct Authorised {
     principal: Principal,
     action: Action,
     resource: Resource,
+    origin: Origin,
 }
 
 impl Authorised {
@@ -193,6 +242,11 @@ impl Authorised {
     /// To what.
     pub fn resource(&self) -> &Resource {
         &self.resource
+    }
+
+    /// On which request.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// The bucket, or the bucket of the object.
@@ -235,7 +289,7 @@ pub struct Denied {
 /// [`Denied`], which says nothing about whether the resource exists.
 pub fn authorise(
     context: &RequestContext,
-    _via: Via,
+    via: Via,
     action: Action,
     resource: Resource,
 ) -> Result<Authorised, Denied> {
@@ -252,5 +306,6 @@ pub fn authorise(
         principal: context.principal.clone(),
         action,
         resource,
+        origin: Origin::of(context, via),
     })
 }

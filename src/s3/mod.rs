@@ -111,6 +111,7 @@ fn decide(
     action: &'static str,
     resource: Resource,
 ) -> S3Result<Authorised> {
+    context.operation.name(Action(action), &resource);
     authorise(context, Via::Direct, Action(action), resource).map_err(error::denied)
 }
 

@@ -20,7 +20,7 @@ use super::body::TimedBody;
 use super::{health, metrics};
 use crate::auth::payload::{BodyError, BoxError, VerifiedBody};
 use crate::auth::sigv4::{AuthError, Verifier};
-use crate::auth::{AccountId, Principal, RequestContext};
+use crate::auth::{AccountId, Operation, Principal, RequestContext};
 use crate::config::Limits;
 use crate::kms::{self, Kms, TokenGroups};
 use crate::s3::{
@@ -184,7 +184,7 @@ impl Endpoint {
                 "X-Amz-Target is missing",
             );
         };
-        let context = request_context(verified.principal, request_id, peer);
+        let context = request_context(verified.principal, request_id, peer, &parts.headers);
         full(kms::api::handle(&self.kms, &context, target, &body).await)
     }
 
@@ -234,7 +234,7 @@ impl Endpoint {
         }
         drop_meaningless_range(&mut parts.headers);
         hide_secrets(&mut parts.headers);
-        let context = request_context(verified.principal, request_id, peer);
+        let context = request_context(verified.principal, request_id, peer, &parts.headers);
         let body = VerifiedBody::new(body, verified.payload);
         parts.extensions.insert(context);
         let announced = AnnouncedTrailers {
@@ -328,12 +328,22 @@ fn announced(headers: &HeaderMap) -> Vec<String> {
         .collect()
 }
 
-fn request_context(principal: Principal, request_id: &str, peer: SocketAddr) -> RequestContext {
+fn request_context(
+    principal: Principal,
+    request_id: &str,
+    peer: SocketAddr,
+    headers: &HeaderMap,
+) -> RequestContext {
+    let user_agent = headers.get(header::USER_AGENT);
     RequestContext {
         principal,
         request_id: request_id.to_owned(),
         source_ip: Some(peer.ip()),
         secure_transport: false,
+        user_agent: user_agent
+            .and_then(|agent| agent.to_str().ok())
+            .map(str::to_owned),
+        operation: Operation::default(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use strongroom::auth::{AccountId, Principal, RequestContext};
+use strongroom::auth::{AccountId, Operation, Principal, RequestContext};
 use strongroom::config::{Config, Isolation, RawConfig};
 use tempfile::TempDir;
 
@@ -73,5 +73,7 @@ pub(crate) fn caller() -> RequestContext {
         request_id: "test".into(),
         source_ip: None,
         secure_transport: false,
+        user_agent: None,
+        operation: Operation::default(),
     }
 }

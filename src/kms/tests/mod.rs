@@ -11,7 +11,7 @@ use strongroom_hsm::{HsmGroup, HsmHandle, HsmSettings};
 
 use super::{EncryptionContext, KeyArn, Kms, KmsError, KmsSettings, NewKey, api};
 use crate::auth::{
-    AccountId, Action, Authorised, Principal, RequestContext, Resource, Via, authorise,
+    AccountId, Action, Authorised, Operation, Principal, RequestContext, Resource, Via, authorise,
 };
 use crate::clock::ShiftedClock;
 use crate::meta::{Batch, KeyRange, Meta, RedbMeta, Row};
@@ -169,6 +169,8 @@ fn request() -> RequestContext {
         request_id: "request-1".to_owned(),
         source_ip: None,
         secure_transport: true,
+        user_agent: None,
+        operation: Operation::default(),
     }
 }
 
