@@ -12,12 +12,15 @@ use std::time::Duration;
 use secrecy::SecretBox;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::AuditSettings;
 use crate::auth::AccountId;
 use crate::auth::credentials::Credentials;
 use crate::store::StoreSettings;
 
+mod audit;
 mod hsm;
 
+pub use audit::RawAudit;
 pub use hsm::{GROUP_NAME_CHARS_MAX, HsmConfig, Isolation, RawClone, RawHsm, RawTpm, TokenConfig};
 
 use hsm::{check_group_name, check_tpms};
@@ -46,6 +49,8 @@ pub struct RawConfig {
     pub limits: RawLimits,
     /// The store.
     pub store: RawStore,
+    /// The audit.
+    pub audit: RawAudit,
     /// Logs.
     pub log: RawLog,
 }
@@ -97,6 +102,7 @@ impl Default for RawConfig {
             groups: BTreeMap::new(),
             limits: RawLimits::default(),
             store: RawStore::default(),
+            audit: RawAudit::default(),
             log: RawLog::default(),
         }
     }
@@ -152,6 +158,8 @@ pub struct Config {
     pub limits: Limits,
     /// The store.
     pub store: StoreSettings,
+    /// The audit, if there is one.
+    pub audit: Option<AuditSettings>,
     /// Pause between two rounds of maintenance.
     pub maintenance: Duration,
 }
@@ -305,6 +313,7 @@ impl RawConfig {
             garbage_grace: Duration::from_secs(garbage_grace),
             ..StoreSettings::default()
         };
+        let audit = self.audit.validate(&data_dir)?;
         let maintenance = bounded("store.maintenance_s", self.store.maintenance_s, 1..=86_400)?;
         Ok(Config {
             listen,
@@ -316,6 +325,7 @@ impl RawConfig {
             groups,
             limits,
             store,
+            audit,
             maintenance: Duration::from_secs(maintenance),
         })
     }

@@ -252,22 +252,22 @@ impl Audit {
         }
     }
 
-    /// Appends a checkpoint, whose `wanting` records are attested from now on.
+    /// Appends a checkpoint.
     ///
     /// # Errors
     ///
     /// [`AuditError`].
-    pub async fn append_checkpoint(
-        &self,
-        checkpoint: &Checkpoint,
-        wanting: u64,
-    ) -> Result<(), AuditError> {
+    pub async fn append_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), AuditError> {
         let record = checkpoint.record(timestamp(self.clock.now()));
-        self.append_any(record, false).await?;
+        self.append_any(record, false).await
+    }
+
+    /// Says that a checkpoint of so many records ([`Standing::wanting`]) has been made, and is known elsewhere.
+    pub fn attested(&self, wanting: u64) {
         self.shared.attested.fetch_max(wanting, Ordering::AcqRel);
         self.shared.has_checkpoint.store(true, Ordering::Release);
-        self.shared.checkpoint_is_failing.store(false, Ordering::Release);
-        Ok(())
+        let failing = &self.shared.checkpoint_is_failing;
+        failing.store(false, Ordering::Release);
     }
 
     /// Says that a checkpoint could not be made. `true`: the one before could.

@@ -270,7 +270,7 @@ impl Authorised {
 }
 
 /// Caller: may not.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("{principal} is not authorized to perform {action}")]
 pub struct Denied {
     /// Who.

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Isolation, RawConfig, TokenConfig, environment};
 
+mod audit;
 mod client;
 mod hsm;
 mod init;
@@ -38,6 +39,8 @@ enum Command {
     Key(key::Key),
     /// Manage custom key stores of a running server
     KeyStore(key_store::KeyStore),
+    /// Look into the audit
+    Audit(audit::Audit),
 }
 
 /// Parses the command line and does what it says.
@@ -52,6 +55,7 @@ pub fn run() -> Result<(), CliError> {
         Command::Hsm(hsm) => hsm.run(),
         Command::Key(key) => key.run(),
         Command::KeyStore(store) => store.run(),
+        Command::Audit(audit) => audit.run(),
     }
 }
 

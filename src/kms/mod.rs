@@ -18,7 +18,8 @@
 //! # Reading order
 //!
 //! `key`, `context`, `ciphertext`, `table`, `mac`, `backing`, `wraps`, `data`, then the use cases:
-//! `keys`, `stores`, `aliases`, `tags`, `policy`, `rotation`, `deletion`, `internal`; the front end is [`api`].
+//! `keys`, `stores`, `aliases`, `tags`, `policy`, `rotation`, `deletion`, `internal`, `audit`, `inventory`; the front
+//! end is [`api`].
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -26,12 +27,14 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard};
 
+use crate::audit::Audit;
 use crate::auth::{AccountId, Authorised, Resource};
 use crate::clock::Clock;
 use crate::meta::{Batch, Meta, MetaError};
 
 mod aliases;
 pub mod api;
+mod audit;
 mod backing;
 mod ciphertext;
 mod context;
@@ -39,6 +42,7 @@ mod data;
 mod deletion;
 mod error;
 mod internal;
+mod inventory;
 mod key;
 mod keys;
 mod mac;
@@ -51,6 +55,7 @@ mod tags;
 mod tests;
 mod wraps;
 
+pub use audit::{KnownHead, audited_chain};
 pub use aliases::{ALIASES_PER_KEY_MAX, AliasEntry, AliasName};
 pub use ciphertext::{CIPHERTEXT_BYTES_MAX, EncryptedDataKey, PLAINTEXT_BYTES_MAX};
 pub use context::{CONTEXT_BYTES_MAX, EncryptionContext};
@@ -60,6 +65,7 @@ pub use deletion::{
 };
 pub use error::{KeyStoreError, KmsError, WrongState};
 pub use internal::InternalKey;
+pub use inventory::{InventoryEntry, InventoryVersion, ObjectFacts};
 pub use key::{
     KeyArn, KeyId, KeyManager, KeyMaterialId, KeyRef, KeyState, RotationSchedule, Timestamp,
 };
@@ -117,6 +123,7 @@ pub struct Kms {
     wraps: WrapCounts,
     /// Names this process in the intents it writes.
     process: [u8; 16],
+    audit: Option<Arc<Audit>>,
 }
 
 impl fmt::Debug for Kms {
@@ -168,6 +175,15 @@ impl Kms {
             making_mac: Mutex::new(()),
             wraps: WrapCounts::default(),
             process: *uuid::Uuid::new_v4().as_bytes(),
+            audit: None,
+        }
+    }
+
+    /// The same, with every use of a key and every call of the API recorded. Without an audit none is.
+    pub fn with_audit(self, audit: Arc<Audit>) -> Self {
+        Self {
+            audit: Some(audit),
+            ..self
         }
     }
 

@@ -31,5 +31,8 @@ pub const KMS_STORES: u8 = b'x';
 /// Internal keys by name: never addressable by the KMS API. Owner: `kms`.
 pub const KMS_INTERNAL: u8 = b'n';
 
+/// The audit's chain: whose it is, and its last attested head. Owner: `kms`.
+pub const AUDIT: u8 = b'h';
+
 /// Identity and format version of this store. Owner: `server`.
 pub const STORE: u8 = b's';

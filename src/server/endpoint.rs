@@ -79,7 +79,7 @@ impl Endpoint {
             )
             .route(
                 "/metrics",
-                get(move || async move { metrics::text(&measured.groups) }),
+                get(move || async move { metrics::text(&measured.groups, measured.kms.audit_stats()) }),
             )
             .fallback(move |request: Request| {
                 let endpoint = Arc::clone(&self);

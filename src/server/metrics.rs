@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use http::header;
 use strongroom_hsm::{Health, State};
 
+use crate::audit::AuditStats;
 use crate::kms::TokenGroups;
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -64,8 +65,50 @@ const FAMILIES: [Family; 8] = [
     ),
 ];
 
-/// Every family, of every token.
-pub(super) fn text(groups: &TokenGroups) -> Response {
+/// The same, of the audit.
+type AuditFamily = (&'static str, &'static str, &'static str, fn(&AuditStats) -> u64);
+
+const AUDIT_FAMILIES: [AuditFamily; 6] = [
+    (
+        "strongroom_audit_failing",
+        "gauge",
+        "Whether audit records cannot be written.",
+        |stats| u64::from(stats.is_failing),
+    ),
+    (
+        "strongroom_audit_unattested_records",
+        "gauge",
+        "Audit records that no checkpoint of the HSM attests yet.",
+        |stats| stats.unattested,
+    ),
+    (
+        "strongroom_audit_checkpoint_failing",
+        "gauge",
+        "Whether the last attempt at a checkpoint of the audit failed.",
+        |stats| u64::from(stats.checkpoint_is_failing),
+    ),
+    (
+        "strongroom_audit_records_total",
+        "counter",
+        "Audit records written.",
+        |stats| stats.records,
+    ),
+    (
+        "strongroom_audit_lost_records_total",
+        "counter",
+        "Audit records that could not be written.",
+        |stats| stats.lost,
+    ),
+    (
+        "strongroom_audit_flushes_total",
+        "counter",
+        "Flushes of the audit to stable storage.",
+        |stats| stats.flushes,
+    ),
+];
+
+/// Every family, of every token and of the audit if there is one.
+pub(super) fn text(groups: &TokenGroups, audit: Option<AuditStats>) -> Response {
     let default = std::iter::once(("default", groups.default_group()));
     let tokens: Vec<_> = default
         .chain(groups.named())
@@ -84,6 +127,12 @@ pub(super) fn text(groups: &TokenGroups) -> Response {
                 text,
                 "{family}{{group=\"{group}\",token=\"{index}\"}} {value}"
             );
+        }
+    }
+    for (family, kind, help, read) in AUDIT_FAMILIES {
+        if let Some(stats) = &audit {
+            let value = read(stats);
+            let _ = writeln!(text, "# HELP {family} {help}\n# TYPE {family} {kind}\n{family} {value}");
         }
     }
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()

@@ -15,12 +15,14 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::{debug, error, info, warn};
 
+use crate::audit::{Audit, AuditSettings};
 use crate::auth::sigv4::Verifier;
 use crate::blob::FsBlobs;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Limits, read_credentials};
 use crate::kms::{
     Kms, KmsSettings, TokenGroups, WRAP_COUNT_BLOCK_DEFAULT, WRAPS_PER_BACKING_KEY_MAX_DEFAULT,
+    audited_chain,
 };
 use crate::meta::{Meta, RedbMeta};
 use crate::s3::Front;
@@ -40,6 +42,8 @@ use stream::TimedStream;
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// The most headers of a request.
 const HEADERS_MAX: usize = 128;
+/// Longest wait for the audit's last checkpoint.
+const AUDIT_END_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Pause after a connection could not be accepted, for want of file descriptors for instance.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -123,12 +127,19 @@ impl Server {
             wraps_per_backing_key_max: WRAPS_PER_BACKING_KEY_MAX_DEFAULT,
             wrap_count_block: WRAP_COUNT_BLOCK_DEFAULT,
         };
-        let kms = Arc::new(Kms::new(
+        let kms = Kms::new(
             Arc::clone(&meta),
             groups.clone(),
             Arc::clone(&clock),
             settings,
-        ));
+        );
+        let kms = Arc::new(match config.audit {
+            Some(settings) => kms.with_audit(open_audit(meta.as_ref(), settings, &clock).await?),
+            None => {
+                warn!(event = "audit.disabled", "nothing is recorded of the use of keys");
+                kms
+            }
+        });
         kms.recover()
             .await
             .map_err(data_error("keys", &meta_path))?;
@@ -211,6 +222,8 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) {
         info!(event = "server.listening", address = %self.address);
         let maintenance = tokio::spawn(maintain(self.parts.clone(), self.maintenance));
+        let kms = Arc::clone(&self.parts.kms);
+        let checkpoints = tokio::spawn(async move { kms.keep_audit().await });
         let places = Arc::new(Semaphore::new(self.limits.connections));
         let graceful = GracefulShutdown::new();
         let mut connections = JoinSet::new();
@@ -254,6 +267,12 @@ impl Server {
             );
         }
         connections.shutdown().await;
+        checkpoints.abort();
+        match tokio::time::timeout(AUDIT_END_WAIT_MAX, self.parts.kms.end_audit()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(event = "audit.not_ended", %error),
+            Err(_elapsed) => warn!(event = "audit.not_ended", "the last checkpoint takes too long"),
+        }
         self.parts.groups.shutdown().await;
         info!(event = "server.stopped");
     }
@@ -278,6 +297,17 @@ impl Server {
                 service,
             )
     }
+}
+
+async fn open_audit(
+    meta: &dyn Meta,
+    settings: AuditSettings,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<Audit>, StartError> {
+    let dir = settings.dir.clone();
+    let (server, head) = audited_chain(meta).await.map_err(data_error("audit", &dir))?;
+    let audit = Audit::open(server, head, settings, Arc::clone(clock));
+    Ok(Arc::new(audit.map_err(data_error("audit", &dir))?))
 }
 
 fn data_error<E>(what: &'static str, path: &Path) -> impl FnOnce(E) -> StartError

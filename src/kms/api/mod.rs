@@ -14,9 +14,11 @@ use super::{Kms, KmsError};
 use crate::auth::RequestContext;
 
 mod aliases;
+mod audit;
 mod call;
 mod data;
 mod error;
+mod inventory;
 mod keys;
 mod members;
 mod policy;
@@ -24,8 +26,10 @@ mod rotation;
 mod stores;
 mod tags;
 
-use call::Call;
+use call::{Call, Noted};
 use error::WireError;
+
+pub(in crate::kms) use error::WireError as CodedError;
 
 /// The largest request. A policy of its full length, each character escaped, and the rest.
 pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
@@ -34,6 +38,10 @@ const TARGET_PREFIX: &str = "TrentService.";
 
 /// What AWS has no operation for: a key goes to another key store under its ARN.
 const MOVE_KEY: &str = "Strongroom.MoveKey";
+/// Nor for this: what an auditor asks of all keys at once.
+const KEY_INVENTORY: &str = "Strongroom.KeyInventory";
+/// Nor for this: whether the HSM made the proofs of the audit's checkpoints.
+const VERIFY_CHECKPOINTS: &str = "Strongroom.VerifyAuditCheckpoints";
 
 /// Operations of the API that are not here.
 const UNSUPPORTED: [&str; 21] = [
@@ -68,8 +76,13 @@ pub async fn handle(
     body: &[u8],
 ) -> Response<Bytes> {
     let request_id = &context.request_id;
-    let call = Call { kms, context };
-    let (status, body) = match dispatch(&call, target, body).await {
+    let noted = Noted::default();
+    let call = Call {
+        kms,
+        context,
+        noted: &noted,
+    };
+    let (status, body) = match audited(&call, target, body).await {
         Ok(body) => (StatusCode::OK, body),
         Err(error) => (error.status, error.body()),
     };
@@ -111,17 +124,31 @@ fn respond(status: StatusCode, body: Bytes, request_id: &str) -> Response<Bytes>
     response
 }
 
+/// Answers, and records the answer before it leaves.
+async fn audited(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, WireError> {
+    let unrecorded =
+        |error: &KmsError| WireError::new(error, &call.context.request_id, target);
+    call.kms.check_audit().map_err(|error| unrecorded(&error))?;
+    let answer = dispatch(call, target, body).await;
+    audit::record(call, target, body, &answer)
+        .await
+        .map_err(|error| unrecorded(&error))?;
+    answer
+}
+
 async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, WireError> {
     if body.len() > REQUEST_BYTES_MAX {
         return Err(WireError::too_large());
     }
     let operation = match target.strip_prefix(TARGET_PREFIX) {
         Some(operation) => operation,
-        None if target == MOVE_KEY => target,
+        None if [MOVE_KEY, KEY_INVENTORY, VERIFY_CHECKPOINTS].contains(&target) => target,
         None => return Err(WireError::unknown_operation()),
     };
     let done = match operation {
         MOVE_KEY => answer(stores::move_key(call, read(body)?).await),
+        KEY_INVENTORY => answer(inventory::key_inventory(call, read(body)?).await),
+        VERIFY_CHECKPOINTS => answer(inventory::verify_checkpoints(call, read(body)?).await),
         "CancelKeyDeletion" => answer(keys::cancel_key_deletion(call, read(body)?).await),
         "ConnectCustomKeyStore" => answer(stores::connect(call, read(body)?).await),
         "CreateAlias" => nothing(aliases::create_alias(call, read(body)?).await),
@@ -166,7 +193,7 @@ async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, W
         }
         _ => return Err(WireError::unknown_operation()),
     };
-    done.map_err(|error| WireError::new(error, &call.context.request_id, operation))
+    done.map_err(|error| WireError::new(&error, &call.context.request_id, operation))
 }
 
 /// The request in a body; none is the empty one.
