@@ -78,6 +78,9 @@ mod tests;
 pub mod verify;
 mod writer;
 
+#[cfg(test)]
+pub(crate) use tests::room as room_of_tests;
+
 pub use chain::Head;
 pub use event::{AWS_INTERNAL, Event, KMS_SOURCE, OWN_SOURCE, Outcome};
 pub use note::{Checkpoint, ServerId};

@@ -15,10 +15,10 @@ use super::{Audit, AuditError, AuditSettings, Checkpoint, Durability, Head, OnFa
 use crate::clock::ShiftedClock;
 
 /// How many bytes still fit on the disk of a test.
-type Room = Arc<Mutex<Option<usize>>>;
+pub(crate) type Room = Arc<Mutex<Option<usize>>>;
 
 /// The room on the disk of this directory: without limit, until a test sets one.
-pub(super) fn room(dir: &Path) -> Room {
+pub(crate) fn room(dir: &Path) -> Room {
     static ROOMS: Mutex<BTreeMap<PathBuf, Room>> = Mutex::new(BTreeMap::new());
     let mut rooms = ROOMS.lock().expect("no panic");
     Arc::clone(rooms.entry(dir.to_owned()).or_default())

@@ -16,6 +16,7 @@ use crate::auth::{
 use crate::clock::ShiftedClock;
 use crate::meta::{Batch, KeyRange, Meta, RedbMeta, Row};
 
+mod audit;
 mod crypto;
 mod integrity;
 mod life;
