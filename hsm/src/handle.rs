@@ -369,9 +369,8 @@ impl HsmHandle {
     /// Joined by a shutdown, like the workers.
     fn keep_report_thread(&self, thread: JoinHandle<()>) {
         let mut threads = self.threads();
-        threads.retain(|other| {
-            !other.is_finished() || other.thread().name() != Some(REPORT_THREAD)
-        });
+        threads
+            .retain(|other| !other.is_finished() || other.thread().name() != Some(REPORT_THREAD));
         threads.push(thread);
     }
 

@@ -1,6 +1,6 @@
 //! One use of a key or one call of the API, in the shape of a `CloudTrail` event.
 //!
-//! Members and their meaning are those of "CloudTrail record contents", event version 1.08. For a key that S3 uses on
+//! Members and their meaning are those of "`CloudTrail` record contents", event version 1.08. For a key that S3 uses on
 //! behalf of a caller AWS says `AWS Internal` where the caller's address and agent would be; so does this. What AWS has no
 //! place for, the request that S3 was answering, is the member `s3Request`: action, ARN of bucket or object, request id,
 //! address and agent.
@@ -74,9 +74,9 @@ impl Event<'_> {
             put("errorCode", json!(code));
             put("errorMessage", json!(message));
         }
-        let or_null = |map: Map<String, Value>| match map.is_empty() {
-            true => Value::Null,
-            false => Value::Object(map),
+        let or_null = |map: Map<String, Value>| {
+            let map = Some(map).filter(|map| !map.is_empty());
+            map.map_or(Value::Null, Value::Object)
         };
         put("requestParameters", or_null(self.request));
         if self.caller.is_some() {
@@ -112,7 +112,7 @@ impl Event<'_> {
         serde_json::to_vec(&record).unwrap_or_default()
     }
 
-    /// Who: "CloudTrail userIdentity element".
+    /// Who: "`CloudTrail` userIdentity element".
     fn identity(&self) -> Value {
         let Some((principal, origin)) = self.caller else {
             return json!({ "accountId": self.account, "invokedBy": AWS_INTERNAL });
@@ -137,7 +137,10 @@ impl Event<'_> {
             }
             Identity::Session(session) => {
                 put("type", json!("AssumedRole"));
-                let role = format!("arn:aws:iam::{account}:role{}{}", session.path, session.role);
+                let role = format!(
+                    "arn:aws:iam::{account}:role{}{}",
+                    session.path, session.role
+                );
                 let issuer = json!({
                     "type": "Role",
                     "principalId": session.role_id,

@@ -57,18 +57,32 @@ impl Filter {
     /// Whether this event is meant.
     pub fn takes(&self, event: &Value) -> bool {
         let time = text(event, "/eventTime");
-        self.event.as_deref().is_none_or(|name| text(event, "/eventName") == name)
+        self.event
+            .as_deref()
+            .is_none_or(|name| text(event, "/eventName") == name)
             && self.since.as_deref().is_none_or(|since| time >= since)
             && self.until.as_deref().is_none_or(|until| time < until)
             && self.key.as_deref().is_none_or(|key| names_key(event, key))
-            && self.principal.as_deref().is_none_or(|who| is_by(event, who))
-            && self.object.as_deref().is_none_or(|object| is_for(event, object))
-            && self.outcome.as_ref().is_none_or(|outcome| went(event, outcome))
+            && self
+                .principal
+                .as_deref()
+                .is_none_or(|who| is_by(event, who))
+            && self
+                .object
+                .as_deref()
+                .is_none_or(|object| is_for(event, object))
+            && self
+                .outcome
+                .as_ref()
+                .is_none_or(|outcome| went(event, outcome))
     }
 }
 
 fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 fn names_key(event: &Value, key: &str) -> bool {
@@ -78,16 +92,28 @@ fn names_key(event: &Value, key: &str) -> bool {
         arn == key || arn.rsplit_once('/').is_some_and(|(_, id)| id == key)
     });
     let parameters = event.get("requestParameters").and_then(Value::as_object);
-    let mut named = ["keyId", "sourceKeyId", "destinationKeyId", "targetKeyId", "aliasName"]
-        .into_iter()
-        .filter_map(|name| parameters?.get(name)?.as_str());
+    let mut named = [
+        "keyId",
+        "sourceKeyId",
+        "destinationKeyId",
+        "targetKeyId",
+        "aliasName",
+    ]
+    .into_iter()
+    .filter_map(|name| parameters?.get(name)?.as_str());
     is_resource || named.any(|named| named == key)
 }
 
 fn is_by(event: &Value, who: &str) -> bool {
-    ["arn", "userName", "accessKeyId", "principalId", "sessionContext/sessionIssuer/arn"]
-        .into_iter()
-        .any(|name| text(event, &format!("/userIdentity/{name}")) == who)
+    [
+        "arn",
+        "userName",
+        "accessKeyId",
+        "principalId",
+        "sessionContext/sessionIssuer/arn",
+    ]
+    .into_iter()
+    .any(|name| text(event, &format!("/userIdentity/{name}")) == who)
 }
 
 fn is_for(event: &Value, object: &str) -> bool {
@@ -96,12 +122,13 @@ fn is_for(event: &Value, object: &str) -> bool {
         text(event, "/s3Request/resource"),
         text(event, "/requestParameters/encryptionContext/aws:s3:arn"),
     ];
-    named.into_iter().filter_map(|arn| arn.strip_prefix(S3_STEM)).any(|arn| {
-        match object.strip_suffix('*') {
+    named
+        .into_iter()
+        .filter_map(|arn| arn.strip_prefix(S3_STEM))
+        .any(|arn| match object.strip_suffix('*') {
             Some(beginning) => arn.starts_with(beginning),
             None => arn == object,
-        }
-    })
+        })
 }
 
 fn went(event: &Value, outcome: &Wanted) -> bool {

@@ -42,7 +42,7 @@ impl Rig {
             on_failure: OnFailure::Refuse,
             file_bytes_max: 1 << 20,
             checkpoint_records: 1000,
-            checkpoint_interval: Duration::from_secs(60),
+            checkpoint_interval: Duration::from_mins(1),
         };
         Self {
             settings,
@@ -57,8 +57,13 @@ impl Rig {
     }
 
     fn open(&self) -> Audit {
-        Audit::open(SERVER, self.attested, self.settings.clone(), Arc::new(self.clock.clone()))
-            .expect("an audit")
+        Audit::open(
+            SERVER,
+            self.attested,
+            self.settings.clone(),
+            Arc::new(self.clock.clone()),
+        )
+        .expect("an audit")
     }
 
     /// A chain of `events` events that was closed in order.
@@ -86,16 +91,6 @@ impl Rig {
         files[0].clone()
     }
 
-    fn lines(&self, path: &Path) -> Vec<String> {
-        let text = fs::read_to_string(path).expect("UTF-8");
-        text.lines().map(str::to_owned).collect()
-    }
-
-    fn write(&self, path: &Path, lines: &[String]) {
-        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-        fs::write(path, text).expect("written");
-    }
-
     fn verify(&self) -> Verified {
         verify(self.dir(), None, &[]).expect("readable")
     }
@@ -103,19 +98,35 @@ impl Rig {
     /// What is found: line, sequence, kind.
     fn found(&self) -> Vec<(u64, Option<u64>, Wrong)> {
         let found = self.verify().findings.into_iter();
-        found.map(|finding| (finding.line, finding.sequence, finding.what)).collect()
+        found
+            .map(|finding| (finding.line, finding.sequence, finding.what))
+            .collect()
     }
 }
 
+fn lines_of(path: &Path) -> Vec<String> {
+    let text = fs::read_to_string(path).expect("UTF-8");
+    text.lines().map(str::to_owned).collect()
+}
+
+fn write(path: &Path, lines: &[String]) {
+    fs::write(path, lines.join("\n") + "\n").expect("written");
+}
+
 fn event(number: usize) -> Vec<u8> {
-    json!({ "eventName": "Decrypt", "number": number }).to_string().into_bytes()
+    json!({ "eventName": "Decrypt", "number": number })
+        .to_string()
+        .into_bytes()
 }
 
 /// The line of a record behind a head.
 fn line_after(head: &mut Head, record: &[u8]) -> String {
     let mut line = Vec::new();
     head.extend(&mut line, record);
-    String::from_utf8(line).expect("UTF-8").trim_end().to_owned()
+    String::from_utf8(line)
+        .expect("UTF-8")
+        .trim_end()
+        .to_owned()
 }
 
 fn head_of(line: &str) -> Head {
@@ -126,14 +137,32 @@ fn head_of(line: &str) -> Head {
 fn a_line_is_what_the_documentation_says() {
     let mut head = Head::EMPTY;
     let first = line_after(&mut head, b"{}");
-    let covered = [b"strongroom audit v1".as_slice(), &[0; 32], &1u64.to_be_bytes(), b"{}"].concat();
-    let hash = hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &covered));
-    assert_eq!(first, format!("{{\"seq\":1,\"hash\":\"{hash}\",\"record\":{{}}}}"));
+    let covered = [
+        b"strongroom audit v1".as_slice(),
+        &[0; 32],
+        &1u64.to_be_bytes(),
+        b"{}",
+    ]
+    .concat();
+    let hash = hex::encode(aws_lc_rs::digest::digest(
+        &aws_lc_rs::digest::SHA256,
+        &covered,
+    ));
+    assert_eq!(
+        first,
+        format!("{{\"seq\":1,\"hash\":\"{hash}\",\"record\":{{}}}}")
+    );
     // Computed by another program.
-    assert_eq!(hash, "c46fa5d2b736c2edab42acceacedc82451f6035b13bd4cf8e34c8d088e36588a");
+    assert_eq!(
+        hash,
+        "c46fa5d2b736c2edab42acceacedc82451f6035b13bd4cf8e34c8d088e36588a"
+    );
     let second = line_after(&mut head, b"{\"a\":1}");
     let parsed = Line::parse(second.as_bytes()).expect("a line");
-    assert_eq!((parsed.head, parsed.record), (head, b"{\"a\":1}".as_slice()));
+    assert_eq!(
+        (parsed.head, parsed.record),
+        (head, b"{\"a\":1}".as_slice())
+    );
     assert_eq!(head.to_string().parse(), Ok(head));
 }
 
@@ -208,9 +237,9 @@ async fn records_of_many_callers_are_all_there_in_one_order() {
 async fn a_changed_record_is_found_where_it_is() {
     let rig = Rig::chain(10).await;
     let path = rig.only_file();
-    let mut lines = rig.lines(&path);
+    let mut lines = lines_of(&path);
     lines[5] = lines[5].replace("Decrypt", "Encrypt");
-    rig.write(&path, &lines);
+    write(&path, &lines);
     assert_eq!(rig.found(), [(6, Some(6), Wrong::Changed)]);
 }
 
@@ -219,8 +248,15 @@ async fn every_byte_of_a_record_counts() {
     let rig = Rig::chain(3).await;
     let path = rig.only_file();
     let whole = fs::read(&path).expect("there");
-    let third = whole.split_inclusive(|byte| *byte == b'\n').take(3).map(<[u8]>::len).sum::<usize>();
-    let fourth = whole[third..].iter().position(|byte| *byte == b'\n').expect("a line");
+    let third = whole
+        .split_inclusive(|byte| *byte == b'\n')
+        .take(3)
+        .map(<[u8]>::len)
+        .sum::<usize>();
+    let fourth = whole[third..]
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .expect("a line");
     for at in third..third + fourth {
         let mut other = whole.clone();
         other[at] ^= 1;
@@ -235,10 +271,10 @@ async fn every_byte_of_a_record_counts() {
 async fn a_record_changed_with_its_hash_is_found_by_the_next() {
     let rig = Rig::chain(10).await;
     let path = rig.only_file();
-    let mut lines = rig.lines(&path);
+    let mut lines = lines_of(&path);
     let mut head = head_of(&lines[4]);
     lines[5] = line_after(&mut head, b"{\"eventName\":\"other\"}");
-    rig.write(&path, &lines);
+    write(&path, &lines);
     assert_eq!(rig.found(), [(7, Some(7), Wrong::Changed)]);
 }
 
@@ -246,19 +282,22 @@ async fn a_record_changed_with_its_hash_is_found_by_the_next() {
 async fn a_removed_record_is_found_where_it_was() {
     let rig = Rig::chain(10).await;
     let path = rig.only_file();
-    let mut lines = rig.lines(&path);
+    let mut lines = lines_of(&path);
     lines.remove(5);
-    rig.write(&path, &lines);
-    assert_eq!(rig.found(), [(6, Some(7), Wrong::Missing { first: 6, last: 6 })]);
+    write(&path, &lines);
+    assert_eq!(
+        rig.found(),
+        [(6, Some(7), Wrong::Missing { first: 6, last: 6 })]
+    );
 }
 
 #[tokio::test]
 async fn swapped_records_are_found() {
     let rig = Rig::chain(10).await;
     let path = rig.only_file();
-    let mut lines = rig.lines(&path);
+    let mut lines = lines_of(&path);
     lines.swap(5, 6);
-    rig.write(&path, &lines);
+    write(&path, &lines);
     let found = [
         (6, Some(7), Wrong::Missing { first: 6, last: 6 }),
         (7, Some(6), Wrong::Moved),
@@ -270,25 +309,28 @@ async fn swapped_records_are_found() {
 async fn an_inserted_record_is_found() {
     let rig = Rig::chain(10).await;
     let path = rig.only_file();
-    let mut lines = rig.lines(&path);
+    let mut lines = lines_of(&path);
     // Once as a copy, and once as one that follows where it stands.
     let copy = lines[3].clone();
     lines.insert(6, copy);
-    rig.write(&path, &lines);
+    write(&path, &lines);
     assert_eq!(rig.found(), [(7, Some(4), Wrong::Inserted)]);
     let mut head = head_of(&lines[5]);
     lines[6] = line_after(&mut head, b"{\"eventName\":\"made up\"}");
-    rig.write(&path, &lines);
-    assert_eq!(rig.found(), [(8, Some(7), Wrong::Inserted), (9, Some(8), Wrong::Changed)]);
+    write(&path, &lines);
+    assert_eq!(
+        rig.found(),
+        [(8, Some(7), Wrong::Inserted), (9, Some(8), Wrong::Changed)]
+    );
 }
 
 #[tokio::test]
 async fn a_line_that_is_none_is_found() {
     let rig = Rig::chain(10).await;
     let path = rig.only_file();
-    let mut lines = rig.lines(&path);
+    let mut lines = lines_of(&path);
     lines[5] = "nothing".to_owned();
-    rig.write(&path, &lines);
+    write(&path, &lines);
     assert_eq!(rig.found(), [(6, Some(6), Wrong::Unreadable)]);
 }
 
@@ -320,9 +362,9 @@ async fn a_file_cut_short_is_found_by_the_next() {
     rig.extend(40).await;
     let files = files::list(rig.dir()).expect("files");
     let next = files[2].0;
-    let mut lines = rig.lines(&files[1].1);
+    let mut lines = lines_of(&files[1].1);
     lines.pop();
-    rig.write(&files[1].1, &lines);
+    write(&files[1].1, &lines);
     let missing = Wrong::Missing {
         first: next - 1,
         last: next - 1,
@@ -341,22 +383,29 @@ async fn a_cut_end_is_found_against_a_noted_head() {
     let rig = Rig::chain(10).await;
     let path = rig.only_file();
     let noted = rig.verify().last.expect("records");
-    let by = |expected| verify(rig.dir(), None, &[expected]).expect("readable").findings;
+    let by = |expected| {
+        verify(rig.dir(), None, &[expected])
+            .expect("readable")
+            .findings
+    };
     assert_eq!(by(Expected::Head(noted)), []);
     assert_eq!(by(Expected::Hash(noted.hash)), []);
-    let mut lines = rig.lines(&path);
+    let mut lines = lines_of(&path);
     lines.truncate(9);
-    rig.write(&path, &lines);
+    write(&path, &lines);
     assert_eq!(rig.found(), [], "the chain alone cannot know");
     for expected in [Expected::Head(noted), Expected::Hash(noted.hash)] {
         let found = by(expected);
-        assert!(matches!(found[..], [ref cut] if matches!(cut.what, Wrong::Cut { .. })), "{found:?}");
+        assert!(
+            matches!(found[..], [ref cut] if matches!(cut.what, Wrong::Cut { .. })),
+            "{found:?}"
+        );
         assert_eq!(found[0].sequence, Some(9));
     }
     // Nor does a chain that was made anew from there pass.
     let mut head = head_of(&lines[8]);
     lines.extend((0..5).map(|number| line_after(&mut head, &event(number))));
-    rig.write(&path, &lines);
+    write(&path, &lines);
     assert_eq!(rig.found(), []);
     assert_eq!(by(Expected::Head(noted)).len(), 1);
 }
@@ -366,13 +415,19 @@ async fn a_cut_end_that_the_metadata_know_stays_a_gap_after_a_restart() {
     let mut rig = Rig::chain(10).await;
     rig.attested = rig.verify().last;
     let path = rig.only_file();
-    let mut lines = rig.lines(&path);
+    let mut lines = lines_of(&path);
     lines.truncate(9);
-    rig.write(&path, &lines);
+    write(&path, &lines);
     rig.extend(3).await;
     let found = rig.verify().findings;
     assert!(matches!(found[0].what, Wrong::Reported(_)), "{found:?}");
-    assert_eq!(found[1].what, Wrong::Missing { first: 10, last: 12 });
+    assert_eq!(
+        found[1].what,
+        Wrong::Missing {
+            first: 10,
+            last: 12
+        }
+    );
     assert_eq!(found.len(), 2, "the rest verifies");
     // So it does when all files are gone.
     for path in rig.files() {
@@ -387,15 +442,18 @@ async fn a_cut_end_that_the_metadata_know_stays_a_gap_after_a_restart() {
 async fn records_made_anew_are_found_by_the_metadata_at_the_next_start() {
     let mut rig = Rig::chain(10).await;
     let path = rig.only_file();
-    let mut lines = rig.lines(&path);
+    let mut lines = lines_of(&path);
     rig.attested = Some(head_of(&lines[9]));
     let mut head = head_of(&lines[5]);
     lines.truncate(6);
     lines.extend((0..8).map(|number| line_after(&mut head, &event(number))));
-    rig.write(&path, &lines);
+    write(&path, &lines);
     rig.extend(1).await;
     let found = rig.verify().findings;
-    assert!(matches!(&found[..], [one] if matches!(one.what, Wrong::Reported(_))), "{found:?}");
+    assert!(
+        matches!(&found[..], [one] if matches!(one.what, Wrong::Reported(_))),
+        "{found:?}"
+    );
 }
 
 #[tokio::test]
@@ -407,10 +465,17 @@ async fn a_torn_last_line_is_set_aside_and_the_chain_goes_on() {
     for cut in [40, 1] {
         fs::write(&path, &whole[..whole.len() - cut]).expect("written");
         let verified = rig.verify();
-        assert_eq!((verified.findings_in_all, verified.torn.len()), (0, 1), "as it stands");
+        assert_eq!(
+            (verified.findings_in_all, verified.torn.len()),
+            (0, 1),
+            "as it stands"
+        );
         rig.extend(2).await;
         let verified = rig.verify();
-        assert_eq!((verified.findings, verified.torn.len(), verified.files), (vec![], 1, 2));
+        assert_eq!(
+            (verified.findings, verified.torn.len(), verified.files),
+            (vec![], 1, 2)
+        );
         assert_eq!(verified.last.expect("records").sequence, 6 + 4);
         // What was set aside cannot be changed or taken away either.
         fs::write(&path, &whole[..whole.len() - cut - 1]).expect("written");
@@ -441,7 +506,11 @@ async fn a_full_disk_fails_the_record_and_heals_by_itself() {
     assert!(matches!(audit.check(), Err(AuditError::Failing(_))));
     assert!(audit.stats().is_failing);
     assert!(audit.flush().await.is_err());
-    assert_eq!(rig.verify().torn.len(), 0, "what was written of it is cut off again");
+    assert_eq!(
+        rig.verify().torn.len(),
+        0,
+        "what was written of it is cut off again"
+    );
     *room.lock().expect("no panic") = None;
     for _ in 0..100 {
         if audit.check().is_ok() {
@@ -453,7 +522,11 @@ async fn a_full_disk_fails_the_record_and_heals_by_itself() {
     audit.append(event(3)).await.expect("room");
     let verified = rig.verify();
     assert_eq!((verified.findings, verified.gaps.len()), (vec![], 1));
-    assert!(verified.gaps[0].contains(": 1 records could not be written"), "{:?}", verified.gaps);
+    assert!(
+        verified.gaps[0].contains(": 1 records could not be written"),
+        "{:?}",
+        verified.gaps
+    );
 }
 
 #[tokio::test]
@@ -471,7 +544,11 @@ async fn key_use_goes_on_without_records_if_the_settings_say_so() {
     *room.lock().expect("no panic") = None;
     audit.append(event(4)).await.expect("room");
     let verified = rig.verify();
-    assert!(verified.gaps[0].contains(": 3 records could not be written"), "{:?}", verified.gaps);
+    assert!(
+        verified.gaps[0].contains(": 3 records could not be written"),
+        "{:?}",
+        verified.gaps
+    );
 }
 
 #[tokio::test]
@@ -487,9 +564,17 @@ async fn a_file_that_is_taken_away_or_touched_is_noticed_before_the_next_record(
     fs::write(&path, more).expect("written");
     audit.append(event(3)).await.expect("written");
     let found = rig.found();
-    assert!(found.contains(&(1, Some(4), Wrong::Missing { first: 1, last: 3 })), "{found:?}");
-    assert!(found.contains(&(3, Some(6), Wrong::Unreadable)), "{found:?}");
-    let reported = found.iter().filter(|(_, _, what)| matches!(what, Wrong::Reported(_)));
+    assert!(
+        found.contains(&(1, Some(4), Wrong::Missing { first: 1, last: 3 })),
+        "{found:?}"
+    );
+    assert!(
+        found.contains(&(3, Some(6), Wrong::Unreadable)),
+        "{found:?}"
+    );
+    let reported = found
+        .iter()
+        .filter(|(_, _, what)| matches!(what, Wrong::Reported(_)));
     assert_eq!(reported.count(), 2, "{found:?}");
 }
 
@@ -523,14 +608,20 @@ async fn a_checkpoint_is_due_at_the_first_record_and_after_so_many() {
     rig.settings.checkpoint_records = 5;
     let audit = rig.open();
     let soon = Duration::from_millis(200);
-    tokio::time::timeout(soon, audit.checkpoint_due()).await.expect("at the start");
+    tokio::time::timeout(soon, audit.checkpoint_due())
+        .await
+        .expect("at the start");
     audit.attested(audit.flush().await.expect("flushed").wanting);
     for number in 0..4 {
         audit.append(event(number)).await.expect("written");
     }
-    tokio::time::timeout(soon, audit.checkpoint_due()).await.expect_err("not yet");
+    tokio::time::timeout(soon, audit.checkpoint_due())
+        .await
+        .expect_err("not yet");
     audit.append(event(5)).await.expect("written");
-    tokio::time::timeout(soon, audit.checkpoint_due()).await.expect("after five");
+    tokio::time::timeout(soon, audit.checkpoint_due())
+        .await
+        .expect("after five");
 }
 
 #[tokio::test]
@@ -539,9 +630,13 @@ async fn an_archive_is_gone_on_from() {
     rig.settings.file_bytes_max = 2000;
     rig.extend(40).await;
     let files = files::list(rig.dir()).expect("files");
-    let last = rig.lines(&files[1].1).pop().expect("a line");
+    let last = lines_of(&files[1].1).pop().expect("a line");
     let archived = head_of(&last);
-    let by = |archived| verify(rig.dir(), Some(archived), &[]).expect("readable").findings;
+    let by = |archived| {
+        verify(rig.dir(), Some(archived), &[])
+            .expect("readable")
+            .findings
+    };
     assert_eq!(by(archived), [], "still here");
     for (_, path) in &files[..2] {
         fs::remove_file(path).expect("moved");
@@ -560,7 +655,9 @@ fn lines_are_read_in_bounded_memory() {
     let path = directory.path().join("long");
     let max = usize::try_from(files::LINE_BYTES_MAX).expect("short");
     fs::write(&path, [vec![b'a'; max - 1], vec![b'\n']].concat()).expect("written");
-    assert!(matches!(Lines::open(&path).expect("there").next(), Ok(Read::Line(line)) if line.len() == max - 1));
+    assert!(
+        matches!(Lines::open(&path).expect("there").next(), Ok(Read::Line(line)) if line.len() == max - 1)
+    );
     fs::write(&path, vec![b'a'; max + 1]).expect("written");
     assert!(Lines::open(&path).expect("there").next().is_err());
 }
@@ -600,20 +697,66 @@ fn filters_take_what_is_meant() {
     let takes = |filter: Filter| filter.takes(&event);
     let base = Filter::default;
     for key in ["alias/a", "k1", "arn:aws:kms:r:1:key/k1"] {
-        assert!(takes(Filter { key: some(key), ..base() }), "{key}");
+        assert!(
+            takes(Filter {
+                key: some(key),
+                ..base()
+            }),
+            "{key}"
+        );
     }
-    assert!(!takes(Filter { key: some("k"), ..base() }));
+    assert!(!takes(Filter {
+        key: some("k"),
+        ..base()
+    }));
     for who in ["ann", "arn:aws:iam::1:user/ann", "AKIA1"] {
-        assert!(takes(Filter { principal: some(who), ..base() }), "{who}");
+        assert!(
+            takes(Filter {
+                principal: some(who),
+                ..base()
+            }),
+            "{who}"
+        );
     }
-    assert!(!takes(Filter { principal: some("bob"), ..base() }));
+    assert!(!takes(Filter {
+        principal: some("bob"),
+        ..base()
+    }));
     for object in ["vault/a/b", "vault/a*", "vault*", "arn:aws:s3:::vault/*"] {
-        assert!(takes(Filter { object: some(object), ..base() }), "{object}");
+        assert!(
+            takes(Filter {
+                object: some(object),
+                ..base()
+            }),
+            "{object}"
+        );
     }
-    assert!(!takes(Filter { object: some("vault/a"), ..base() }));
-    assert!(takes(Filter { since: some("2026-11-24"), until: some("2026-11-25"), ..base() }));
-    assert!(!takes(Filter { until: some("2026-11-24"), ..base() }));
-    for (outcome, taken) in [("denied", true), ("failure", true), ("AccessDenied", true), ("success", false)] {
-        assert_eq!(takes(Filter { outcome: Some(Wanted::from(outcome)), ..base() }), taken, "{outcome}");
+    assert!(!takes(Filter {
+        object: some("vault/a"),
+        ..base()
+    }));
+    assert!(takes(Filter {
+        since: some("2026-11-24"),
+        until: some("2026-11-25"),
+        ..base()
+    }));
+    assert!(!takes(Filter {
+        until: some("2026-11-24"),
+        ..base()
+    }));
+    for (outcome, taken) in [
+        ("denied", true),
+        ("failure", true),
+        ("AccessDenied", true),
+        ("success", false),
+    ] {
+        assert_eq!(
+            takes(Filter {
+                outcome: Some(Wanted::from(outcome)),
+                ..base()
+            }),
+            taken,
+            "{outcome}"
+        );
     }
 }

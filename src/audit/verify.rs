@@ -165,11 +165,7 @@ pub struct Verified {
 /// # Errors
 ///
 /// When the directory or a file cannot be read.
-pub fn verify(
-    dir: &Path,
-    archived: Option<Head>,
-    expected: &[Expected],
-) -> io::Result<Verified> {
+pub fn verify(dir: &Path, archived: Option<Head>, expected: &[Expected]) -> io::Result<Verified> {
     let mut reader = Reader {
         expected: expected.to_vec(),
         archived,
@@ -203,7 +199,9 @@ struct Reader {
 
 impl Reader {
     fn file(&mut self, first: u64, path: &Path) -> io::Result<()> {
-        self.name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        self.name = path
+            .file_name()
+            .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         self.line = 0;
         self.verified.files += 1;
         let mut lines = Lines::open(path).map_err(|error| at(path, &error))?;
@@ -325,9 +323,10 @@ impl Reader {
         let before = self.before.unwrap_or(Head::EMPTY);
         let lost = std::mem::take(&mut self.unreadable);
         if head.sequence <= before.sequence {
-            let wrong = match self.fill(head.sequence) {
-                true => Wrong::Moved,
-                false => Wrong::Inserted,
+            let wrong = if self.fill(head.sequence) {
+                Wrong::Moved
+            } else {
+                Wrong::Inserted
             };
             self.found(Some(head.sequence), wrong);
             return;

@@ -136,7 +136,9 @@ struct Shared {
 impl Shared {
     fn unattested(&self) -> u64 {
         let attested = self.attested.load(Ordering::Acquire);
-        self.wanting.load(Ordering::Acquire).saturating_sub(attested)
+        self.wanting
+            .load(Ordering::Acquire)
+            .saturating_sub(attested)
     }
 
     fn why(&self) -> std::sync::MutexGuard<'_, String> {
@@ -272,7 +274,10 @@ impl Audit {
 
     /// Says that a checkpoint could not be made. `true`: the one before could.
     pub fn checkpoint_failed(&self) -> bool {
-        !self.shared.checkpoint_is_failing.swap(true, Ordering::AcqRel)
+        !self
+            .shared
+            .checkpoint_is_failing
+            .swap(true, Ordering::AcqRel)
     }
 
     /// Waits until a checkpoint is due: at once for the first record of this process, else as the settings say.
@@ -360,7 +365,10 @@ impl Drop for Audit {
     fn drop(&mut self) {
         self.queue = None;
         if let Some(Err(_panic)) = self.thread.take().map(JoinHandle::join) {
-            tracing::error!(event = "audit.thread_died", "the audit was not closed cleanly");
+            tracing::error!(
+                event = "audit.thread_died",
+                "the audit was not closed cleanly"
+            );
         }
     }
 }
@@ -442,7 +450,10 @@ impl Writer {
                 Job::Flush(answer) => flushes.push(answer),
             }
         }
-        let heals = self.trouble.as_ref().is_some_and(|trouble| trouble.next_try <= now);
+        let heals = self
+            .trouble
+            .as_ref()
+            .is_some_and(|trouble| trouble.next_try <= now);
         if !records.is_empty() || heals {
             let mut outcome = self.write(&records);
             if outcome.is_ok() && self.settings.durability == Durability::Always {
@@ -466,8 +477,8 @@ impl Writer {
             let _logged = self.flush();
         }
         for answer in flushes {
-            let flushed = self.flush().map_err(AuditError::Unwritable);
-            let _gone = answer.send(flushed.map(|()| Standing {
+            let outcome = self.flush().map_err(AuditError::Unwritable);
+            let _gone = answer.send(outcome.map(|()| Standing {
                 head: self.files.head(),
                 wanting: self.shared.wanting.load(Ordering::Acquire),
             }));

@@ -222,16 +222,16 @@ pub enum Resource {
 #[derive(Debug)]
 #[must_use = "a decision that nobody looks at protects nothing"]
 pub struct Authorised {
-    principal: Principal,
+    /// Who, and on which request.
+    caller: Arc<(Principal, Origin)>,
     action: Action,
     resource: Resource,
-    origin: Origin,
 }
 
 impl Authorised {
     /// Who may.
     pub fn principal(&self) -> &Principal {
-        &self.principal
+        &self.caller.0
     }
 
     /// Do what.
@@ -246,7 +246,7 @@ impl Authorised {
 
     /// On which request.
     pub fn origin(&self) -> &Origin {
-        &self.origin
+        &self.caller.1
     }
 
     /// The bucket, or the bucket of the object.
@@ -303,9 +303,8 @@ pub fn authorise(
         }
     }
     Ok(Authorised {
-        principal: context.principal.clone(),
+        caller: Arc::new((context.principal.clone(), Origin::of(context, via))),
         action,
         resource,
-        origin: Origin::of(context, via),
     })
 }

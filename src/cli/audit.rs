@@ -61,7 +61,10 @@ impl Where {
             return Ok(dir);
         }
         let raw = load(self.file)?;
-        let data = raw.data_dir.clone().ok_or("data_dir is not set: name the directory with --dir")?;
+        let data = raw
+            .data_dir
+            .clone()
+            .ok_or("data_dir is not set: name the directory with --dir")?;
         Ok(raw.audit.dir(&data))
     }
 }
@@ -173,13 +176,20 @@ async fn ask_server(client: &Client, checkpoints: &[PlacedCheckpoint]) -> Result
         })
         .collect();
     let query = json!({ "Checkpoints": members });
-    client.call("Strongroom.VerifyAuditCheckpoints", &query).await
+    client
+        .call("Strongroom.VerifyAuditCheckpoints", &query)
+        .await
 }
 
 fn print(found: &Verified, asked: bool) {
     let head = |head: Option<Head>| head.map_or_else(String::new, |head| head.to_string());
     println!("records     {} in {} files", found.records, found.files);
-    println!("chain of    {}", found.server.map_or_else(String::new, |server| server.to_string()));
+    println!(
+        "chain of    {}",
+        found
+            .server
+            .map_or_else(String::new, |server| server.to_string())
+    );
     println!("first       {}", head(found.first));
     println!("head        {}", head(found.last));
     let checked = if asked {
@@ -198,10 +208,15 @@ fn print(found: &Verified, asked: bool) {
         println!("FOUND       {finding}");
     }
     if found.findings_in_all > found.findings.len() {
-        println!("FOUND       and {} more", found.findings_in_all - found.findings.len());
+        println!(
+            "FOUND       and {} more",
+            found.findings_in_all - found.findings.len()
+        );
     }
     if found.findings_in_all == 0 {
-        println!("Nothing is wrong. Note the head: what stands before it can then not be cut off unnoticed.");
+        println!(
+            "Nothing is wrong. Note the head: what stands before it can then not be cut off unnoticed."
+        );
     }
 }
 
@@ -320,7 +335,10 @@ fn checked_time(text: &str) -> Result<String, CliError> {
     };
     let is_time = (4..=FORM.len()).contains(&text.len()) && text.bytes().zip(FORM).all(fits);
     if !is_time {
-        return Err(format!("{text} is not a time like 2026-01-31T12:00:00Z, or the beginning of one").into());
+        return Err(format!(
+            "{text} is not a time like 2026-01-31T12:00:00Z, or the beginning of one"
+        )
+        .into());
     }
     Ok(text.to_owned())
 }
@@ -339,12 +357,19 @@ fn row(event: &Value) -> String {
         nobody if nobody.is_empty() => text(event, "/userIdentity/invokedBy"),
         arn => arn,
     };
-    let cause = [text(event, "/s3Request/action"), text(event, "/s3Request/resource")].join(" ");
+    let cause = [
+        text(event, "/s3Request/action"),
+        text(event, "/s3Request/resource"),
+    ]
+    .join(" ");
     let time = text(event, "/eventTime");
     let name = text(event, "/eventName");
-    format!("{time}  {name:<22} {outcome:<22} {key:<36}  {who}  {}", cause.trim())
-        .trim_end()
-        .to_owned()
+    format!(
+        "{time}  {name:<22} {outcome:<22} {key:<36}  {who}  {}",
+        cause.trim()
+    )
+    .trim_end()
+    .to_owned()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -384,7 +409,10 @@ impl Keys {
             Err("the list does not end".into())
         })?;
         match self.format {
-            KeysFormat::Json => println!("{}", serde_json::to_string_pretty(&json!({ "Keys": keys }))?),
+            KeysFormat::Json => println!(
+                "{}",
+                serde_json::to_string_pretty(&json!({ "Keys": keys }))?
+            ),
             KeysFormat::Table => {
                 for line in lines(&keys) {
                     print_line(&line);
@@ -410,7 +438,10 @@ struct Line<'a> {
 fn lines(keys: &[Value]) -> impl Iterator<Item = Line<'_>> {
     keys.iter().flat_map(|key| {
         let versions = key.get("Versions").and_then(Value::as_array);
-        versions.into_iter().flatten().map(move |version| Line { key, version })
+        versions
+            .into_iter()
+            .flatten()
+            .map(move |version| Line { key, version })
     })
 }
 
@@ -436,7 +467,11 @@ impl Line<'_> {
 
     /// Days since the current backing key was made.
     fn age(&self) -> String {
-        let made = self.key.get("LastRotationDate").and_then(Value::as_f64).unwrap_or_default();
+        let made = self
+            .key
+            .get("LastRotationDate")
+            .and_then(Value::as_f64)
+            .unwrap_or_default();
         #[expect(clippy::cast_possible_truncation, reason = "a date in whole seconds")]
         let seconds = SystemClock.now().unix_timestamp() - made as i64;
         (seconds / 86_400).to_string()
@@ -449,7 +484,11 @@ const COLUMNS: [Column; 24] = [
     ("key", |line| text(line.key, "/Name")),
     ("aliases", |line| {
         let aliases = line.key.get("Aliases").and_then(Value::as_array);
-        let names: Vec<_> = aliases.into_iter().flatten().filter_map(Value::as_str).collect();
+        let names: Vec<_> = aliases
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         names.join(" ")
     }),
     ("manager", |line| text(line.key, "/KeyManager")),
@@ -457,23 +496,45 @@ const COLUMNS: [Column; 24] = [
     ("created", |line| Line::date(line.key, "CreationDate")),
     ("rotation_age_days", |line| line.age()),
     ("rotation_period_days", |line| {
-        line.key.get("RotationPeriodInDays").map_or_else(String::new, Value::to_string)
+        line.key
+            .get("RotationPeriodInDays")
+            .map_or_else(String::new, Value::to_string)
     }),
-    ("version", |line| line.version.get("Version").map_or_else(String::new, Value::to_string)),
-    ("current", |line| line.version.get("Current").map_or_else(String::new, Value::to_string)),
-    ("key_material_id", |line| text(line.version, "/KeyMaterialId")),
-    ("version_created", |line| Line::date(line.version, "CreationDate")),
+    ("version", |line| {
+        line.version
+            .get("Version")
+            .map_or_else(String::new, Value::to_string)
+    }),
+    ("current", |line| {
+        line.version
+            .get("Current")
+            .map_or_else(String::new, Value::to_string)
+    }),
+    ("key_material_id", |line| {
+        text(line.version, "/KeyMaterialId")
+    }),
+    ("version_created", |line| {
+        Line::date(line.version, "CreationDate")
+    }),
     ("cause", |line| text(line.version, "/Cause")),
     ("key_store", |line| text(line.key, "/CustomKeyStoreId")),
     ("token_group", |line| text(line.version, "/TokenGroup")),
     ("token", |line| text(line.version, "/Token")),
     ("scheme", |line| text(line.version, "/Scheme")),
-    ("opens", |line| line.version.get("Opens").map_or_else(String::new, Value::to_string)),
+    ("opens", |line| {
+        line.version
+            .get("Opens")
+            .map_or_else(String::new, Value::to_string)
+    }),
     ("error", |line| text(line.version, "/Error")),
     ("SENSITIVE", |line| line.attribute("SENSITIVE")),
     ("EXTRACTABLE", |line| line.attribute("EXTRACTABLE")),
-    ("ALWAYS_SENSITIVE", |line| line.attribute("ALWAYS_SENSITIVE")),
-    ("NEVER_EXTRACTABLE", |line| line.attribute("NEVER_EXTRACTABLE")),
+    ("ALWAYS_SENSITIVE", |line| {
+        line.attribute("ALWAYS_SENSITIVE")
+    }),
+    ("NEVER_EXTRACTABLE", |line| {
+        line.attribute("NEVER_EXTRACTABLE")
+    }),
     ("LOCAL", |line| line.attribute("LOCAL")),
     ("usage", |line| line.attribute("usage")),
 ];
@@ -487,9 +548,18 @@ fn csv(field: &str) -> String {
 
 fn print_line(line: &Line<'_>) {
     let name = text(line.key, "/Name");
-    let name = name.rsplit_once(":key/").map_or(name.as_str(), |(_, id)| id);
-    let current = if line.version.get("Current") == Some(&json!(true)) { "*" } else { " " };
-    let version = line.version.get("Version").map_or_else(String::new, Value::to_string);
+    let name = name
+        .rsplit_once(":key/")
+        .map_or(name.as_str(), |(_, id)| id);
+    let current = if line.version.get("Current") == Some(&json!(true)) {
+        "*"
+    } else {
+        " "
+    };
+    let version = line
+        .version
+        .get("Version")
+        .map_or_else(String::new, Value::to_string);
     let material = text(line.version, "/KeyMaterialId");
     let material = material.get(..16).unwrap_or(&material);
     let opens = match text(line.version, "/Error") {
@@ -517,10 +587,21 @@ mod tests {
 
     #[test]
     fn a_time_is_one_or_the_beginning_of_one() {
-        for good in ["2026-01-31", "2026", "2026-01-31T12:00", "2026-01-31T12:00:00Z"] {
+        for good in [
+            "2026-01-31",
+            "2026",
+            "2026-01-31T12:00",
+            "2026-01-31T12:00:00Z",
+        ] {
             checked_time(good).expect(good);
         }
-        for bad in ["yesterday", "26-01-31", "2026-01-31 12:00", "2026-01-31T12:00:00+01:00", ""] {
+        for bad in [
+            "yesterday",
+            "26-01-31",
+            "2026-01-31 12:00",
+            "2026-01-31T12:00:00+01:00",
+            "",
+        ] {
             checked_time(bad).expect_err(bad);
         }
     }

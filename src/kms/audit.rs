@@ -206,7 +206,9 @@ impl Kms {
         };
         if !context.is_empty() {
             let pairs = context.iter();
-            let pairs: Map<_, _> = pairs.map(|(name, value)| (name.to_owned(), json!(value))).collect();
+            let pairs: Map<_, _> = pairs
+                .map(|(name, value)| (name.to_owned(), json!(value)))
+                .collect();
             request.insert("encryptionContext".to_owned(), Value::Object(pairs));
         }
         let mut additional = Map::new();

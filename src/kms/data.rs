@@ -90,9 +90,7 @@ impl Kms {
     ) -> Result<(DataKey, EncryptedDataKey), KmsError> {
         check_proof(proof, &[GENERATE], key)?;
         let data_key = DataKey::random().map_err(KmsError::hsm)?;
-        let encrypted = self
-            .wrap_data_key(proof, key, context, &data_key)
-            .await?;
+        let encrypted = self.wrap_data_key(proof, key, context, &data_key).await?;
         Ok((data_key, encrypted))
     }
 

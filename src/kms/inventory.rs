@@ -127,8 +127,7 @@ impl Kms {
                 let head = rows.load::<KeyRecord>("head of a key", table::head_row(&owner));
                 if let Some(head) = head.await? {
                     let name = format!("internal/{}", purpose.name());
-                    let entry =
-                        self.inventory_entry(&rows, owner, name, head.record, &mut reports);
+                    let entry = self.inventory_entry(&rows, owner, name, head.record, &mut reports);
                     entries.push(Box::pin(entry).await?);
                 }
             }
@@ -243,7 +242,11 @@ impl Kms {
             },
             group: group.unwrap_or_else(|| "default".to_owned()),
             token: backing.token().to_owned(),
-            scheme: key.canary.0.scheme().map_or("unknown", |scheme| scheme.name()),
+            scheme: key
+                .canary
+                .0
+                .scheme()
+                .map_or("unknown", |scheme| scheme.name()),
             wraps_reserved: backing.wraps_reserved,
             opens,
             objects,
@@ -297,8 +300,19 @@ mod tests {
         };
         let facts = object_facts(&fact, "ab", "token 1".into()).expect("its own");
         assert_eq!(facts.part, "MAC");
-        let told: Vec<_> = facts.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        assert_eq!(told, [("LOCAL", "not told"), ("SENSITIVE", "true"), ("usage", "SIGN+VERIFY")]);
+        let told: Vec<_> = facts
+            .attributes
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("LOCAL", "not told"),
+                ("SENSITIVE", "true"),
+                ("usage", "SIGN+VERIFY")
+            ]
+        );
         assert_eq!(object_facts(&fact, "abc", String::new()), None);
         assert_eq!(object_facts(&fact, "a", String::new()), None);
     }

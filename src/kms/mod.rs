@@ -55,8 +55,8 @@ mod tags;
 mod tests;
 mod wraps;
 
-pub use audit::{KnownHead, audited_chain};
 pub use aliases::{ALIASES_PER_KEY_MAX, AliasEntry, AliasName};
+pub use audit::{KnownHead, audited_chain};
 pub use ciphertext::{CIPHERTEXT_BYTES_MAX, EncryptedDataKey, PLAINTEXT_BYTES_MAX};
 pub use context::{CONTEXT_BYTES_MAX, EncryptionContext};
 pub use data::{Decrypted, Encrypted, GENERATED_BYTES_MAX, Generated, ReEncrypted};
@@ -180,6 +180,7 @@ impl Kms {
     }
 
     /// The same, with every use of a key and every call of the API recorded. Without an audit none is.
+    #[must_use]
     pub fn with_audit(self, audit: Arc<Audit>) -> Self {
         Self {
             audit: Some(audit),

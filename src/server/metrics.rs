@@ -66,7 +66,12 @@ const FAMILIES: [Family; 8] = [
 ];
 
 /// The same, of the audit.
-type AuditFamily = (&'static str, &'static str, &'static str, fn(&AuditStats) -> u64);
+type AuditFamily = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&AuditStats) -> u64,
+);
 
 const AUDIT_FAMILIES: [AuditFamily; 6] = [
     (
@@ -132,7 +137,10 @@ pub(super) fn text(groups: &TokenGroups, audit: Option<AuditStats>) -> Response 
     for (family, kind, help, read) in AUDIT_FAMILIES {
         if let Some(stats) = &audit {
             let value = read(stats);
-            let _ = writeln!(text, "# HELP {family} {help}\n# TYPE {family} {kind}\n{family} {value}");
+            let _ = writeln!(
+                text,
+                "# HELP {family} {help}\n# TYPE {family} {kind}\n{family} {value}"
+            );
         }
     }
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()

@@ -133,12 +133,14 @@ impl Server {
             Arc::clone(&clock),
             settings,
         );
-        let kms = Arc::new(match config.audit {
-            Some(settings) => kms.with_audit(open_audit(meta.as_ref(), settings, &clock).await?),
-            None => {
-                warn!(event = "audit.disabled", "nothing is recorded of the use of keys");
-                kms
-            }
+        let kms = Arc::new(if let Some(settings) = config.audit {
+            kms.with_audit(open_audit(meta.as_ref(), settings, &clock).await?)
+        } else {
+            warn!(
+                event = "audit.disabled",
+                "nothing is recorded of the use of keys"
+            );
+            kms
         });
         kms.recover()
             .await
@@ -271,7 +273,10 @@ impl Server {
         match tokio::time::timeout(AUDIT_END_WAIT_MAX, self.parts.kms.end_audit()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(event = "audit.not_ended", %error),
-            Err(_elapsed) => warn!(event = "audit.not_ended", "the last checkpoint takes too long"),
+            Err(_elapsed) => warn!(
+                event = "audit.not_ended",
+                "the last checkpoint takes too long"
+            ),
         }
         self.parts.groups.shutdown().await;
         info!(event = "server.stopped");
@@ -305,7 +310,9 @@ async fn open_audit(
     clock: &Arc<dyn Clock>,
 ) -> Result<Arc<Audit>, StartError> {
     let dir = settings.dir.clone();
-    let (server, head) = audited_chain(meta).await.map_err(data_error("audit", &dir))?;
+    let (server, head) = audited_chain(meta)
+        .await
+        .map_err(data_error("audit", &dir))?;
     let audit = Audit::open(server, head, settings, Arc::clone(clock));
     Ok(Arc::new(audit.map_err(data_error("audit", &dir))?))
 }

@@ -103,7 +103,7 @@ impl Files {
                 std::fs::remove_file(&path)?;
                 continue;
             };
-            opened.go_on(&path, head, end)?;
+            opened.go_on(&path, head, &end)?;
             break;
         }
         if let Some(attested) = attested {
@@ -125,7 +125,7 @@ impl Files {
     }
 
     /// Goes on behind the end of a file.
-    fn go_on(&mut self, path: &Path, head: Head, end: End) -> io::Result<()> {
+    fn go_on(&mut self, path: &Path, head: Head, end: &End) -> io::Result<()> {
         self.head = head;
         self.torn = Torn::of(&end.rest);
         if let Some(torn) = &self.torn {
@@ -167,7 +167,9 @@ impl Files {
         &mut self,
         records: impl Iterator<Item = &'r [u8]> + Clone,
     ) -> Result<(), Problem> {
-        let bytes = records.clone().map(|record| record.len() as u64 + LINE_OVERHEAD_BYTES);
+        let bytes = records
+            .clone()
+            .map(|record| record.len() as u64 + LINE_OVERHEAD_BYTES);
         let current = self
             .ready(bytes.sum())
             .map_err(|source| Problem { whole: 0, source })?;
@@ -270,7 +272,11 @@ impl Files {
             let _may_not_be_there = std::fs::remove_file(&path);
         } else {
             if let Some(reason) = reason {
-                tracing::error!(event = "audit.file_left", reason, "the audit goes on in a new file");
+                tracing::error!(
+                    event = "audit.file_left",
+                    reason,
+                    "the audit goes on in a new file"
+                );
             }
             self.head = head;
             self.torn = None;
@@ -284,7 +290,10 @@ impl Files {
         while !rest.is_empty() {
             match self.write_some(&mut current.file, rest) {
                 Ok(0) => {
-                    return (bytes.len() - rest.len(), Err(io::ErrorKind::WriteZero.into()));
+                    return (
+                        bytes.len() - rest.len(),
+                        Err(io::ErrorKind::WriteZero.into()),
+                    );
                 }
                 Ok(count) => rest = rest.get(count..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -202,7 +202,8 @@ fn taken(body: &[u8], names: &[&str]) -> Map<String, Value> {
                         "Policy" => POLICY_CHARS_MAX,
                         _ => CHARS_MAX,
                     };
-                    let value = recorded(members.next_value()?, chars_max, CONTEXTS.contains(&name));
+                    let value =
+                        recorded(members.next_value()?, chars_max, CONTEXTS.contains(&name));
                     taken.insert(lower_first(name), value);
                 } else {
                     members.next_value::<IgnoredAny>()?;

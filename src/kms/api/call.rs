@@ -21,7 +21,10 @@ impl Noted {
 
     /// The backing keys that were used, each with what it was used for.
     pub(super) fn materials(&self) -> Vec<(&'static str, String)> {
-        let used = self.materials.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = self
+            .materials
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         used.clone()
     }
 }
@@ -76,7 +79,11 @@ impl Call<'_> {
 
     /// The proof that the caller may do this to `key`.
     pub(super) fn may(&self, action: &'static str, key: &KeyArn) -> Result<Authorised, KmsError> {
-        let mut keys = self.noted.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = self
+            .noted
+            .keys
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if !keys.iter().any(|noted| noted == key.as_str()) {
             keys.push(key.to_string());
         }
@@ -86,7 +93,11 @@ impl Call<'_> {
 
     /// Notes a backing key that was used, under the name that `CloudTrail` has for it.
     pub(super) fn used(&self, name: &'static str, material: KeyMaterialId) {
-        let mut used = self.noted.materials.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = self
+            .noted
+            .materials
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         used.push((name, material.to_string()));
     }
 

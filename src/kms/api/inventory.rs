@@ -1,7 +1,8 @@
 //! Our own `Strongroom.KeyInventory` and `Strongroom.VerifyAuditCheckpoints`: what an auditor asks.
 
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
 
 use super::call::Call;
 use super::keys::state;
@@ -56,7 +57,8 @@ struct Entry {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Version {
-    version: u32,
+    #[serde(rename = "Version")]
+    number: u32,
     key_material_id: String,
     current: bool,
     creation_date: f64,
@@ -107,7 +109,7 @@ impl From<InventoryEntry> for Entry {
 impl From<InventoryVersion> for Version {
     fn from(version: InventoryVersion) -> Self {
         Self {
-            version: version.version,
+            number: version.version,
             key_material_id: version.material.to_string(),
             current: version.is_current,
             creation_date: seconds(version.created),
@@ -207,9 +209,13 @@ pub(super) async fn verify_checkpoints(
              less than or equal to {CHECKPOINTS_MAX}"
         )));
     }
-    let checkpoints: Option<Vec<_>> = input.checkpoints.iter().map(CheckpointMember::read).collect();
-    let checkpoints = checkpoints
-        .ok_or_else(|| KmsError::Validation("a checkpoint does not read".to_owned()))?;
+    let checkpoints: Option<Vec<_>> = input
+        .checkpoints
+        .iter()
+        .map(CheckpointMember::read)
+        .collect();
+    let checkpoints =
+        checkpoints.ok_or_else(|| KmsError::Validation("a checkpoint does not read".to_owned()))?;
     let proof = call.may_service("strongroom:VerifyAuditCheckpoints")?;
     let (genuine, known) = call
         .kms

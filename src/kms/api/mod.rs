@@ -126,8 +126,7 @@ fn respond(status: StatusCode, body: Bytes, request_id: &str) -> Response<Bytes>
 
 /// Answers, and records the answer before it leaves.
 async fn audited(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, WireError> {
-    let unrecorded =
-        |error: &KmsError| WireError::new(error, &call.context.request_id, target);
+    let unrecorded = |error: &KmsError| WireError::new(error, &call.context.request_id, target);
     call.kms.check_audit().map_err(|error| unrecorded(&error))?;
     let answer = dispatch(call, target, body).await;
     audit::record(call, target, body, &answer)

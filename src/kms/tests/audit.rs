@@ -16,7 +16,7 @@ use crate::kms::{KmsError, audited_chain};
 
 impl Rig {
     fn audit_dir(&self) -> PathBuf {
-        self._directory.path().join("audit")
+        self.directory.path().join("audit")
     }
 
     /// A rig with an audit.
@@ -28,7 +28,7 @@ impl Rig {
             on_failure: OnFailure::Refuse,
             file_bytes_max: 1 << 20,
             checkpoint_records: 1000,
-            checkpoint_interval: Duration::from_secs(60),
+            checkpoint_interval: Duration::from_mins(1),
         };
         let (server, head) = audited_chain(rig.meta.as_ref()).await.expect("a chain");
         let clock = Arc::new(rig.clock.clone());
@@ -79,7 +79,10 @@ async fn key_use_by_s3_is_recorded_with_the_request_that_caused_it() {
     let event = rig.last_event();
     assert_eq!(event["eventName"], "GenerateDataKey");
     assert_eq!(event["eventSource"], "kms.amazonaws.com");
-    assert_eq!(event["userIdentity"]["arn"], "arn:aws:iam::123456789012:root");
+    assert_eq!(
+        event["userIdentity"]["arn"],
+        "arn:aws:iam::123456789012:root"
+    );
     assert_eq!(event["userIdentity"]["invokedBy"], "AWS Internal");
     assert_eq!(event["sourceIPAddress"], "AWS Internal");
     let parameters = json!({
@@ -89,7 +92,10 @@ async fn key_use_by_s3_is_recorded_with_the_request_that_caused_it() {
     });
     assert_eq!(event["requestParameters"], parameters);
     assert_eq!(event["resources"][0]["ARN"], key.as_str());
-    assert_eq!(text(&event["additionalEventData"]["keyMaterialId"]).len(), 64);
+    assert_eq!(
+        text(&event["additionalEventData"]["keyMaterialId"]).len(),
+        64
+    );
     let cause = json!({
         "action": "s3:PutObject",
         "resource": "arn:aws:s3:::vault/a/b",
@@ -98,7 +104,10 @@ async fn key_use_by_s3_is_recorded_with_the_request_that_caused_it() {
         "userAgent": "agent/1",
     });
     assert_eq!(event["s3Request"], cause);
-    assert_eq!((&event["readOnly"], &event["errorCode"]), (&json!(true), &Value::Null));
+    assert_eq!(
+        (&event["readOnly"], &event["errorCode"]),
+        (&json!(true), &Value::Null)
+    );
 
     let on_key = Resource::KmsKey(key.to_string());
     let proof = authorise(&request, Via::S3, Action(DECRYPT), on_key).expect("root may");
@@ -106,7 +115,13 @@ async fn key_use_by_s3_is_recorded_with_the_request_that_caused_it() {
     let failed = rig.kms.unwrap_data_key(&proof, &encrypted, &other).await;
     assert!(matches!(failed, Err(KmsError::InvalidCiphertext)));
     let event = rig.last_event();
-    assert_eq!((text(&event["eventName"]), text(&event["errorCode"])), ("Decrypt".to_owned(), "InvalidCiphertextException".to_owned()));
+    assert_eq!(
+        (text(&event["eventName"]), text(&event["errorCode"])),
+        (
+            "Decrypt".to_owned(),
+            "InvalidCiphertextException".to_owned()
+        )
+    );
     assert_eq!(event["additionalEventData"], Value::Null);
 }
 
@@ -118,13 +133,25 @@ async fn a_denial_on_the_object_path_is_recorded() {
         action: DECRYPT,
     };
     rig.kms
-        .record_denied(&request(), Via::S3, &denied, "arn:aws:kms:us-west-2:1:key/k", &context(&[]))
+        .record_denied(
+            &request(),
+            Via::S3,
+            &denied,
+            "arn:aws:kms:us-west-2:1:key/k",
+            &context(&[]),
+        )
         .await
         .expect("recorded");
     let event = rig.last_event();
-    assert_eq!((text(&event["eventName"]), text(&event["errorCode"])), ("Decrypt".to_owned(), "AccessDenied".to_owned()));
+    assert_eq!(
+        (text(&event["eventName"]), text(&event["errorCode"])),
+        ("Decrypt".to_owned(), "AccessDenied".to_owned())
+    );
     assert!(text(&event["errorMessage"]).contains("kms:Decrypt"));
-    assert_eq!(event["resources"][0]["ARN"], "arn:aws:kms:us-west-2:1:key/k");
+    assert_eq!(
+        event["resources"][0]["ARN"],
+        "arn:aws:kms:us-west-2:1:key/k"
+    );
 }
 
 #[tokio::test]
@@ -135,15 +162,22 @@ async fn calls_of_the_api_are_recorded_with_what_they_changed() {
     let event = rig.last_event();
     assert_eq!(event["eventName"], "CreateKey");
     assert_eq!(event["requestParameters"], json!({ "description": "d" }));
-    assert_eq!(event["responseElements"]["keyMetadata"]["arn"], arn.as_str());
+    assert_eq!(
+        event["responseElements"]["keyMetadata"]["arn"],
+        arn.as_str()
+    );
     assert_eq!(event["resources"][0]["ARN"], arn.as_str());
     assert_eq!(event["readOnly"], false);
 
     rig.api_ok("DescribeKey", json!({ "KeyId": arn })).await;
     let event = rig.last_event();
-    assert_eq!((&event["readOnly"], &event["responseElements"]), (&json!(true), &Value::Null));
+    assert_eq!(
+        (&event["readOnly"], &event["responseElements"]),
+        (&json!(true), &Value::Null)
+    );
 
-    rig.api_error("DescribeKey", json!({ "KeyId": "nonsense" })).await;
+    rig.api_error("DescribeKey", json!({ "KeyId": "nonsense" }))
+        .await;
     let event = rig.last_event();
     assert_eq!(event["errorCode"], "NotFoundException");
     assert_eq!(event["errorMessage"], "Invalid keyId 'nonsense'");
@@ -152,8 +186,15 @@ async fn calls_of_the_api_are_recorded_with_what_they_changed() {
     rig.api_error("NoSuchThing", json!({})).await;
     assert_eq!(rig.last_event()["errorCode"], "UnknownOperationException");
 
-    rig.api_ok("RotateKeyOnDemand", json!({ "KeyId": arn })).await;
-    let names: Vec<_> = rig.events().iter().rev().take(2).map(|event| text(&event["eventType"])).collect();
+    rig.api_ok("RotateKeyOnDemand", json!({ "KeyId": arn }))
+        .await;
+    let names: Vec<_> = rig
+        .events()
+        .iter()
+        .rev()
+        .take(2)
+        .map(|event| text(&event["eventType"]))
+        .collect();
     assert_eq!(names, ["AwsApiCall", "AwsServiceEvent"]);
 }
 
@@ -167,17 +208,36 @@ async fn no_plaintext_and_no_ciphertext_is_in_a_record() {
         .await;
     let ciphertext = text(&encrypted["CiphertextBlob"]);
     let event = rig.last_event();
-    assert_eq!(event["requestParameters"]["encryptionContext"], json!({ "Case": "Kept" }));
-    assert_eq!(text(&event["additionalEventData"]["keyMaterialId"]).len(), 64);
+    assert_eq!(
+        event["requestParameters"]["encryptionContext"],
+        json!({ "Case": "Kept" })
+    );
+    assert_eq!(
+        text(&event["additionalEventData"]["keyMaterialId"]).len(),
+        64
+    );
     let input = json!({ "CiphertextBlob": ciphertext, "EncryptionContext": { "Case": "Kept" } });
     rig.api_ok("Decrypt", input).await;
-    let made = rig.api_ok("GenerateDataKey", json!({ "KeyId": key, "KeySpec": "AES_256" })).await;
+    let made = rig
+        .api_ok(
+            "GenerateDataKey",
+            json!({ "KeyId": key, "KeySpec": "AES_256" }),
+        )
+        .await;
     let re = json!({ "CiphertextBlob": ciphertext, "SourceEncryptionContext": { "Case": "Kept" }, "DestinationKeyId": key });
     rig.api_ok("ReEncrypt", re).await;
     let event = rig.last_event();
-    assert_eq!(text(&event["additionalEventData"]["sourceKeyMaterialId"]).len(), 64);
+    assert_eq!(
+        text(&event["additionalEventData"]["sourceKeyMaterialId"]).len(),
+        64
+    );
     let all = rig.audit_text();
-    for secret in [plaintext, &ciphertext, &text(&made["Plaintext"]), &text(&made["CiphertextBlob"])] {
+    for secret in [
+        plaintext,
+        &ciphertext,
+        &text(&made["Plaintext"]),
+        &text(&made["CiphertextBlob"]),
+    ] {
         assert!(!all.contains(secret), "{secret}");
     }
     assert_eq!(rig.events().len(), 4);
@@ -197,8 +257,15 @@ async fn without_a_record_no_key_is_used_and_nothing_is_changed() {
     let before = rig.token_keys().await;
     let (code, message) = rig.api_error("CreateKey", json!({})).await;
     assert_eq!(code, "KMSInternalException");
-    assert_eq!(message, "The audit record of this request cannot be written. Please try again.");
-    assert_eq!(rig.token_keys().await, before, "it is refused before anything is done");
+    assert_eq!(
+        message,
+        "The audit record of this request cannot be written. Please try again."
+    );
+    assert_eq!(
+        rig.token_keys().await,
+        before,
+        "it is refused before anything is done"
+    );
     *room.lock().expect("no panic") = None;
     for _ in 0..100 {
         if rig.kms.check_audit().is_ok() {
@@ -255,14 +322,20 @@ async fn records_go_on_without_the_hsm_and_are_attested_when_it_is_back() {
     rig.kms.checkpoint_audit().await.expect("a checkpoint");
     rig.faults.always(Op::Wrap, Fault::Fail);
     rig.api_ok("ListKeys", json!({})).await;
-    rig.kms.checkpoint_audit().await.expect_err("the HSM is away");
+    rig.kms
+        .checkpoint_audit()
+        .await
+        .expect_err("the HSM is away");
     rig.api_ok("ListKeys", json!({})).await;
     assert_eq!(rig.kms.audit_stats().expect("an audit").unattested, 2);
     rig.faults.heal();
     rig.kms.checkpoint_audit().await.expect("it is back");
     assert_eq!(rig.kms.audit_stats().expect("an audit").unattested, 0);
     let verified = verify(&rig.audit_dir(), None, &[]).expect("readable");
-    assert_eq!((verified.findings_in_all, verified.checkpoints.len()), (0, 2));
+    assert_eq!(
+        (verified.findings_in_all, verified.checkpoints.len()),
+        (0, 2)
+    );
 }
 
 #[tokio::test]
@@ -271,11 +344,22 @@ async fn the_inventory_has_every_key_page_by_page() {
     for _ in 0..3 {
         rig.key().await;
     }
-    rig.kms.checkpoint_audit().await.expect("makes the audit key");
+    rig.kms
+        .checkpoint_audit()
+        .await
+        .expect("makes the audit key");
     let proof = may("strongroom:KeyInventory", Resource::Service);
-    let first = rig.kms.key_inventory(&proof, 2, None).await.expect("a page");
+    let first = rig
+        .kms
+        .key_inventory(&proof, 2, None)
+        .await
+        .expect("a page");
     assert_eq!(first.items.len(), 2);
-    let rest = rig.kms.key_inventory(&proof, 2, first.next).await.expect("a page");
+    let rest = rig
+        .kms
+        .key_inventory(&proof, 2, first.next)
+        .await
+        .expect("a page");
     assert_eq!(rest.next, None);
     let names: Vec<_> = rest.items.iter().map(|entry| entry.name.clone()).collect();
     assert_eq!(names[1..], ["internal/audit", "internal/metadata-mac"]);
@@ -287,5 +371,8 @@ async fn the_inventory_has_every_key_page_by_page() {
         assert_eq!((version.scheme, &*version.group), ("aes-gcm", "default"));
     }
     let wrong = may("kms:ListKeys", Resource::Service);
-    rig.kms.key_inventory(&wrong, 2, None).await.expect_err("another proof");
+    rig.kms
+        .key_inventory(&wrong, 2, None)
+        .await
+        .expect_err("another proof");
 }

@@ -36,7 +36,7 @@ struct Rig {
     hsm: HsmHandle,
     clock: ShiftedClock,
     settings: KmsSettings,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Rig {
@@ -81,7 +81,7 @@ impl Rig {
             hsm,
             clock,
             settings,
-            _directory: directory,
+            directory,
         }
     }
 

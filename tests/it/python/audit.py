@@ -271,7 +271,7 @@ def _enough(answered, count):
 
 
 def without_its_audit_no_key_is_used_and_it_heals():
-    with Server() as s:
+    with Server("checkpoint_s = 1") as s:
         kms, s3 = s.client("kms"), s.client()
         key = kms.create_key()["KeyMetadata"]["KeyId"]
         s3.create_bucket(Bucket="vault")
@@ -342,7 +342,7 @@ def _is(wanted, found):
 
 
 def an_auditor_sees_every_key_and_what_the_token_says_of_it():
-    with Server() as s:
+    with Server("checkpoint_s = 1") as s:
         kms = s.client("kms")
         key = kms.create_key()["KeyMetadata"]
         kms.create_alias(AliasName="alias/seen", TargetKeyId=key["KeyId"])
