@@ -201,6 +201,18 @@ async fn a_chain_verifies_and_goes_on_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_chain_has_one_writer_at_a_time() {
+    let rig = Rig::new();
+    let audit = rig.open();
+    let clock = Arc::new(rig.clock.clone());
+    let second = Audit::open(SERVER, None, rig.settings.clone(), clock);
+    assert!(matches!(second, Err(AuditError::Unwritable(_))));
+    drop(audit);
+    drop(rig.open());
+    assert_eq!(rig.verify().findings, []);
+}
+
+#[tokio::test]
 async fn a_file_is_closed_at_its_size_and_at_the_end_of_its_day() {
     let mut rig = Rig::new();
     rig.settings.file_bytes_max = 2000;

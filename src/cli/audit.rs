@@ -99,7 +99,9 @@ impl Verify {
         if self.online || self.endpoint.is_some() {
             // What the metadata know is asked first: the chain may only grow until it is read.
             let known = ask(self.endpoint.clone(), &[])?.1;
-            expected.extend(known.map(Expected::Head));
+            let known =
+                known.ok_or("the server keeps no audit, or has made no checkpoint of it yet")?;
+            expected.push(Expected::Head(known));
             proofs = Some(self.endpoint);
         }
         let mut found = verify(&dir, self.archived, &expected)?;
@@ -364,12 +366,14 @@ fn row(event: &Value) -> String {
     .join(" ");
     let time = text(event, "/eventTime");
     let name = text(event, "/eventName");
-    format!(
+    let row = format!(
         "{time}  {name:<22} {outcome:<22} {key:<36}  {who}  {}",
         cause.trim()
-    )
-    .trim_end()
-    .to_owned()
+    );
+    // Much of it is in the words of callers, who may know what a terminal obeys.
+    let row = row.trim_end().chars();
+    row.map(|c| if c.is_control() { '\u{FFFD}' } else { c })
+        .collect()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -583,7 +587,19 @@ fn print_line(line: &Line<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use super::{checked_time, csv};
+    use serde_json::json;
+
+    use super::{checked_time, csv, row};
+
+    #[test]
+    fn a_row_tells_a_terminal_nothing() {
+        let event = json!({ "eventName": "Decrypt", "s3Request": { "resource": "arn:aws:s3:::b/\u{1b}[2J\n" } });
+        let row = row(&event);
+        assert!(
+            row.contains("arn:aws:s3:::b/") && !row.contains(['\u{1b}', '\n']),
+            "{row}"
+        );
+    }
 
     #[test]
     fn a_time_is_one_or_the_beginning_of_one() {

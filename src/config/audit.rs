@@ -19,6 +19,9 @@ pub struct RawAudit {
     /// What becomes of key use while it cannot be recorded: `refuse` or `continue`.
     pub on_failure: String,
     /// When a record is on stable storage: `always`, before its answer leaves, or `interval`.
+    ///
+    /// `interval` is the default because reads flush nothing else: `ci/bench audit` shows a flush to cost many times the
+    /// record, and what it buys is the last second before a loss of power.
     pub sync: String,
     /// The longest that a record is not on stable storage with `interval`, in milliseconds.
     pub sync_interval_ms: u64,

@@ -1,6 +1,6 @@
 //! The file that is appended to: opened, looked at, left for a new one, cut back after a failed write.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -69,6 +69,8 @@ pub(super) struct Files {
     /// What the next file has to say of the one before.
     torn: Option<Torn>,
     reason: Option<String>,
+    /// Keeps other processes out, for as long as it is open.
+    _lock: File,
     #[cfg(test)]
     pub(super) room: Arc<std::sync::Mutex<Option<usize>>>,
 }
@@ -82,6 +84,14 @@ impl Files {
         clock: Arc<dyn Clock>,
     ) -> io::Result<Self> {
         files::make_dir(&settings.dir)?;
+        let lock = File::open(&settings.dir)?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "another process has this audit open",
+            ),
+            TryLockError::Error(error) => error,
+        })?;
         let mut opened = Self {
             dir: settings.dir.clone(),
             server,
@@ -91,6 +101,7 @@ impl Files {
             current: None,
             torn: None,
             reason: None,
+            _lock: lock,
             #[cfg(test)]
             room: crate::audit::tests::room(&settings.dir),
         };
