@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
 use super::writer::timestamp;
-use crate::auth::{Identity, Origin, Principal, Resource, Via};
+use crate::auth::{Identity, Origin, Principal};
 
 /// `eventSource` of the KMS.
 pub const KMS_SOURCE: &str = "kms.amazonaws.com";
@@ -151,9 +151,8 @@ impl Event<'_> {
                 put("sessionContext", json!({ "sessionIssuer": issuer }));
             }
         }
-        match origin.via {
-            Via::Direct => {}
-            Via::S3 => put("invokedBy", json!(AWS_INTERNAL)),
+        if origin.operation.named().is_some() {
+            put("invokedBy", json!(AWS_INTERNAL));
         }
         identity
     }
@@ -161,7 +160,9 @@ impl Event<'_> {
     /// Address and agent.
     fn from(&self) -> (String, Option<String>) {
         match self.caller {
-            Some((_, origin)) if origin.via == Via::Direct => (address(origin), agent(origin)),
+            Some((_, origin)) if origin.operation.named().is_none() => {
+                (address(origin), agent(origin))
+            }
             _ => (AWS_INTERNAL.to_owned(), Some(AWS_INTERNAL.to_owned())),
         }
     }
@@ -180,27 +181,16 @@ fn agent(origin: &Origin) -> Option<String> {
 
 /// The request that S3 was answering.
 fn s3_request(origin: &Origin) -> Option<Value> {
-    if origin.via != Via::S3 {
-        return None;
-    }
+    let (action, resource) = origin.operation.named()?;
     let mut request = json!({
         "requestId": origin.request_id,
         "sourceIPAddress": address(origin),
+        "action": action.0,
     });
     let fields = request.as_object_mut()?;
     if let Some(agent) = agent(origin) {
         fields.insert("userAgent".to_owned(), json!(agent));
     }
-    if let Some((action, resource)) = origin.operation.named() {
-        fields.insert("action".to_owned(), json!(action.0));
-        let arn = match resource {
-            Resource::Bucket(bucket) => Some(format!("arn:aws:s3:::{bucket}")),
-            Resource::Object(bucket, key) => Some(format!("arn:aws:s3:::{bucket}/{key}")),
-            Resource::Service | Resource::KmsKey(_) | Resource::KmsAlias(_) => None,
-        };
-        if let Some(arn) = arn {
-            fields.insert("resource".to_owned(), json!(arn));
-        }
-    }
+    fields.insert("resource".to_owned(), json!(resource.arn()));
     Some(request)
 }

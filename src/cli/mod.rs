@@ -13,6 +13,7 @@ mod hsm;
 mod init;
 mod key;
 mod key_store;
+mod rewrap;
 mod serve;
 
 /// Any error of a command, for people.
@@ -41,6 +42,8 @@ enum Command {
     KeyStore(key_store::KeyStore),
     /// Look into the audit
     Audit(audit::Audit),
+    /// Move what depends on one KMS key to another, on a running server
+    Rewrap(rewrap::Rewrap),
 }
 
 /// Parses the command line and does what it says.
@@ -56,6 +59,7 @@ pub fn run() -> Result<(), CliError> {
         Command::Key(key) => key.run(),
         Command::KeyStore(store) => store.run(),
         Command::Audit(audit) => audit.run(),
+        Command::Rewrap(rewrap) => rewrap.run(),
     }
 }
 

@@ -22,9 +22,10 @@ use super::context::EncryptionContext;
 use super::error::KmsError;
 use super::internal::InternalKey;
 use super::key::{KeyArn, KeyMaterialId, Timestamp};
+use super::rewrap::Rewrap;
 use super::{Kms, check_proof_of};
 use crate::audit::{AuditStats, Checkpoint, Event, Head, KMS_SOURCE, ServerId};
-use crate::auth::{Action, Authorised, Denied, Origin, Principal, RequestContext, Resource, Via};
+use crate::auth::{Authorised, Denied, Origin, Principal, RequestContext, Resource};
 use crate::meta::{Batch, Meta, MetaError, codec, table as tables};
 
 /// How long a checkpoint that could not be made waits for the next attempt.
@@ -104,6 +105,12 @@ pub async fn audited_chain(meta: &dyn Meta) -> Result<(ServerId, Option<Head>), 
     }
 }
 
+/// On whose behalf a key is used.
+enum By<'a> {
+    Caller((&'a Principal, &'a Origin)),
+    Rewrap(&'a Rewrap),
+}
+
 /// A head that the records know, and whether the HSM made its proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KnownHead {
@@ -123,10 +130,6 @@ impl Kms {
 
     pub(super) fn time(&self) -> OffsetDateTime {
         self.clock.now()
-    }
-
-    pub(super) fn region(&self) -> &str {
-        &self.settings.region
     }
 
     /// How the audit fares; nothing without one.
@@ -158,11 +161,29 @@ impl Kms {
         outcome: Result<KeyMaterialId, &KmsError>,
     ) -> Result<(), KmsError> {
         let caller = (proof.principal(), proof.origin());
-        self.record_data(caller, proof.action(), key.as_str(), context, outcome)
+        let action = proof.action().0;
+        let operation = action.strip_prefix("kms:").unwrap_or(action);
+        self.record_data(By::Caller(caller), operation, key, context, outcome)
             .await
     }
 
-    /// Records that S3 was denied the use of a key on a caller's behalf. `key` is its ARN, or what the caller called it.
+    /// Records that a re-wrap used a key, and how it went.
+    pub(super) async fn record_rewrap(
+        &self,
+        rewrap: &Rewrap,
+        operation: &'static str,
+        context: &EncryptionContext,
+        outcome: Result<KeyMaterialId, &KmsError>,
+    ) -> Result<(), KmsError> {
+        let key = match operation {
+            "Decrypt" => &rewrap.from,
+            _ => &rewrap.to,
+        };
+        self.record_data(By::Rewrap(rewrap), operation, key, context, outcome)
+            .await
+    }
+
+    /// Records that S3 was denied the use of a key on a caller's behalf.
     ///
     /// # Errors
     ///
@@ -170,36 +191,35 @@ impl Kms {
     pub async fn record_denied(
         &self,
         request: &RequestContext,
-        via: Via,
         denied: &Denied,
-        key: &str,
+        key: &KeyArn,
         context: &EncryptionContext,
     ) -> Result<(), KmsError> {
         let error = KmsError::AccessDenied(denied.clone());
-        let origin = Origin::of(request, via);
+        let origin = Origin::of(request);
         let caller = (&request.principal, &origin);
-        self.record_data(caller, Action(denied.action), key, context, Err(&error))
+        let operation = denied.action.strip_prefix("kms:").unwrap_or(denied.action);
+        self.record_data(By::Caller(caller), operation, key, context, Err(&error))
             .await
     }
 
     async fn record_data(
         &self,
-        caller: (&Principal, &Origin),
-        action: Action,
-        key: &str,
+        by: By<'_>,
+        operation: &str,
+        key: &KeyArn,
         context: &EncryptionContext,
         outcome: Result<KeyMaterialId, &KmsError>,
     ) -> Result<(), KmsError> {
         if !self.is_audited() {
             return Ok(());
         }
-        let operation = action.0.strip_prefix("kms:").unwrap_or(action.0);
         let name = match operation {
             "ReEncryptFrom" | "ReEncryptTo" => "ReEncrypt",
             name => name,
         };
         let mut request = Map::new();
-        request.insert("keyId".to_owned(), json!(key));
+        request.insert("keyId".to_owned(), json!(key.as_str()));
         match name {
             "GenerateDataKey" => request.insert("keySpec".to_owned(), json!("AES_256")),
             _ => request.insert("encryptionAlgorithm".to_owned(), json!("SYMMETRIC_DEFAULT")),
@@ -211,6 +231,15 @@ impl Kms {
                 .collect();
             request.insert("encryptionContext".to_owned(), Value::Object(pairs));
         }
+        let mut details = Map::new();
+        let caller = match by {
+            By::Caller(caller) => Some(caller),
+            By::Rewrap(rewrap) => {
+                details.insert("rewrapId".to_owned(), json!(rewrap.id.to_string()));
+                details.insert("startedBy".to_owned(), json!(rewrap.started_by));
+                None
+            }
+        };
         let mut additional = Map::new();
         if let Ok(material) = outcome {
             additional.insert("keyMaterialId".to_owned(), json!(material.to_string()));
@@ -219,14 +248,14 @@ impl Kms {
             source: KMS_SOURCE,
             name,
             time: self.time(),
-            caller: Some(caller),
+            caller,
             account: self.account().as_str(),
             region: self.region(),
             read_only: true,
             request,
-            response: Map::new(),
+            response: details,
             additional,
-            keys: vec![key.to_owned()],
+            keys: vec![key.to_string()],
             outcome: outcome.err().map(|error| CodedError::of(error).outcome()),
         })
         .await

@@ -138,7 +138,8 @@ impl Kms {
         outcome.map(|(data_key, _)| data_key)
     }
 
-    async fn unwrap_direct(
+    /// Unwraps a data key that is wrapped by the HSM itself, and says under which backing key.
+    pub(super) async fn unwrap_direct(
         &self,
         encrypted: &EncryptedDataKey,
         context: &EncryptionContext,
@@ -318,7 +319,7 @@ impl Kms {
         })
     }
 
-    async fn encrypt_direct(
+    pub(super) async fn encrypt_direct(
         &self,
         key: &KeyArn,
         context: &EncryptionContext,
@@ -372,7 +373,7 @@ impl Kms {
         })
     }
 
-    async fn unwrap_ciphertext(
+    pub(super) async fn unwrap_ciphertext(
         &self,
         header: Header,
         context: &EncryptionContext,

@@ -36,11 +36,19 @@ impl InternalKey {
     pub(super) const ALL: [Self; 3] = [Self::SseS3, Self::Credential, Self::Audit];
 
     /// Its name in rows and AAD. Never changes.
-    pub(super) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::SseS3 => "sse-s3",
             Self::Credential => "credential",
             Self::Audit => "audit",
+        }
+    }
+
+    /// The backing key version that [`Kms::wrap_internal`] made this under. None: it did not make it.
+    pub(crate) fn version_of(wrapped: &[u8]) -> Option<u32> {
+        match wrapped.first_chunk::<HEADER_BYTES>()? {
+            [VERSION, version @ ..] => Some(u32::from_be_bytes(*version)),
+            _ => None,
         }
     }
 }

@@ -14,13 +14,15 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use s3s::service::S3Service;
+use time::OffsetDateTime;
 use tracing::{Instrument, info, info_span};
 
 use super::body::TimedBody;
 use super::{health, metrics};
 use crate::auth::payload::{BodyError, BoxError, VerifiedBody};
-use crate::auth::sigv4::{AuthError, Verifier};
-use crate::auth::{AccountId, Operation, Principal, RequestContext};
+use crate::auth::sigv4::{AuthError, Verified, Verifier};
+use crate::auth::{AccountId, Operation, RequestContext};
+use crate::clock::Clock;
 use crate::config::Limits;
 use crate::kms::{self, Kms, TokenGroups};
 use crate::s3::{
@@ -46,6 +48,7 @@ pub(super) struct Endpoint {
     groups: TokenGroups,
     account: AccountId,
     limits: Limits,
+    clock: Arc<dyn Clock>,
 }
 
 impl Endpoint {
@@ -56,6 +59,7 @@ impl Endpoint {
         groups: TokenGroups,
         account: AccountId,
         limits: Limits,
+        clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
             verifier,
@@ -64,6 +68,7 @@ impl Endpoint {
             groups,
             account,
             limits,
+            clock,
         }
     }
 
@@ -184,7 +189,8 @@ impl Endpoint {
                 "X-Amz-Target is missing",
             );
         };
-        let context = request_context(verified.principal, request_id, peer, &parts.headers);
+        let now = self.clock.now();
+        let context = request_context(&verified, &parts.headers, request_id, peer, now);
         full(kms::api::handle(&self.kms, &context, target, &body).await)
     }
 
@@ -234,7 +240,8 @@ impl Endpoint {
         }
         drop_meaningless_range(&mut parts.headers);
         hide_secrets(&mut parts.headers);
-        let context = request_context(verified.principal, request_id, peer, &parts.headers);
+        let now = self.clock.now();
+        let context = request_context(&verified, &parts.headers, request_id, peer, now);
         let body = VerifiedBody::new(body, verified.payload);
         parts.extensions.insert(context);
         let announced = AnnouncedTrailers {
@@ -329,20 +336,27 @@ fn announced(headers: &HeaderMap) -> Vec<String> {
 }
 
 fn request_context(
-    principal: Principal,
+    verified: &Verified,
+    headers: &HeaderMap,
     request_id: &str,
     peer: SocketAddr,
-    headers: &HeaderMap,
+    time: OffsetDateTime,
 ) -> RequestContext {
-    let user_agent = headers.get(header::USER_AGENT);
+    let text = |name| {
+        let value: Option<&HeaderValue> = headers.get(name);
+        value
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
+    };
     RequestContext {
-        principal,
+        principal: verified.principal.clone(),
         request_id: request_id.to_owned(),
         source_ip: Some(peer.ip()),
         secure_transport: false,
-        user_agent: user_agent
-            .and_then(|agent| agent.to_str().ok())
-            .map(str::to_owned),
+        time,
+        user_agent: text(header::USER_AGENT),
+        referer: text(header::REFERER),
+        presigned: verified.presigned,
         operation: Operation::default(),
     }
 }

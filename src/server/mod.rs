@@ -26,7 +26,7 @@ use crate::kms::{
 };
 use crate::meta::{Meta, RedbMeta};
 use crate::s3::Front;
-use crate::store::Store;
+use crate::store::{DependantIndex, Store};
 
 mod body;
 mod endpoint;
@@ -127,21 +127,15 @@ impl Server {
             wraps_per_backing_key_max: WRAPS_PER_BACKING_KEY_MAX_DEFAULT,
             wrap_count_block: WRAP_COUNT_BLOCK_DEFAULT,
         };
+        let dependants = Arc::new(DependantIndex::new(Arc::clone(&meta)));
         let kms = Kms::new(
             Arc::clone(&meta),
             groups.clone(),
             Arc::clone(&clock),
             settings,
         );
-        let kms = Arc::new(if let Some(settings) = config.audit {
-            kms.with_audit(open_audit(meta.as_ref(), settings, &clock).await?)
-        } else {
-            warn!(
-                event = "audit.disabled",
-                "nothing is recorded of the use of keys"
-            );
-            kms
-        });
+        let kms = kms.with_dependants(dependants, config.refuse_deletion_while_in_use);
+        let kms = Arc::new(audited(kms, meta.as_ref(), config.audit, &clock).await?);
         kms.recover()
             .await
             .map_err(data_error("keys", &meta_path))?;
@@ -152,6 +146,10 @@ impl Server {
             Arc::clone(&clock),
             config.store.clone(),
         );
+        store
+            .build_index()
+            .await
+            .map_err(data_error("index of dependants", &meta_path))?;
         // The lock on the metadata file says that nobody else writes here: what is pending is a dead process's.
         let collected = store
             .collect_after_restart()
@@ -168,7 +166,7 @@ impl Server {
             credentials,
             config.account.clone(),
             config.regions.clone(),
-            clock,
+            Arc::clone(&clock),
         );
         let front = Front::new(
             store.clone(),
@@ -183,6 +181,7 @@ impl Server {
             groups.clone(),
             config.account,
             config.limits,
+            clock,
         );
         let listener =
             TcpListener::bind(config.listen)
@@ -226,6 +225,8 @@ impl Server {
         let maintenance = tokio::spawn(maintain(self.parts.clone(), self.maintenance));
         let kms = Arc::clone(&self.parts.kms);
         let checkpoints = tokio::spawn(async move { kms.keep_audit().await });
+        // As above: nobody else runs what is under way.
+        let rewraps = tokio::spawn(self.parts.store.clone().run_rewraps(true));
         let places = Arc::new(Semaphore::new(self.limits.connections));
         let graceful = GracefulShutdown::new();
         let mut connections = JoinSet::new();
@@ -259,6 +260,7 @@ impl Server {
         }
         info!(event = "server.stopping", connections = connections.len());
         maintenance.abort();
+        rewraps.abort();
         if tokio::time::timeout(self.limits.shutdown, graceful.shutdown())
             .await
             .is_err()
@@ -304,17 +306,27 @@ impl Server {
     }
 }
 
-async fn open_audit(
+/// With its audit, if it has one.
+async fn audited(
+    kms: Kms,
     meta: &dyn Meta,
-    settings: AuditSettings,
+    settings: Option<AuditSettings>,
     clock: &Arc<dyn Clock>,
-) -> Result<Arc<Audit>, StartError> {
+) -> Result<Kms, StartError> {
+    let Some(settings) = settings else {
+        warn!(
+            event = "audit.disabled",
+            "nothing is recorded of the use of keys"
+        );
+        return Ok(kms);
+    };
     let dir = settings.dir.clone();
     let (server, head) = audited_chain(meta)
         .await
         .map_err(data_error("audit", &dir))?;
     let audit = Audit::open(server, head, settings, Arc::clone(clock));
-    Ok(Arc::new(audit.map_err(data_error("audit", &dir))?))
+    let audit = audit.map_err(data_error("audit", &dir))?;
+    Ok(kms.with_audit(Arc::new(audit)))
 }
 
 fn data_error<E>(what: &'static str, path: &Path) -> impl FnOnce(E) -> StartError

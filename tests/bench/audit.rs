@@ -10,7 +10,7 @@ use serde_json::{Map, json};
 use strongroom::audit::{
     Audit, AuditSettings, Durability, Event, KMS_SOURCE, OnFailure, ServerId, verify::verify,
 };
-use strongroom::auth::{AccountId, Operation, Origin, Principal, RequestContext, Via};
+use strongroom::auth::{AccountId, Action, Operation, Origin, Principal, RequestContext, Resource};
 use strongroom::clock::{Clock as _, SystemClock};
 
 use crate::timed;
@@ -109,6 +109,9 @@ fn open(dir: &Path, durability: Durability) -> Audit {
 }
 
 fn request() -> RequestContext {
+    let operation = Operation::default();
+    let object = Resource::Object("bucket".into(), "some/object".into());
+    operation.name(Action("s3:PutObject"), &object);
     let account = AccountId::parse("000000000000").expect("twelve digits");
     RequestContext {
         principal: Principal::root(account, "AKIAIOSFODNN7EXAMPLE"),
@@ -116,13 +119,16 @@ fn request() -> RequestContext {
         source_ip: Some([192, 0, 2, 1].into()),
         secure_transport: false,
         user_agent: Some("Boto3/1.40 md/Botocore#1.40".into()),
-        operation: Operation::default(),
+        time: SystemClock.now(),
+        referer: None,
+        presigned: false,
+        operation,
     }
 }
 
 /// The record of a data key that S3 asks for.
 fn record(request: &RequestContext) -> Vec<u8> {
-    let origin = Origin::of(request, Via::S3);
+    let origin = Origin::of(request);
     let key = "arn:aws:kms:us-west-2:000000000000:key/1234abcd-12ab-34cd-56ef-1234567890ab";
     let mut parameters = Map::new();
     parameters.insert("keyId".into(), json!(key));

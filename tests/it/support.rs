@@ -73,7 +73,10 @@ pub(crate) fn caller() -> RequestContext {
         request_id: "test".into(),
         source_ip: None,
         secure_transport: false,
+        time: time::OffsetDateTime::UNIX_EPOCH,
         user_agent: None,
+        referer: None,
+        presigned: false,
         operation: Operation::default(),
     }
 }

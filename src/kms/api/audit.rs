@@ -14,8 +14,9 @@ use crate::audit::{Event, KMS_SOURCE, OWN_SOURCE};
 use crate::kms::KmsError;
 
 /// Members of requests that are recorded.
-const PARAMETERS: [&str; 52] = [
+const PARAMETERS: [&str; 60] = [
     "AliasName",
+    "Bucket",
     "BypassPolicyLockoutSafetyCheck",
     "CloudHsmClusterId",
     "Constraints",
@@ -32,8 +33,11 @@ const PARAMETERS: [&str; 52] = [
     "EncryptionAlgorithm",
     "EncryptionContext",
     "ExpirationModel",
+    "FromKeyId",
+    "FromKeyMaterialId",
     "GrantId",
     "GranteePrincipal",
+    "Id",
     "ImportType",
     "IncludeKeyMaterial",
     "KeyAgreementAlgorithm",
@@ -50,12 +54,15 @@ const PARAMETERS: [&str; 52] = [
     "Name",
     "NewCustomKeyStoreName",
     "NumberOfBytes",
+    "ObjectsPerSecond",
     "Operations",
     "Origin",
     "PendingWindowInDays",
     "Policy",
     "PolicyName",
+    "Prefix",
     "RetiringPrincipal",
+    "RewrapId",
     "RotationPeriodInDays",
     "SigningAlgorithm",
     "SourceEncryptionAlgorithm",
@@ -64,12 +71,13 @@ const PARAMETERS: [&str; 52] = [
     "TagKeys",
     "Tags",
     "TargetKeyId",
+    "ToKeyId",
     "ValidTo",
     "WrappingAlgorithm",
     "WrappingKeySpec",
 ];
 /// Members of answers of what changes something that are recorded.
-const ELEMENTS: [&str; 8] = [
+const ELEMENTS: [&str; 9] = [
     "CustomKeyStoreId",
     "DeletionDate",
     "GrantId",
@@ -78,6 +86,7 @@ const ELEMENTS: [&str; 8] = [
     "KeyMetadata",
     "KeyState",
     "PendingWindowInDays",
+    "RewrapId",
 ];
 /// Members whose own members are the caller's words, not AWS's.
 const CONTEXTS: [&str; 3] = [

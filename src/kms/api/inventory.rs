@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::call::Call;
+use super::call::{Ask, Call};
 use super::keys::state;
 use super::members::{Constraints, Paging, marker, seconds};
 use crate::audit::{Checkpoint, Head, ServerId};
@@ -145,7 +145,7 @@ pub(super) async fn key_inventory(
     constraints.finish()?;
     let limit = input.paging.limit(KEYS_PER_PAGE_DEFAULT, KEYS_PER_PAGE_MAX);
     let after = input.paging.after(LIST, KeyId::parse)?;
-    let proof = call.may_service("strongroom:KeyInventory")?;
+    let proof = call.may_service(&Ask::new("strongroom:KeyInventory"))?;
     let asked_date = seconds(call.kms.now());
     let page = Box::pin(call.kms.key_inventory(&proof, limit, after)).await?;
     Ok(KeyInventory {
@@ -216,7 +216,7 @@ pub(super) async fn verify_checkpoints(
         .collect();
     let checkpoints =
         checkpoints.ok_or_else(|| KmsError::Validation("a checkpoint does not read".to_owned()))?;
-    let proof = call.may_service("strongroom:VerifyAuditCheckpoints")?;
+    let proof = call.may_service(&Ask::new("strongroom:VerifyAuditCheckpoints"))?;
     let (genuine, known) = call
         .kms
         .verify_audit_checkpoints(&proof, &checkpoints)

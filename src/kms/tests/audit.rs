@@ -11,7 +11,8 @@ use super::{DECRYPT, GENERATE, Rig, context, may, may_key, request, text};
 use crate::audit::query::{Filter, query};
 use crate::audit::verify::{Expected, verify};
 use crate::audit::{Audit, AuditSettings, Checkpoint, Durability, OnFailure};
-use crate::auth::{Action, Denied, Resource, Via, authorise};
+use crate::auth::policy::Side;
+use crate::auth::{Action, Denied, Resource, authorise};
 use crate::kms::{KmsError, audited_chain};
 
 impl Rig {
@@ -69,7 +70,8 @@ async fn key_use_by_s3_is_recorded_with_the_request_that_caused_it() {
     let object = Resource::Object("vault".to_owned(), "a/b".to_owned());
     request.operation.name(Action("s3:PutObject"), &object);
     let on_key = Resource::KmsKey(key.to_string());
-    let proof = authorise(&request, Via::S3, Action(GENERATE), on_key).expect("root may");
+    let proof = authorise(&request, Action(GENERATE), on_key, Side::None, |_values| ());
+    let proof = proof.expect("root may");
     let context = context(&[("aws:s3:arn", "arn:aws:s3:::vault/a/b")]);
     let (_, encrypted) = rig
         .kms
@@ -110,7 +112,8 @@ async fn key_use_by_s3_is_recorded_with_the_request_that_caused_it() {
     );
 
     let on_key = Resource::KmsKey(key.to_string());
-    let proof = authorise(&request, Via::S3, Action(DECRYPT), on_key).expect("root may");
+    let proof = authorise(&request, Action(DECRYPT), on_key, Side::None, |_values| ());
+    let proof = proof.expect("root may");
     let other = super::context(&[("aws:s3:arn", "other")]);
     let failed = rig.kms.unwrap_data_key(&proof, &encrypted, &other).await;
     assert!(matches!(failed, Err(KmsError::InvalidCiphertext)));
@@ -128,30 +131,22 @@ async fn key_use_by_s3_is_recorded_with_the_request_that_caused_it() {
 #[tokio::test]
 async fn a_denial_on_the_object_path_is_recorded() {
     let rig = Rig::audited().await;
+    let key = rig.key().await;
     let denied = Denied {
         principal: "arn:aws:iam::123456789012:user/ann".to_owned(),
         action: DECRYPT,
+        resource: key.to_string(),
+        reason: "because no identity-based policy allows the kms:Decrypt action".to_owned(),
     };
     rig.kms
-        .record_denied(
-            &request(),
-            Via::S3,
-            &denied,
-            "arn:aws:kms:us-west-2:1:key/k",
-            &context(&[]),
-        )
+        .record_denied(&request(), &denied, &key, &context(&[]))
         .await
         .expect("recorded");
     let event = rig.last_event();
-    assert_eq!(
-        (text(&event["eventName"]), text(&event["errorCode"])),
-        ("Decrypt".to_owned(), "AccessDenied".to_owned())
-    );
+    let told = (text(&event["eventName"]), text(&event["errorCode"]));
+    assert_eq!(told, ("Decrypt".to_owned(), "AccessDenied".to_owned()));
     assert!(text(&event["errorMessage"]).contains("kms:Decrypt"));
-    assert_eq!(
-        event["resources"][0]["ARN"],
-        "arn:aws:kms:us-west-2:1:key/k"
-    );
+    assert_eq!(event["resources"][0]["ARN"], key.as_str());
 }
 
 #[tokio::test]
