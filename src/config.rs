@@ -12,12 +12,15 @@ use std::time::Duration;
 use secrecy::SecretBox;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::AuditSettings;
 use crate::auth::AccountId;
 use crate::auth::credentials::Credentials;
 use crate::store::{BUCKET_KEY_LIFETIME_DEFAULT, StoreSettings};
 
+mod audit;
 mod hsm;
 
+pub use audit::RawAudit;
 pub use hsm::{GROUP_NAME_CHARS_MAX, HsmConfig, Isolation, RawClone, RawHsm, RawTpm, TokenConfig};
 
 use hsm::{check_group_name, check_tpms};
@@ -51,6 +54,8 @@ pub struct RawConfig {
     pub kms: RawKms,
     /// The store.
     pub store: RawStore,
+    /// The audit.
+    pub audit: RawAudit,
     /// Logs.
     pub log: RawLog,
 }
@@ -113,6 +118,7 @@ impl Default for RawConfig {
             limits: RawLimits::default(),
             kms: RawKms::default(),
             store: RawStore::default(),
+            audit: RawAudit::default(),
             log: RawLog::default(),
         }
     }
@@ -171,6 +177,8 @@ pub struct Config {
     pub refuse_deletion_while_in_use: bool,
     /// The store.
     pub store: StoreSettings,
+    /// The audit, if there is one.
+    pub audit: Option<AuditSettings>,
     /// Pause between two rounds of maintenance.
     pub maintenance: Duration,
 }
@@ -330,6 +338,7 @@ impl RawConfig {
             bucket_key_lifetime: Duration::from_secs(bucket_key_seconds),
             ..StoreSettings::default()
         };
+        let audit = self.audit.validate(&data_dir)?;
         let maintenance = bounded("store.maintenance_s", self.store.maintenance_s, 1..=86_400)?;
         Ok(Config {
             listen,
@@ -342,6 +351,7 @@ impl RawConfig {
             limits,
             refuse_deletion_while_in_use: self.kms.refuse_deletion_while_in_use,
             store,
+            audit,
             maintenance: Duration::from_secs(maintenance),
         })
     }

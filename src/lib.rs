@@ -16,9 +16,9 @@
 //!   │ auth   who is calling, and may they                               │  one decision, one place
 //!   ├──────────────────────────────────┼────────────────────────────────┤
 //!   │ store   DATA PLANE               │ kms   CONTROL PLANE            │
-//!   ├──────────┬──────────┬────────────┼────────────────────────────────┤
-//!   │ envelope │ blob     │ meta       │ strongroom-hsm                 │
-//!   └──────────┴──────────┴────────────┴────────────────────────────────┘
+//!   ├──────────┬──────────┬────────┬───┴────┬───────────────────────────┤
+//!   │ envelope │ blob     │ meta   │ audit  │ strongroom-hsm            │
+//!   └──────────┴──────────┴────────┴────────┴───────────────────────────┘
 //! ```
 //!
 //! # Invariants
@@ -41,11 +41,12 @@
 //!
 //! # Reading order
 //!
-//! [`strongroom_hsm`], [`envelope`], [`meta`], [`blob`], [`kms`], [`store`], [`auth`], [`s3`], [`server`], [`config`],
+//! [`strongroom_hsm`], [`envelope`], [`meta`], [`blob`], [`audit`], [`kms`], [`store`], [`auth`], [`s3`], [`server`], [`config`],
 //! [`cli`].
 
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod auth;
 pub mod blob;
 pub mod cli;

@@ -261,6 +261,8 @@ impl Kms {
             if self.commit(batch).await? {
                 self.tell(key);
                 tracing::info!(event = "kms.key.destroyed", %key);
+                let details = serde_json::json!({ "keyId": key.as_str() });
+                self.record_own("DeleteKey", key, details).await;
                 return Ok(true);
             }
         }

@@ -27,14 +27,20 @@ pub enum InternalKey {
     SseS3,
     /// The key that keeps the secrets of access keys.
     Credential,
+    /// Proofs of the audit's checkpoints.
+    Audit,
 }
 
 impl InternalKey {
+    /// All of them.
+    pub(super) const ALL: [Self; 3] = [Self::SseS3, Self::Credential, Self::Audit];
+
     /// Its name in rows and AAD. Never changes.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::SseS3 => "sse-s3",
             Self::Credential => "credential",
+            Self::Audit => "audit",
         }
     }
 

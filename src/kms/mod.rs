@@ -19,7 +19,7 @@
 //!
 //! `key`, `context`, `ciphertext`, `table`, `mac`, `backing`, `wraps`, `access`, `data`, then the use cases:
 //! `keys`, `stores`, `aliases`, `tags`, `policy`, `grants`, `rotation`, `dependants`, `deletion`, `rewrap`, `internal`,
-//! `held`; the front end is [`api`].
+//! `held`, `audit`, `inventory`; the front end is [`api`].
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard, Notify};
 
+use crate::audit::Audit;
 use crate::auth::{AccountId, Authorised, Resource};
 use crate::clock::Clock;
 use crate::meta::{Batch, KeyRange, Meta, MetaError};
@@ -34,6 +35,7 @@ use crate::meta::{Batch, KeyRange, Meta, MetaError};
 mod access;
 mod aliases;
 pub mod api;
+mod audit;
 mod backing;
 mod ciphertext;
 mod context;
@@ -44,6 +46,7 @@ mod error;
 mod grants;
 mod held;
 mod internal;
+mod inventory;
 mod key;
 mod keys;
 mod mac;
@@ -59,6 +62,7 @@ mod wraps;
 
 pub use access::Ask;
 pub use aliases::{ALIASES_PER_KEY_MAX, AliasEntry, AliasName};
+pub use audit::{KnownHead, audited_chain};
 pub use ciphertext::{CIPHERTEXT_BYTES_MAX, EncryptedDataKey, PLAINTEXT_BYTES_MAX};
 pub use context::{CONTEXT_BYTES_MAX, EncryptionContext};
 pub use data::{Decrypted, Encrypted, GENERATED_BYTES_MAX, Generated, ReEncrypted};
@@ -75,6 +79,7 @@ pub use grants::{
 };
 pub use held::KeyWatch;
 pub use internal::InternalKey;
+pub use inventory::{InventoryEntry, InventoryVersion, ObjectFacts};
 pub use key::{
     KeyArn, KeyId, KeyManager, KeyMaterialId, KeyRef, KeyState, RotationSchedule, Timestamp,
 };
@@ -138,6 +143,7 @@ pub struct Kms {
     watchers: held::Watchers,
     /// Names this process in the intents it writes.
     process: [u8; 16],
+    audit: Option<Arc<Audit>>,
     /// Who keeps what was wrapped here; nobody without.
     dependants: Option<Arc<dyn Dependants>>,
     refuse_deletion_while_in_use: bool,
@@ -199,6 +205,16 @@ impl Kms {
             dependants: None,
             refuse_deletion_while_in_use: false,
             rewraps: Notify::new(),
+            audit: None,
+        }
+    }
+
+    /// The same, with every use of a key and every call of the API recorded. Without an audit none is.
+    #[must_use]
+    pub fn with_audit(self, audit: Arc<Audit>) -> Self {
+        Self {
+            audit: Some(audit),
+            ..self
         }
     }
 

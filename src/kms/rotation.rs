@@ -65,6 +65,16 @@ pub(super) enum Rotation {
 }
 
 impl Rotation {
+    /// As `CloudTrail` has it, and in its manner what it does not know.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::OnDemand => "ON_DEMAND",
+            Self::Schedule => "AUTOMATIC",
+            Self::WrapLimit => "WRAP_LIMIT",
+            Self::Move(_) => "MOVE",
+        }
+    }
+
     fn cause(&self) -> Cause {
         match self {
             Self::OnDemand => Cause::OnDemand,
@@ -348,6 +358,14 @@ impl Kms {
                     // After an error of the store the batch may have been applied: the key is not touched then.
                     if self.commit(batch).await? {
                         tracing::info!(event = "kms.key.rotated", label = owner.label(version), %material, ?rotation);
+                        if let Owner::Key(key) = owner {
+                            let details = serde_json::json!({
+                                "keyId": key.as_str(),
+                                "rotationType": rotation.name(),
+                                "currentKeyMaterialId": material.to_string(),
+                            });
+                            self.record_own("RotateKey", key, details).await;
+                        }
                         return Ok(true);
                     }
                 }

@@ -45,5 +45,8 @@ pub const KMS_INTERNAL: u8 = b'n';
 /// Re-wrap by id. Owner: `kms`.
 pub const KMS_REWRAP: u8 = b'j';
 
+/// The audit's chain: whose it is, and its last attested head. Owner: `kms`.
+pub const AUDIT: u8 = b'h';
+
 /// Identity and format version of this store. Owner: `server`.
 pub const STORE: u8 = b's';

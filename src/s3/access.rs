@@ -8,7 +8,7 @@ use s3s::{S3Request, S3Result};
 use super::{Front, error};
 use crate::auth::policy::{Side, Values};
 use crate::auth::{Action, Authorised, RequestContext, Resource, authorise};
-use crate::kms::{Ask, EncryptionContext, KeyArn, KeyRef};
+use crate::kms::{Ask, EncryptionContext, KeyArn, KeyRef, KmsError};
 use crate::store::{Located, StoreError};
 
 /// Headers that policies can ask about, each as `s3:` and its name.
@@ -97,6 +97,7 @@ impl Front {
             policy: access.as_ref().and_then(|access| access.policy.as_deref()),
         };
         let add = |values: &mut Values| add_values(values, request);
+        caller.operation.name(Action(action), &resource);
         let own = owner == &caller.principal.account;
         authorise(caller, Action(action), resource, side, add)
             .map_err(|denied| error::denied(denied, own))
@@ -116,6 +117,10 @@ impl Front {
             .via("s3", self.kms.region());
         let ask = named.into_iter().fold(ask, Ask::named);
         let decided = self.kms.authorise(caller, &ask, key).await;
+        if let Err(KmsError::AccessDenied(denied)) = &decided {
+            let recorded = self.kms.record_denied(caller, denied, key, context).await;
+            recorded.map_err(error::kms)?;
+        }
         decided.map_err(error::kms)
     }
 }

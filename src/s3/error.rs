@@ -278,6 +278,14 @@ pub(super) fn kms(error: KmsError) -> S3Error {
                 "The hardware security module that holds the key is unavailable. Please try again.",
             )
         }
+        E::Audit(_) => {
+            error!(event = "s3.audit_failing", error = %Chain(&error));
+            coded(
+                UNAVAILABLE,
+                "ServiceUnavailable",
+                "The audit record of the use of the key cannot be written. Please try again.",
+            )
+        }
         // A wrap that was stored does not open: of an object, that is damage. The rest cannot come from these calls.
         E::InvalidCiphertext
         | E::IncorrectKey

@@ -21,7 +21,7 @@ use super::body::TimedBody;
 use super::{health, metrics};
 use crate::auth::payload::{BodyError, BoxError, VerifiedBody};
 use crate::auth::sigv4::{AuthError, Verified, Verifier};
-use crate::auth::{AccountId, RequestContext};
+use crate::auth::{AccountId, Operation, RequestContext};
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::kms::{self, Kms, TokenGroups};
@@ -88,7 +88,8 @@ impl Endpoint {
             .route(
                 "/metrics",
                 get(move || async move {
-                    metrics::text(&measured.groups, measured.store.bucket_key_counts())
+                    let bucket_keys = measured.store.bucket_key_counts();
+                    metrics::text(&measured.groups, &bucket_keys, measured.kms.audit_stats())
                 }),
             )
             .fallback(move |request: Request| {
@@ -362,6 +363,7 @@ fn request_context(
         user_agent: text(header::USER_AGENT),
         referer: text(header::REFERER),
         presigned: verified.presigned,
+        operation: Operation::default(),
     }
 }
 

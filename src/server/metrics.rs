@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use http::header;
 use strongroom_hsm::{Health, State};
 
+use crate::audit::AuditStats;
 use crate::kms::TokenGroups;
 use crate::store::BucketKeyCounts;
 
@@ -65,15 +66,10 @@ const FAMILIES: [Family; 8] = [
     ),
 ];
 
-/// A family of bucket keys: the same, without tokens.
-type BucketKeyFamily = (
-    &'static str,
-    &'static str,
-    &'static str,
-    fn(&BucketKeyCounts) -> u64,
-);
+/// A family of what the server counts itself: the same, without tokens.
+type ServerFamily<T> = (&'static str, &'static str, &'static str, fn(&T) -> u64);
 
-const BUCKET_KEY_FAMILIES: [BucketKeyFamily; 3] = [
+const BUCKET_KEY_FAMILIES: [ServerFamily<BucketKeyCounts>; 3] = [
     (
         "strongroom_bucket_key_hits_total",
         "counter",
@@ -94,8 +90,51 @@ const BUCKET_KEY_FAMILIES: [BucketKeyFamily; 3] = [
     ),
 ];
 
-/// Every family, of every token, and those of bucket keys.
-pub(super) fn text(groups: &TokenGroups, bucket_keys: BucketKeyCounts) -> Response {
+const AUDIT_FAMILIES: [ServerFamily<AuditStats>; 6] = [
+    (
+        "strongroom_audit_failing",
+        "gauge",
+        "Whether audit records cannot be written.",
+        |stats| u64::from(stats.is_failing),
+    ),
+    (
+        "strongroom_audit_unattested_records",
+        "gauge",
+        "Audit records that no checkpoint of the HSM attests yet.",
+        |stats| stats.unattested,
+    ),
+    (
+        "strongroom_audit_checkpoint_failing",
+        "gauge",
+        "Whether the last attempt at a checkpoint of the audit failed.",
+        |stats| u64::from(stats.checkpoint_is_failing),
+    ),
+    (
+        "strongroom_audit_records_total",
+        "counter",
+        "Audit records written.",
+        |stats| stats.records,
+    ),
+    (
+        "strongroom_audit_lost_records_total",
+        "counter",
+        "Audit records that could not be written.",
+        |stats| stats.lost,
+    ),
+    (
+        "strongroom_audit_flushes_total",
+        "counter",
+        "Flushes of the audit to stable storage.",
+        |stats| stats.flushes,
+    ),
+];
+
+/// Every family: of every token, of bucket keys, and of the audit if there is one.
+pub(super) fn text(
+    groups: &TokenGroups,
+    bucket_keys: &BucketKeyCounts,
+    audit: Option<AuditStats>,
+) -> Response {
     let default = std::iter::once(("default", groups.default_group()));
     let tokens: Vec<_> = default
         .chain(groups.named())
@@ -116,14 +155,21 @@ pub(super) fn text(groups: &TokenGroups, bucket_keys: BucketKeyCounts) -> Respon
             );
         }
     }
-    for (family, kind, help, read) in BUCKET_KEY_FAMILIES {
-        let value = read(&bucket_keys);
+    add(&mut text, &BUCKET_KEY_FAMILIES, bucket_keys);
+    if let Some(stats) = &audit {
+        add(&mut text, &AUDIT_FAMILIES, stats);
+    }
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
+}
+
+fn add<T>(text: &mut String, families: &[ServerFamily<T>], counted: &T) {
+    for (family, kind, help, read) in families {
+        let value = read(counted);
         let _ = writeln!(
             text,
             "# HELP {family} {help}\n# TYPE {family} {kind}\n{family} {value}"
         );
     }
-    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
 }
 
 fn count(number: usize) -> u64 {

@@ -205,6 +205,16 @@ python_tests! {
         bad_requests_have_their_codes
         encryption_headers_have_their_codes
     }
+    audit {
+        every_use_of_a_key_is_recorded_and_found
+        checkpoints_are_proven_by_the_token_and_tampering_is_found_where_it_is
+        a_missing_file_is_found
+        a_killed_server_leaves_a_chain_that_goes_on
+        without_its_audit_no_key_is_used_and_it_heals
+        without_its_audit_key_use_goes_on_if_the_configuration_says_so
+        records_go_on_without_the_token_and_are_attested_later
+        an_auditor_sees_every_key_and_what_the_token_says_of_it
+    }
     program {
         init_serve_and_key_commands_work
         an_ephemeral_server_prints_exports_and_cleans_up

@@ -12,11 +12,14 @@ use strongroom_hsm::{HsmGroup, HsmHandle, HsmSettings};
 use super::key::KeyRecord;
 use super::{EncryptionContext, KeyArn, KeyRef, Kms, KmsError, KmsSettings, NewKey, api};
 use crate::auth::policy::Side;
-use crate::auth::{AccountId, Action, Authorised, Principal, RequestContext, Resource, authorise};
+use crate::auth::{
+    AccountId, Action, Authorised, Principal, RequestContext, Resource, authorise,
+};
 use crate::clock::ShiftedClock;
 use crate::meta::{Batch, KeyRange, Meta, RedbMeta, Row};
 
 mod access;
+mod audit;
 mod crypto;
 mod held;
 mod integrity;
@@ -38,7 +41,7 @@ struct Rig {
     hsm: HsmHandle,
     clock: ShiftedClock,
     settings: KmsSettings,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Rig {
@@ -83,7 +86,7 @@ impl Rig {
             hsm,
             clock,
             settings,
-            _directory: directory,
+            directory,
         }
     }
 

@@ -13,7 +13,9 @@ use super::{
     add_upload, build_step, dependency, index_bucket_key, index_object, marker_row, named,
 };
 use crate::auth::policy::Side;
-use crate::auth::{AccountId, Action, Authorised, Principal, RequestContext, Resource, authorise};
+use crate::auth::{
+    AccountId, Action, Authorised, Operation, Principal, RequestContext, Resource, authorise,
+};
 use crate::blob::FsBlobs;
 use crate::clock::SystemClock;
 use crate::kms::{
@@ -54,6 +56,7 @@ fn caller() -> RequestContext {
         user_agent: None,
         referer: None,
         presigned: false,
+        operation: Operation::default(),
     }
 }
 
