@@ -168,6 +168,8 @@ pub enum Resource {
     KmsKey(String),
     /// An alias, by ARN.
     KmsAlias(String),
+    /// An identity or a managed policy, by ARN.
+    Iam(String),
 }
 
 /// Proof that [`authorise`] said yes. Nothing else makes one.
@@ -199,7 +201,9 @@ impl Authorised {
     pub fn bucket(&self) -> Option<&str> {
         match &self.resource {
             Resource::Bucket(bucket) | Resource::Object(bucket, _) => Some(bucket),
-            Resource::Service | Resource::KmsKey(_) | Resource::KmsAlias(_) => None,
+            Resource::Service | Resource::KmsKey(_) | Resource::KmsAlias(_) | Resource::Iam(_) => {
+                None
+            }
         }
     }
 
@@ -210,7 +214,8 @@ impl Authorised {
             Resource::Service
             | Resource::Bucket(_)
             | Resource::KmsKey(_)
-            | Resource::KmsAlias(_) => None,
+            | Resource::KmsAlias(_)
+            | Resource::Iam(_) => None,
         }
     }
 }

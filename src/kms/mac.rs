@@ -1,13 +1,13 @@
 //! Records that somebody with write access to the disk cannot make up.
 //!
-//! Every row of keys, backing keys, aliases and policies carries HMAC-SHA-256 over
+//! Every row of keys, backing keys, aliases, policies and identities carries HMAC-SHA-256 over
 //! `"strongroom row v1"` ‖ length of the row's key (4 bytes, big-endian) ‖ the row's key ‖ the record. A row that was
 //! changed, made up or moved to another key does not verify and is not used. A row that was deleted, and the rollback
 //! of rows to what they once were, are not noticed.
 //!
 //! The MAC key is a data key wrapped by a backing key of its own, in a row of its own, which needs no MAC: only the
 //! HSM can make one that unwraps. It is made once, in an empty store, and held in [`MetadataMac`] for the life of the
-//! process. A store that has keys but no such row is refused.
+//! process. A store that has keys or identities but no such row is refused.
 
 use std::fmt;
 use std::sync::Arc;
@@ -124,7 +124,12 @@ impl Kms {
 
     /// Makes the MAC key, unless another server does meanwhile.
     async fn make_mac(&self) -> Result<(), KmsError> {
-        let empty = [tables::KMS_KEY, tables::KMS_ALIAS, tables::KMS_INTERNAL];
+        let empty = [
+            tables::KMS_KEY,
+            tables::KMS_ALIAS,
+            tables::KMS_INTERNAL,
+            tables::IAM,
+        ];
         let snapshot = self.meta.snapshot().await.map_err(KmsError::meta)?;
         for table in empty {
             let rows = snapshot
@@ -137,7 +142,7 @@ impl Kms {
                 .any(|(row, _)| *row != table::internal_row(NAME))
             {
                 return Err(KmsError::Damaged(
-                    "the store has keys but no metadata MAC key",
+                    "the store has keys or identities but no metadata MAC key",
                 ));
             }
         }

@@ -31,5 +31,8 @@ pub const KMS_STORES: u8 = b'x';
 /// Internal keys by name: never addressable by the KMS API. Owner: `kms`.
 pub const KMS_INTERNAL: u8 = b'n';
 
+/// Accounts' identities, access keys and managed policies, by a second byte. Owner: `iam`.
+pub const IAM: u8 = b'I';
+
 /// Identity and format version of this store. Owner: `server`.
 pub const STORE: u8 = b's';
