@@ -178,6 +178,21 @@ python_tests! {
         bad_requests_have_their_codes
         encryption_headers_have_their_codes
     }
+    iam {
+        users_by_boto3
+        access_keys_by_boto3
+        groups_by_boto3
+        inline_and_attached_policies_by_boto3
+        managed_policies_by_boto3
+        roles_by_boto3
+        everything_by_the_aws_cli
+        a_users_key_signs_for_every_service_and_its_end_is_at_once
+        a_session_signs_for_every_service_and_dies_with_its_role
+        secrets_are_nowhere_on_the_disk
+        without_the_hsm_after_a_restart_users_wait_and_root_works
+        rows_that_were_tampered_with_are_refused
+        several_accounts_on_one_server
+    }
     program {
         init_serve_and_key_commands_work
         an_ephemeral_server_prints_exports_and_cleans_up

@@ -126,5 +126,5 @@ async fn no_secret_is_in_a_row() {
         let found = stored.windows(secret.len()).any(|window| window == secret);
         assert!(!found, "{row:?}");
     }
-    assert!(!format!("{:?}", rig.iam).contains("secret"));
+    assert!(!format!("{:?}", rig.iam).contains("rootsecret"));
 }

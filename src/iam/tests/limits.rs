@@ -10,10 +10,18 @@ use crate::iam::{
 
 /// A policy of so many characters, and as many spaces, which do not count.
 fn sized(chars: usize) -> String {
-    let bare = ALLOW_ALL.replace(r#""Resource":"*""#, r#""Resource":"arn:aws:s3:::""#);
-    let filling = "x".repeat(chars - bare.len());
-    bare.replace(":::", &format!(":::{filling}"))
-        .replace("}]", &format!("}}{}]", " ".repeat(chars)))
+    const RESOURCE: usize = 100;
+    let bare = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":["arn:aws:s3:::x"]}]}"#;
+    let missing = chars - bare.len();
+    // Each of these adds RESOURCE characters, with its comma.
+    let more = format!(",\"arn:aws:s3:::{}\"", "y".repeat(RESOURCE - 16));
+    assert_eq!(more.len(), RESOURCE);
+    let padding = "x".repeat(missing % RESOURCE);
+    let more = more.repeat(missing / RESOURCE);
+    let text = bare.replace(":::x\"", &format!(":::x{padding}\"{more}"));
+    let text = text.strip_suffix("}").expect("an object").to_owned() + &" ".repeat(chars) + "}";
+    assert_eq!(text.len(), 2 * chars);
+    text
 }
 
 const TRUST: &str = r#"{"Version":"2012-10-17","Statement":[{"Sid":"","Effect":"Allow","Principal":{"AWS":"*"},"Action":"sts:AssumeRole"}]}"#;
