@@ -1,6 +1,6 @@
 //! Whom a policy or a grant names.
 //!
-//! IAM User Guide, "Principal" and "NotPrincipal". Names are compared as they are written: what a name meant when the
+//! IAM User Guide, "Principal" and "`NotPrincipal`". Names are compared as they are written: what a name meant when the
 //! policy was stored is not remembered.
 
 use super::error::Malformed;

@@ -2,6 +2,11 @@
 
 use std::sync::Arc;
 
+mod condition;
+mod decision;
+mod document;
+mod matrix;
+
 use super::{Document, Kind};
 use crate::auth::{AccountId, Identity, Principal, RoleSession, User};
 
