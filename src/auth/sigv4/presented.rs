@@ -173,16 +173,12 @@ impl Presented {
 
 /// The service in the scope of a signature that may not be one.
 pub(super) fn claimed_service(head: &Parts) -> Option<String> {
-    let header = head.headers.get(AUTHORIZATION);
-    let credential = match header {
-        Some(value) => {
-            let (_, rest) = value.to_str().ok()?.split_once("Credential=")?;
-            rest.split(',').next()?.trim().to_owned()
-        }
-        None => {
-            let query = Query::parse(head.uri.query()).ok()?;
-            query.only("X-Amz-Credential").ok()??.to_owned()
-        }
+    let credential = if let Some(value) = head.headers.get(AUTHORIZATION) {
+        let (_, rest) = value.to_str().ok()?.split_once("Credential=")?;
+        rest.split(',').next()?.trim().to_owned()
+    } else {
+        let query = Query::parse(head.uri.query()).ok()?;
+        query.only("X-Amz-Credential").ok()??.to_owned()
     };
     Some(Credential::parse(&credential)?.service)
 }

@@ -155,19 +155,16 @@ async fn create_access_key(call: &Call<'_>) -> Answer {
 
 async fn list_access_keys(call: &Call<'_>) -> Answer {
     let paging = call.form.paging()?;
-    let (user_name, keys) = match call.user_or_self()? {
-        Some(name) => {
-            let proof = call
-                .may_entity("iam:ListAccessKeys", Kind::User, &name)
-                .await?;
-            let (user, keys) = call.iam.list_access_keys(&proof, &name).await?;
-            (Some(user.name), keys)
-        }
-        None => {
-            let arn = format!("arn:aws:iam::{}:root", call.account());
-            let proof = call.may("iam:ListAccessKeys", arn)?;
-            (None, call.iam.list_root_access_keys(&proof)?)
-        }
+    let (user_name, keys) = if let Some(name) = call.user_or_self()? {
+        let proof = call
+            .may_entity("iam:ListAccessKeys", Kind::User, &name)
+            .await?;
+        let (user, keys) = call.iam.list_access_keys(&proof, &name).await?;
+        (Some(user.name), keys)
+    } else {
+        let arn = format!("arn:aws:iam::{}:root", call.account());
+        let proof = call.may("iam:ListAccessKeys", arn)?;
+        (None, call.iam.list_root_access_keys(&proof)?)
     };
     let page: Page<AccessKeyEntry> = Call::page(&paging, keys, |key| key.id.clone());
     let mut xml = Xml::default();
@@ -196,15 +193,13 @@ async fn holder(call: &Call<'_>, id: &str) -> Result<String, IamError> {
     {
         return Err(IamError::Unmodifiable(ROOT_KEYS));
     }
-    match call.user_or_self()? {
-        Some(own) => Ok(own),
-        None => {
-            let owner = call.iam.owner_of_key(call.account(), id).await?;
-            owner.map(|owner| owner.name).ok_or_else(|| {
-                IamError::NoSuchEntity(format!("The Access Key with id {id} cannot be found."))
-            })
-        }
+    if let Some(own) = call.user_or_self()? {
+        return Ok(own);
     }
+    let owner = call.iam.owner_of_key(call.account(), id).await?;
+    owner.map(|owner| owner.name).ok_or_else(|| {
+        IamError::NoSuchEntity(format!("The Access Key with id {id} cannot be found."))
+    })
 }
 
 async fn update_access_key(call: &Call<'_>) -> Answer {

@@ -27,8 +27,8 @@ impl Xml {
     }
 
     /// An element with a number or a truth value.
-    pub(super) fn value(&mut self, name: &str, value: impl ToString) -> &mut Self {
-        self.text(name, &value.to_string())
+    pub(super) fn value(&mut self, name: &str, value: impl std::fmt::Display) -> &mut Self {
+        self.text(name, &format!("{value}"))
     }
 
     /// An element with a moment, in seconds since 1970.

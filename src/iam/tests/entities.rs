@@ -1,6 +1,6 @@
 //! Making, listing and deleting; what the wire answers.
 
-use super::{ABROAD, ALLOW_ALL, HOME, Rig, account, encoded, tag, tags};
+use super::{ABROAD, ALLOW_ALL, HOME, Rig, account, encoded, root, tag, tags};
 use crate::auth::Principal;
 use crate::auth::sigv4::Service;
 
@@ -288,7 +288,7 @@ async fn what_is_not_here_says_so() {
         rig.fails("Action=GetUser&UserName=a").await.0,
         "NoSuchEntity"
     );
-    let (status, body) = rig.ask_as(rig.root(), Service::Sts, "Action=GetUser").await;
+    let (status, body) = rig.ask_as(root(), Service::Sts, "Action=GetUser").await;
     assert_eq!(
         (status, tag(&body, "Code").as_str()),
         (400, "InvalidAction")
@@ -307,7 +307,7 @@ async fn the_root_user_is_told_of_itself() {
         "UnmodifiableEntity"
     );
     let (_, body) = rig
-        .ask_as(rig.root(), Service::Sts, "Action=GetCallerIdentity")
+        .ask_as(root(), Service::Sts, "Action=GetCallerIdentity")
         .await;
     assert_eq!(
         (tag(&body, "UserId"), tag(&body, "Account")),

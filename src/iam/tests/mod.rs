@@ -42,6 +42,11 @@ struct Rig {
     _directory: tempfile::TempDir,
 }
 
+/// The root user of the home account.
+fn root() -> Principal {
+    Principal::root(account(HOME), "AKIAROOTHOME")
+}
+
 fn accounts() -> Accounts {
     let keys = |id: &str| {
         let secret = SecretBox::from("rootsecretrootsecret".to_owned());
@@ -104,10 +109,6 @@ impl Rig {
         self.faults.heal();
     }
 
-    fn root(&self) -> Principal {
-        Principal::root(account(HOME), "AKIAROOTHOME")
-    }
-
     /// One request of the caller: status and body.
     async fn ask_as(&self, caller: Principal, service: Service, form: &str) -> (u16, String) {
         let version = match service {
@@ -129,14 +130,14 @@ impl Rig {
 
     /// One request to IAM of the root user, which must succeed.
     async fn ok(&self, form: &str) -> String {
-        let (status, body) = self.ask_as(self.root(), Service::Iam, form).await;
+        let (status, body) = self.ask_as(root(), Service::Iam, form).await;
         assert_eq!(status, 200, "{form}: {body}");
         body
     }
 
     /// Code and message of a request to IAM that must fail.
     async fn fails(&self, form: &str) -> (String, String) {
-        let (status, body) = self.ask_as(self.root(), Service::Iam, form).await;
+        let (status, body) = self.ask_as(root(), Service::Iam, form).await;
         assert_ne!(status, 200, "{form}: {body}");
         (tag(&body, "Code"), tag(&body, "Message"))
     }

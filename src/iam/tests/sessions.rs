@@ -1,6 +1,6 @@
 //! Sessions of roles: who gets one, what it may, and when it ends.
 
-use super::{ABROAD, ALLOW_ALL, HOME, Rig, account, encoded, refused, tag};
+use super::{ABROAD, ALLOW_ALL, HOME, Rig, account, encoded, refused, root, tag};
 use crate::auth::sigv4::{AuthError, Service};
 use crate::auth::{Identity, Principal};
 use crate::iam::IamError;
@@ -98,7 +98,7 @@ async fn who_is_not_trusted_gets_no_session_and_does_not_learn_of_the_role() {
         Err("AccessDenied".into())
     );
     assert_eq!(
-        assume(&rig, rig.root(), "writer").await,
+        assume(&rig, root(), "writer").await,
         Err("AccessDenied".into())
     );
     assume(&rig, bob, "writer").await.expect("trusted");
@@ -132,15 +132,15 @@ async fn across_accounts_both_sides_must_allow() {
         &trust(&format!("arn:aws:iam::{ABROAD}:user/ann"), ""),
     )
     .await;
-    let root = || Principal::root(account(ABROAD), "AKIAROOTABROAD");
+    let theirs = || Principal::root(account(ABROAD), "AKIAROOTABROAD");
     for form in [
         "Action=CreateUser&UserName=ann",
         "Action=CreateAccessKey&UserName=ann",
     ] {
-        assert_eq!(rig.ask_as(root(), Service::Iam, form).await.0, 200);
+        assert_eq!(rig.ask_as(theirs(), Service::Iam, form).await.0, 200);
     }
     let (_, body) = rig
-        .ask_as(root(), Service::Iam, "Action=ListAccessKeys&UserName=ann")
+        .ask_as(theirs(), Service::Iam, "Action=ListAccessKeys&UserName=ann")
         .await;
     let key = tag(&body, "AccessKeyId");
     assert_eq!(
@@ -151,7 +151,7 @@ async fn across_accounts_both_sides_must_allow() {
         "Action=PutUserPolicy&UserName=ann&PolicyName=p&PolicyDocument={}",
         encoded(ALLOW_ALL)
     );
-    assert_eq!(rig.ask_as(root(), Service::Iam, &form).await.0, 200);
+    assert_eq!(rig.ask_as(theirs(), Service::Iam, &form).await.0, 200);
     let (key, token) = assume(&rig, rig.principal(&key).await, "writer")
         .await
         .expect("both sides allow");
