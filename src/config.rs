@@ -579,7 +579,7 @@ mod tests {
     fn a_further_account_needs_its_number_and_its_keys() {
         let read = |text: &str| {
             let text = format!(
-                "data_dir = \"/d\"\n[hsm]\nuri = \"pkcs11:token=t?module-path=/m.so\"\n{text}"
+                "data_dir = \"/d\"\n[hsm]\nuri = \"pkcs11:token=t?module-path=/m.so&pin-source=file:/p\"\n{text}"
             );
             toml::from_str::<RawConfig>(&text)
                 .expect("reads")

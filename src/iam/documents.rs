@@ -60,10 +60,8 @@ impl Documents {
 /// # Errors
 ///
 /// [`IamError::MalformedPolicy`].
-pub(super) fn check(of: Use, text: &str) -> Result<(), IamError> {
-    parse(of, text)
-        .map(drop)
-        .map_err(|malformed| IamError::MalformedPolicy(malformed.to_string()))
+pub(super) fn check(of: Use, text: &str) -> Result<Document, IamError> {
+    parse(of, text).map_err(|malformed| IamError::MalformedPolicy(malformed.to_string()))
 }
 
 /// Characters of a policy that count against its limit: all but white space.

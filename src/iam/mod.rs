@@ -16,7 +16,7 @@
 //!
 //! # Reading order
 //!
-//! `accounts`, `names`, `record`, `secrets`, `documents`, `ready`, `lookup`, then the use cases: `entities`, `keys`,
+//! `accounts`, `names`, `record`, `secrets`, `documents`, `ready`, `lookup`, `principals`, then the use cases: `entities`, `keys`,
 //! `groups`, `roles`, `inline`, `policies`, `attach`, `sessions`; the front end is [`api`].
 
 use std::fmt;
@@ -39,6 +39,7 @@ mod keys;
 mod lookup;
 mod names;
 mod policies;
+mod principals;
 mod ready;
 mod record;
 mod roles;
@@ -59,6 +60,7 @@ pub use inline::{
 pub use keys::ACCESS_KEYS_OF_USER_MAX;
 pub use names::{Kind, NAME_CHARS_MAX, PATH_CHARS_MAX, SHORT_NAME_CHARS_MAX};
 pub use policies::{MANAGED_CHARS_MAX, POLICIES_MAX, VERSIONS_MAX};
+pub use principals::{Bound, may_mean};
 pub use roles::TRUST_CHARS_MAX;
 pub use secrets::SESSION_TOKEN_CHARS_MAX;
 pub use sessions::{CHAINED_SECONDS_MAX, SESSION_POLICY_CHARS_MAX, SESSION_SECONDS_MIN};

@@ -447,7 +447,7 @@ fn check_document(document: &str) -> Result<(), IamError> {
     if counted_chars(document) > MANAGED_CHARS_MAX {
         return Err(IamError::quota("PolicySize", MANAGED_CHARS_MAX));
     }
-    check(Use::Identity, document)
+    check(Use::Identity, document).map(drop)
 }
 
 fn no_version(arn: &str, number: u32) -> IamError {

@@ -119,6 +119,9 @@ pub(super) enum Own {
         description: String,
         #[n(2)]
         session_seconds_max: u32,
+        /// Whom the trust policy means.
+        #[n(3)]
+        bound: BTreeMap<String, String>,
     },
 }
 

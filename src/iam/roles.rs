@@ -6,6 +6,7 @@ use super::names::Kind;
 use super::record::{EntityRecord, Own};
 use super::{Iam, proven_entity};
 use crate::auth::Authorised;
+use crate::auth::policy::Document;
 
 /// Characters of a trust policy, white space not counted.
 pub const TRUST_CHARS_MAX: usize = 2048;
@@ -23,8 +24,8 @@ impl Iam {
         trust: &str,
         session_seconds_max: u32,
     ) -> Result<EntityRecord, IamError> {
-        check_trust(trust)?;
         let own = Own::Role {
+            bound: self.bind(&check_trust(trust)?).await?,
             trust: trust.to_owned(),
             description: description.to_owned(),
             session_seconds_max,
@@ -74,10 +75,11 @@ impl Iam {
         name: &str,
         document: &str,
     ) -> Result<(), IamError> {
-        check_trust(document)?;
+        let meant = self.bind(&check_trust(document)?).await?;
         self.update(proof, &["iam:UpdateAssumeRolePolicy"], name, |own| {
-            if let Own::Role { trust, .. } = own {
+            if let Own::Role { trust, bound, .. } = own {
                 document.clone_into(trust);
+                bound.clone_from(&meant);
             }
         })
         .await
@@ -102,7 +104,7 @@ impl Iam {
     }
 }
 
-fn check_trust(document: &str) -> Result<(), IamError> {
+fn check_trust(document: &str) -> Result<Document, IamError> {
     if counted_chars(document) > TRUST_CHARS_MAX {
         return Err(IamError::quota("ACLSizePerRole", TRUST_CHARS_MAX));
     }

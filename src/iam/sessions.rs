@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 use super::documents::{Use, check};
 use super::error::IamError;
 use super::names::{Kind, folded, new_access_key_id, new_secret, parse_role_arn};
+use super::principals::may_mean;
 use super::record::{EntityRecord, Own};
 use super::secrets::SessionRecord;
 use super::{Iam, find_entity};
@@ -83,6 +84,7 @@ impl Iam {
         let Own::Role {
             trust,
             session_seconds_max,
+            bound,
             ..
         } = &role.own
         else {
@@ -101,7 +103,7 @@ impl Iam {
                 trust: &trust,
             },
         };
-        if decide(&question) != Decision::Allowed {
+        if decide(&question) != Decision::Allowed || !may_mean(bound, principal) {
             return Err(denied());
         }
         let is_chained = matches!(principal.identity, Identity::Session(_));

@@ -35,6 +35,7 @@ fn role(xml: &mut Xml, account: &AccountId, record: &EntityRecord) {
         trust,
         description,
         session_seconds_max,
+        ..
     } = &record.own
     {
         xml.policy("AssumeRolePolicyDocument", trust);

@@ -126,12 +126,6 @@ async fn a_role_that_trusts_the_account_asks_for_the_callers_own_policy() {
 #[tokio::test]
 async fn across_accounts_both_sides_must_allow() {
     let rig = Rig::new();
-    role(
-        &rig,
-        "writer",
-        &trust(&format!("arn:aws:iam::{ABROAD}:user/ann"), ""),
-    )
-    .await;
     let theirs = || Principal::root(account(ABROAD), "AKIAROOTABROAD");
     for form in [
         "Action=CreateUser&UserName=ann",
@@ -143,6 +137,12 @@ async fn across_accounts_both_sides_must_allow() {
         .ask_as(theirs(), Service::Iam, "Action=ListAccessKeys&UserName=ann")
         .await;
     let key = tag(&body, "AccessKeyId");
+    role(
+        &rig,
+        "writer",
+        &trust(&format!("arn:aws:iam::{ABROAD}:user/ann"), ""),
+    )
+    .await;
     assert_eq!(
         assume(&rig, rig.principal(&key).await, "writer").await,
         Err("AccessDenied".into())
@@ -346,4 +346,98 @@ async fn after_a_restart_without_the_hsm_a_session_is_an_outage() {
     );
     rig.plug_in();
     assert!(rig.iam.lookup(&key, Some(&token)).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_trust_policy_names_who_is_there() {
+    let rig = Rig::new();
+    rig.user("bob").await;
+    for (name, good) in [
+        ("*", true),
+        (HOME, true),
+        (ABROAD, true),
+        ("999999999999", false),
+        ("arn:aws:iam::999999999999:root", false),
+        ("arn:aws:iam::123456789012:root", true),
+        ("arn:aws:iam::123456789012:user/bob", true),
+        ("arn:aws:iam::123456789012:user/x/bob", false),
+        ("arn:aws:iam::123456789012:user/eve", false),
+        ("arn:aws:iam::123456789012:role/bob", false),
+        ("arn:aws:sts::123456789012:assumed-role/bob/night", false),
+    ] {
+        let document = encoded(&trust(name, ""));
+        let create = format!("Action=CreateRole&RoleName=r&AssumeRolePolicyDocument={document}");
+        if good {
+            rig.ok(&create).await;
+            rig.ok("Action=DeleteRole&RoleName=r").await;
+        } else {
+            assert_eq!(
+                rig.fails(&create).await.0,
+                "MalformedPolicyDocument",
+                "{name}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn another_user_of_a_trusted_name_is_not_trusted() {
+    let rig = Rig::new();
+    let bob = bob_and_writer(&rig).await;
+    let key = bob.access_key_id.clone();
+    rig.ok(&format!(
+        "Action=DeleteAccessKey&UserName=bob&AccessKeyId={key}"
+    ))
+    .await;
+    rig.ok("Action=DeleteUser&UserName=bob").await;
+    let key = rig.user("bob").await;
+    let result = assume(&rig, rig.principal(&key).await, "writer").await;
+    assert_eq!(result, Err("AccessDenied".into()));
+    // Until somebody says again who is meant.
+    let document = encoded(&trust(&user_arn("bob"), ""));
+    rig.ok(&format!(
+        "Action=UpdateAssumeRolePolicy&RoleName=writer&PolicyDocument={document}"
+    ))
+    .await;
+    assume(&rig, rig.principal(&key).await, "writer")
+        .await
+        .expect("trusted");
+}
+
+#[tokio::test]
+async fn a_session_of_another_role_of_a_trusted_name_is_not_trusted() {
+    let rig = Rig::new();
+    let bob = bob_and_writer(&rig).await;
+    role(
+        &rig,
+        "second",
+        &trust(&format!("arn:aws:iam::{HOME}:role/writer"), ""),
+    )
+    .await;
+    role(
+        &rig,
+        "third",
+        &trust(
+            &format!("arn:aws:sts::{HOME}:assumed-role/writer/night"),
+            "",
+        ),
+    )
+    .await;
+    let session = async || {
+        let (key, token) = assume(&rig, bob.clone(), "writer").await.expect("trusted");
+        rig.iam
+            .lookup(&key, Some(&token))
+            .await
+            .expect("a session")
+            .principal
+    };
+    for name in ["second", "third"] {
+        assume(&rig, session().await, name).await.expect("trusted");
+    }
+    rig.ok("Action=DeleteRole&RoleName=writer").await;
+    role(&rig, "writer", &trust(&user_arn("bob"), "")).await;
+    for name in ["second", "third"] {
+        let result = assume(&rig, session().await, name).await;
+        assert_eq!(result, Err("AccessDenied".into()), "{name}");
+    }
 }

@@ -265,6 +265,8 @@ def roles_by_boto3():
         assert (got["MaxSessionDuration"], got["Description"]) == (3600, "e")
         assert iam.update_role_description(RoleName="writer", Description="f")["Role"]["Description"] == "f"
         other = _trust(f"arn:aws:iam::{ACCOUNT}:user/bob")
+        refused("MalformedPolicyDocument", iam.update_assume_role_policy, RoleName="writer", PolicyDocument=other)
+        iam.create_user(UserName="bob")
         iam.update_assume_role_policy(RoleName="writer", PolicyDocument=other)
         assert iam.get_role(RoleName="writer")["Role"]["AssumeRolePolicyDocument"] == json.loads(other)
         refused("MalformedPolicyDocument", iam.update_assume_role_policy, RoleName="writer", PolicyDocument="{}")
