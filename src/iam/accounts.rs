@@ -1,6 +1,6 @@
 //! The accounts of the configuration, with their root access keys.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
@@ -61,7 +61,12 @@ pub enum AccountsError {
 
 /// All accounts, the first of which is the default one.
 #[derive(Debug)]
-pub struct Accounts(Vec<(Account, Credentials)>);
+pub struct Accounts {
+    accounts: Vec<(Account, Credentials)>,
+    /// Places in `accounts` by number and by root access key.
+    by_id: BTreeMap<AccountId, usize>,
+    by_key: BTreeMap<String, usize>,
+}
 
 impl Accounts {
     /// Takes accounts with their root access keys.
@@ -76,59 +81,59 @@ impl Accounts {
         if accounts.len() > ACCOUNTS_MAX {
             return Err(AccountsError::TooMany);
         }
-        let (mut ids, mut canonical_ids, mut keys) =
-            (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let mut canonical_ids = BTreeSet::new();
+        let (mut by_id, mut by_key) = (BTreeMap::new(), BTreeMap::new());
         let repeated = |what, value: &str| AccountsError::Repeated {
             what,
             value: value.to_owned(),
         };
-        for (account, credentials) in &accounts {
-            if !ids.insert(account.id.as_str()) {
+        for (at, (account, credentials)) in accounts.iter().enumerate() {
+            if by_id.insert(account.id.clone(), at).is_some() {
                 return Err(repeated("account", account.id.as_str()));
             }
             if !canonical_ids.insert(account.canonical_id.as_str()) {
                 return Err(repeated("canonical id", &account.canonical_id));
             }
             for id in credentials.access_key_ids() {
-                if !keys.insert(id) {
+                if by_key.insert(id.to_owned(), at).is_some() {
                     return Err(repeated("access key", id));
                 }
             }
         }
-        Ok(Self(accounts))
+        Ok(Self {
+            accounts,
+            by_id,
+            by_key,
+        })
     }
 
     /// The account with this number.
     pub fn find(&self, id: &AccountId) -> Option<&Account> {
-        self.0
-            .iter()
-            .map(|(account, _)| account)
-            .find(|account| account.id == *id)
+        let (account, _) = self.accounts.get(*self.by_id.get(id)?)?;
+        Some(account)
     }
 
     /// All accounts, the default one first.
     pub fn all(&self) -> impl Iterator<Item = &Account> {
-        self.0.iter().map(|(account, _)| account)
+        self.accounts.iter().map(|(account, _)| account)
     }
 
     /// Whose root access key this is. Needs no record and no HSM.
     pub(super) fn root(&self, access_key_id: &str) -> Option<Holder> {
-        self.0.iter().find_map(|(account, credentials)| {
-            let secret = credentials.secret(access_key_id)?;
-            Some(Holder {
-                secret: secret.clone(),
-                principal: Principal::root(account.id.clone(), access_key_id),
-            })
+        let (account, credentials) = self.accounts.get(*self.by_key.get(access_key_id)?)?;
+        Some(Holder {
+            secret: credentials.secret(access_key_id)?.clone(),
+            principal: Principal::root(account.id.clone(), access_key_id),
         })
     }
 
     /// The root access keys of an account.
     pub(super) fn root_keys(&self, id: &AccountId) -> Vec<String> {
-        let of_account = self.0.iter().filter(|(account, _)| account.id == *id);
-        of_account
-            .flat_map(|(_, credentials)| credentials.access_key_ids())
-            .map(str::to_owned)
-            .collect()
+        let place = self.by_id.get(id);
+        place
+            .and_then(|place| self.accounts.get(*place))
+            .map(|(_, credentials)| credentials.access_key_ids().map(str::to_owned).collect())
+            .unwrap_or_default()
     }
 }
 

@@ -80,7 +80,7 @@ pub(super) const POLICIES: [ReadyPolicy; 8] = [
     ReadyPolicy {
         name: "StrongroomAuditor",
         id: "ANPASTRONGROOMAUDITOR",
-        description: "Sees keys, policies, identities and buckets; uses and changes nothing.",
+        description: "Sees keys, policies, identities and buckets; uses and changes no key, reads and writes no object.",
         document: r#"{
   "Version": "2012-10-17",
   "Statement": [
@@ -103,9 +103,10 @@ pub(super) const POLICIES: [ReadyPolicy; 8] = [
         "kms:Cancel*", "kms:Connect*", "kms:Create*", "kms:Decrypt", "kms:Delete*", "kms:DeriveSharedSecret",
         "kms:Disable*", "kms:Disconnect*", "kms:Enable*", "kms:Encrypt", "kms:Generate*", "kms:GetParametersForImport",
         "kms:Import*", "kms:Put*", "kms:ReEncrypt*", "kms:Replicate*", "kms:RetireGrant", "kms:RevokeGrant",
-        "kms:Rotate*", "kms:Schedule*", "kms:Sign", "kms:TagResource", "kms:UntagResource", "kms:Update*",
+        "kms:Rotate*", "kms:Schedule*", "kms:Sign", "kms:Start*", "kms:TagResource", "kms:UntagResource", "kms:Update*",
         "kms:Verify", "kms:VerifyMac",
-        "s3:GetObject*", "s3:Put*", "s3:Delete*"
+        "s3:Abort*", "s3:Create*", "s3:Delete*", "s3:GetObject*", "s3:Put*", "s3:Replicate*", "s3:Restore*",
+        "s3:Update*"
       ],
       "Resource": "*"
     }

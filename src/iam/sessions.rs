@@ -1,7 +1,6 @@
 //! Sessions of roles: temporary credentials that no record remembers.
 
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use zeroize::Zeroizing;
 
 use super::documents::{Use, check};
@@ -11,8 +10,8 @@ use super::principals::may_mean;
 use super::record::{EntityRecord, Own};
 use super::secrets::SessionRecord;
 use super::{Iam, find_entity};
-use crate::auth::policy::{Decision, Question, Side, Values, decide};
-use crate::auth::{AccountId, Identity, RequestContext};
+use crate::auth::policy::Side;
+use crate::auth::{AccountId, Action, Identity, RequestContext, Resource, authorise};
 use crate::kms::Rows;
 
 /// Shortest session, in seconds.
@@ -91,19 +90,25 @@ impl Iam {
             return Err(IamError::Damaged("a role that is none"));
         };
         let trust = self.documents.stored(Use::Trust, trust)?;
-        let values = self.values(context, ask);
-        let question = Question {
-            principal,
-            canonical_id: None,
-            action: "sts:AssumeRole",
-            resource: ask.role_arn,
-            values: &values,
-            side: Side::Role {
-                owner: &account,
-                trust: &trust,
-            },
+        let side = Side::Role {
+            owner: &account,
+            trust: &trust,
         };
-        if decide(&question) != Decision::Allowed || !may_mean(bound, principal) {
+        let resource = Resource::Iam(ask.role_arn.to_owned());
+        let _may = authorise(
+            context,
+            Action("sts:AssumeRole"),
+            resource,
+            side,
+            |values| {
+                values.add("sts:RoleSessionName", ask.session_name);
+                if let Some(id) = ask.external_id {
+                    values.add("sts:ExternalId", id);
+                }
+            },
+        )
+        .map_err(|_unsaid_whether_there_is_one| denied())?;
+        if !may_mean(bound, principal) {
             return Err(denied());
         }
         let is_chained = matches!(principal.identity, Identity::Session(_));
@@ -111,25 +116,6 @@ impl Iam {
         self.check_session_policies(&rows, &account, ask).await?;
         self.begin_session(&account, &role, ask, seconds, packed_percent)
             .await
-    }
-
-    /// What the conditions of a trust policy can ask for.
-    fn values(&self, context: &RequestContext, ask: &AssumeRole<'_>) -> Values {
-        let mut values = Values::of(&context.principal);
-        let now = self.clock.now();
-        values.add("aws:EpochTime", now.unix_timestamp().to_string());
-        if let Ok(now) = now.format(&Rfc3339) {
-            values.add("aws:CurrentTime", now);
-        }
-        values.add("aws:SecureTransport", context.secure_transport.to_string());
-        if let Some(address) = context.source_ip {
-            values.add("aws:SourceIp", address.to_string());
-        }
-        values.add("sts:RoleSessionName", ask.session_name);
-        if let Some(id) = ask.external_id {
-            values.add("sts:ExternalId", id);
-        }
-        values
     }
 
     async fn check_session_policies(

@@ -13,9 +13,9 @@ use s3s::dto::ServerSideEncryption;
 use s3s::{S3Error, S3Result, s3_error};
 use zeroize::Zeroizing;
 
-use super::error::{coded, denied, kms};
+use super::error::{coded, kms};
 use super::{Front, error};
-use crate::auth::{Action, RequestContext, Resource, Via, authorise};
+use crate::auth::RequestContext;
 use crate::kms::{EncryptionContext, KeyArn, KeyRef};
 use crate::store::record::{BucketRecord, DefaultEncryption, SseRecord};
 use crate::store::{CustomerKey, KeyAccess, SseTarget, StoreError};
@@ -142,14 +142,11 @@ impl Front {
         };
         let caller_context = caller_context(headers)?;
         let context = full_context(&caller_context, bucket, key)?;
-        let key = self.resolve(key_name.as_deref()).await?;
-        let proof = authorise(
-            caller,
-            Via::S3,
-            Action("kms:GenerateDataKey"),
-            Resource::KmsKey(key.as_str().to_owned()),
-        )
-        .map_err(denied)?;
+        let (key, named) = self.resolve(key_name.as_deref()).await?;
+        let named = named.as_ref();
+        let proof = self
+            .may_key(caller, "kms:GenerateDataKey", &key, named, &context)
+            .await?;
         Ok(SseTarget::Kms {
             proof,
             key,
@@ -158,19 +155,20 @@ impl Front {
         })
     }
 
-    async fn resolve(&self, name: Option<&str>) -> S3Result<KeyArn> {
-        match name {
-            None => self.kms.resolve_default_s3_key().await,
-            Some(name) => match KeyRef::parse(name) {
-                Ok(key) => self.kms.resolve(&key).await,
-                Err(error) => Err(error),
-            },
-        }
-        .map_err(kms)
+    /// The key of that name, or the default one.
+    async fn resolve(&self, name: Option<&str>) -> S3Result<(KeyArn, Option<KeyRef>)> {
+        let Some(name) = name else {
+            let key = self.kms.resolve_default_s3_key().await;
+            return Ok((key.map_err(kms)?, None));
+        };
+        let named = KeyRef::parse(name).map_err(kms)?;
+        let key = self.kms.resolve(&named).await.map_err(kms)?;
+        Ok((key, Some(named)))
     }
 
     /// What a request brings to read an object that is encrypted so.
-    pub(super) fn key_access(
+    pub(super) async fn key_access(
+        &self,
         caller: &RequestContext,
         record: &SseRecord,
         caller_context: &[(String, String)],
@@ -181,14 +179,11 @@ impl Front {
             (_, Some(customer)) => Ok(KeyAccess::Customer(customer)),
             (SseRecord::S3 | SseRecord::Customer, None) => Ok(KeyAccess::Plain),
             (SseRecord::Kms(arn), None) => {
-                let proof = authorise(
-                    caller,
-                    Via::S3,
-                    Action("kms:Decrypt"),
-                    Resource::KmsKey(arn.clone()),
-                )
-                .map_err(denied)?;
                 let context = full_context(caller_context, bucket, key)?;
+                let arn = self.kms.arn_of_record(arn).map_err(kms)?;
+                let proof = self
+                    .may_key(caller, "kms:Decrypt", &arn, None, &context)
+                    .await?;
                 Ok(KeyAccess::Kms { proof, context })
             }
         }
@@ -291,7 +286,7 @@ fn caller_context(headers: &HeaderMap) -> S3Result<Vec<(String, String)>> {
 }
 
 /// The caller's context with the object's ARN.
-fn full_context(
+pub(super) fn full_context(
     caller: &[(String, String)],
     bucket: &str,
     key: &str,

@@ -14,13 +14,15 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use s3s::service::S3Service;
+use time::OffsetDateTime;
 use tracing::{Instrument, error, info, info_span, warn};
 
 use super::body::TimedBody;
 use super::{health, metrics};
 use crate::auth::payload::{BodyError, BoxError, VerifiedBody};
 use crate::auth::sigv4::{AuthError, Claim, Service, Verified, Verifier};
-use crate::auth::{AccountId, Principal, RequestContext};
+use crate::auth::{AccountId, RequestContext};
+use crate::clock::Clock;
 use crate::config::Limits;
 use crate::iam::{Iam, IamError};
 use crate::kms::{self, Kms, TokenGroups};
@@ -52,6 +54,7 @@ pub(super) struct Endpoint {
     groups: TokenGroups,
     account: AccountId,
     limits: Limits,
+    clock: Arc<dyn Clock>,
 }
 
 impl Endpoint {
@@ -62,6 +65,7 @@ impl Endpoint {
         groups: TokenGroups,
         account: AccountId,
         limits: Limits,
+        clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
             verifier,
@@ -71,6 +75,7 @@ impl Endpoint {
             groups,
             account,
             limits,
+            clock,
         }
     }
 
@@ -202,7 +207,8 @@ impl Endpoint {
                 "X-Amz-Target is missing",
             );
         };
-        let context = request_context(verified.principal, request_id, peer);
+        let now = self.clock.now();
+        let context = request_context(&verified, &parts.headers, request_id, peer, now);
         full(kms::api::handle(&self.kms, &context, target, &body).await)
     }
 
@@ -236,7 +242,8 @@ impl Endpoint {
             Err(Refusal::Later) => return refuse(IamError::Away),
             Err(Refusal::Damaged) => return refuse(IamError::Damaged("identity")),
         };
-        let context = request_context(verified.principal, request_id, peer);
+        let now = self.clock.now();
+        let context = request_context(&verified, &parts.headers, request_id, peer, now);
         let form = if parts.method == Method::GET {
             parts.uri.query().unwrap_or_default().as_bytes()
         } else {
@@ -331,7 +338,8 @@ impl Endpoint {
         }
         drop_meaningless_range(&mut parts.headers);
         hide_secrets(&mut parts.headers);
-        let context = request_context(verified.principal, request_id, peer);
+        let now = self.clock.now();
+        let context = request_context(&verified, &parts.headers, request_id, peer, now);
         let body = VerifiedBody::new(body, verified.payload);
         parts.extensions.insert(context);
         let announced = AnnouncedTrailers {
@@ -442,12 +450,28 @@ fn announced(headers: &HeaderMap) -> Vec<String> {
         .collect()
 }
 
-fn request_context(principal: Principal, request_id: &str, peer: SocketAddr) -> RequestContext {
+fn request_context(
+    verified: &Verified,
+    headers: &HeaderMap,
+    request_id: &str,
+    peer: SocketAddr,
+    time: OffsetDateTime,
+) -> RequestContext {
+    let text = |name| {
+        let value: Option<&HeaderValue> = headers.get(name);
+        value
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
+    };
     RequestContext {
-        principal,
+        principal: verified.principal.clone(),
         request_id: request_id.to_owned(),
         source_ip: Some(peer.ip()),
         secure_transport: false,
+        time,
+        user_agent: text(header::USER_AGENT),
+        referer: text(header::REFERER),
+        presigned: verified.presigned,
     }
 }
 

@@ -8,7 +8,9 @@
 //! - [`record`] says what the rows are; [`StoreError`] who must act; [`digest`] what is computed over plaintext.
 //! - `keys` gets a data key from the kind of encryption that an object has.
 //! - `gc` owns the life of blobs: intent, reference, garbage.
-//! - `put`, `get`, `copy`, `delete`, `list`, `bucket`, `multipart` are the use cases.
+//! - `usage` keeps the index of what hangs on which key.
+//! - `put`, `get`, `copy`, `update`, `delete`, `list`, `bucket`, `bucket_policy`, `multipart`, `rewrap` are the use
+//!   cases.
 //!
 //! A use case is told which bucket or object by the [`Authorised`] proof of the front end, and by nothing else: what was
 //! not authorised cannot be named.
@@ -31,6 +33,7 @@ use crate::kms::Kms;
 use crate::meta::{Batch, Meta, MetaError};
 
 mod bucket;
+mod bucket_policy;
 mod copy;
 mod customer;
 mod delete;
@@ -43,7 +46,11 @@ mod list;
 mod multipart;
 mod put;
 pub mod record;
+mod rewrap;
+mod update;
+mod usage;
 
+pub use bucket_policy::{BUCKET_POLICY_BYTES_MAX, BucketAccess};
 pub use copy::CopyRequest;
 pub use customer::CustomerKey;
 pub use error::StoreError;
@@ -52,6 +59,8 @@ pub use keys::{KeyAccess, SseTarget};
 pub use list::{LIST_ENTRIES_MAX, ListRequest, Listing, UploadListing};
 pub use multipart::{CompletePart, CompleteRequest, PartListing, UploadTarget};
 pub use put::{CHECKSUM_DEFAULT, Incoming, PutRequest, WriteConditions, Written};
+pub use update::UpdateRequest;
+pub use usage::{DependantIndex, Dependency, dependency, index_bucket_key};
 
 /// The bucket of a proof.
 fn bucket_of(proof: &Authorised) -> Result<&str, StoreError> {
@@ -96,6 +105,7 @@ pub struct Store {
     clock: Arc<dyn Clock>,
     settings: StoreSettings,
     turn: Arc<tokio::sync::Mutex<()>>,
+    read_policies: Arc<bucket_policy::ReadPolicies>,
 }
 
 impl Store {
@@ -114,6 +124,7 @@ impl Store {
             clock,
             settings,
             turn: Arc::default(),
+            read_policies: Arc::default(),
         }
     }
 

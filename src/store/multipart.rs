@@ -15,6 +15,7 @@ use super::record::{
     BodyRecord, ChecksumAlgorithm, ChecksumKind, Headers, KeyRecord, ObjectName, ObjectRecord,
     PartRecord, SseRecord, UploadRecord, Uuid, body_row, part_row, part_rows,
 };
+use super::usage::index_upload;
 use super::{KeyAccess, SseTarget, Store, StoreError, WriteConditions, Written, object_of};
 use crate::auth::Authorised;
 use crate::blob::BlobId;
@@ -35,10 +36,18 @@ pub struct UploadTarget {
     bucket: String,
     id: Uuid,
     record: UploadRecord,
-    value: Vec<u8>,
 }
 
 impl UploadTarget {
+    /// The upload as it is now. Its data key stays, but may have been wrapped again since it was found.
+    async fn now(&self, snapshot: &dyn Snapshot) -> Result<(UploadRecord, Vec<u8>), StoreError> {
+        let value = snapshot
+            .load(&self.name.upload_row(&self.id))
+            .await?
+            .ok_or_else(|| StoreError::NoSuchUpload(hex::encode(self.id)))?;
+        Ok((codec::decode("upload", &value)?, value))
+    }
+
     /// What is in clear.
     pub fn record(&self) -> &UploadRecord {
         &self.record
@@ -124,7 +133,8 @@ impl Store {
             }
             let batch = Batch::new()
                 .unchanged(super::record::bucket_row(bucket), Some(&value))
-                .put(name.upload_row(&id), codec::encode(&record));
+                .put(name.upload_row(&id), codec::encode(&record))
+                .and(index_upload(&name, &id, None, Some(&record.key)));
             Ok((batch, ()))
         })
         .await?;
@@ -157,7 +167,6 @@ impl Store {
             bucket: bucket.to_owned(),
             id,
             record: codec::decode("upload", &value)?,
-            value,
         })
     }
 
@@ -233,10 +242,10 @@ impl Store {
         let row = part_row(&upload.id, number);
         self.commit_deciding(|| async {
             let snapshot = self.meta.snapshot().await?;
-            self.still_there(&*snapshot, upload).await?;
+            let (_, value) = upload.now(&*snapshot).await?;
             let old = snapshot.load(&row).await?;
             let mut batch = Batch::new()
-                .unchanged(upload.name.upload_row(&upload.id), Some(&upload.value))
+                .unchanged(upload.name.upload_row(&upload.id), Some(&value))
                 .unchanged(row.clone(), old.as_deref())
                 .put(row.clone(), codec::encode(&record))
                 .and(blob.pending.commit());
@@ -284,11 +293,17 @@ impl Store {
     pub async fn abort_upload(&self, upload: &UploadTarget) -> Result<(), StoreError> {
         self.commit_deciding(|| async {
             let snapshot = self.meta.snapshot().await?;
-            self.still_there(&*snapshot, upload).await?;
+            let (record, value) = upload.now(&*snapshot).await?;
             let row = upload.name.upload_row(&upload.id);
             let mut batch = Batch::new()
-                .unchanged(row.clone(), Some(&upload.value))
-                .delete(row);
+                .unchanged(row.clone(), Some(&value))
+                .delete(row)
+                .and(index_upload(
+                    &upload.name,
+                    &upload.id,
+                    Some(&record.key),
+                    None,
+                ));
             let parts = scan_parts(&*snapshot, &part_rows(&upload.id), PARTS_MAX).await?;
             batch = no_other_parts(batch, &upload.id, parts.iter().map(|(number, ..)| *number));
             for (number, record, value) in parts {
@@ -368,18 +383,34 @@ impl Store {
                 .unwrap_or_default(),
             claimed: None,
         };
-        let manifest_parts = used.iter().map(UsedPart::manifest_part).collect();
-        let key = upload.record.key.clone();
-        let rows = ObjectRows::seal(
-            &schedule,
-            &upload.name,
-            record,
-            manifest_parts,
-            key,
-            &attributes,
-        )?;
+        let manifest_parts: Vec<_> = used.iter().map(UsedPart::manifest_part).collect();
         let commit = self.completion(&upload, &used, &unused);
-        self.commit_completion(&upload, &rows, &conditions, &commit)
+        let rows = self
+            .commit_deciding(|| async {
+                let snapshot = self.meta.snapshot().await?;
+                // The same data key, perhaps wrapped by another key meanwhile: the object is to have the newest wrap.
+                let (now, value) = upload.now(&*snapshot).await?;
+                let mut record = record.clone();
+                record.sse.clone_from(&now.sse);
+                let parts = manifest_parts.clone();
+                let rows = ObjectRows::seal(
+                    &schedule,
+                    &upload.name,
+                    record,
+                    parts,
+                    now.key.clone(),
+                    &attributes,
+                )?;
+                let row = upload.name.upload_row(&upload.id);
+                let batch = self
+                    .object_batch(&*snapshot, &upload.bucket, &upload.name, &rows, &conditions)
+                    .await?
+                    .unchanged(row.clone(), Some(&value))
+                    .delete(row)
+                    .and(index_upload(&upload.name, &upload.id, Some(&now.key), None))
+                    .and(commit.clone());
+                Ok((batch, rows))
+            })
             .await?;
         Ok(rows.written(object_checksum))
     }
@@ -420,14 +451,10 @@ impl Store {
         Ok(kind.zip(checksum))
     }
 
-    /// What the completion does besides the object's own rows.
+    /// What the completion does to the parts.
     fn completion(&self, upload: &UploadTarget, used: &[UsedPart], unused: &[UsedPart]) -> Batch {
-        let upload_row = upload.name.upload_row(&upload.id);
         let body = BodyRecord::new(used.iter().map(|part| BlobId::from_bytes(part.record.blob)));
-        let mut batch = Batch::new()
-            .unchanged(upload_row.clone(), Some(&upload.value))
-            .delete(upload_row)
-            .put(body_row(&upload.id), codec::encode(&body));
+        let mut batch = Batch::new().put(body_row(&upload.id), codec::encode(&body));
         let mut numbers: Vec<u32> = used.iter().chain(unused).map(|part| part.number).collect();
         numbers.sort_unstable();
         batch = no_other_parts(batch, &upload.id, numbers);
@@ -443,35 +470,6 @@ impl Store {
                 .and(self.garbage(&BlobId::from_bytes(part.record.blob)));
         }
         batch
-    }
-
-    async fn commit_completion(
-        &self,
-        upload: &UploadTarget,
-        rows: &ObjectRows,
-        conditions: &WriteConditions,
-        commit: &Batch,
-    ) -> Result<(), StoreError> {
-        self.commit_deciding(|| async {
-            let snapshot = self.meta.snapshot().await?;
-            self.still_there(&*snapshot, upload).await?;
-            let batch = self
-                .object_batch(&*snapshot, &upload.bucket, &upload.name, rows, conditions)
-                .await?;
-            Ok((batch.and(commit.clone()), ()))
-        })
-        .await
-    }
-
-    async fn still_there(
-        &self,
-        snapshot: &dyn Snapshot,
-        upload: &UploadTarget,
-    ) -> Result<(), StoreError> {
-        match snapshot.load(&upload.name.upload_row(&upload.id)).await? {
-            Some(value) if value == upload.value => Ok(()),
-            _ => Err(StoreError::NoSuchUpload(hex::encode(upload.id))),
-        }
     }
 }
 

@@ -12,9 +12,10 @@ use super::bucket::load_bucket;
 use super::digest::{Digested, Digests, SealedAttributes};
 use super::gc::PendingBlob;
 use super::record::{
-    BodyRecord, ChecksumAlgorithm, ChecksumKind, Headers, ManifestRecord, ObjectName, ObjectRecord,
-    SseRecord, body_row, bucket_row,
+    BodyRecord, ChecksumAlgorithm, ChecksumKind, Headers, KeyRecord, ManifestRecord, ObjectName,
+    ObjectRecord, SseRecord, body_row, bucket_row,
 };
+use super::usage::index_object;
 use super::{SseTarget, Store, StoreError, object_of};
 use crate::auth::Authorised;
 use crate::envelope::{KeySchedule, Manifest, ManifestPart, Sealed};
@@ -298,6 +299,7 @@ impl Store {
         }
         let current = load_object(snapshot, name).await?;
         conditions.check(current.as_ref().map(|(record, _)| record))?;
+        let sealed = load_sealed(snapshot, name).await?;
         let mut batch = Batch::new()
             .unchanged(bucket_row(bucket), Some(&bucket_value))
             .unchanged(
@@ -305,7 +307,13 @@ impl Store {
                 current.as_ref().map(|(_, value)| value.as_slice()),
             )
             .put(name.object_row(), rows.object_value.clone())
-            .put(name.manifest_row(), rows.manifest_value.clone());
+            .and(sealed.unchanged(name))
+            .put(name.manifest_row(), rows.manifest_value.clone())
+            .and(index_object(
+                name,
+                sealed.key(),
+                Some((&rows.key, rows.record.size)),
+            ));
         if let Some((old, _)) = current
             && old.body != rows.record.body
         {
@@ -341,6 +349,7 @@ fn body_error(error: Box<dyn std::error::Error + Send + Sync>) -> StoreError {
 /// The two rows of an object, sealed to each other.
 pub(super) struct ObjectRows {
     pub(super) record: ObjectRecord,
+    key: KeyRecord,
     object_value: Vec<u8>,
     manifest_value: Vec<u8>,
 }
@@ -352,14 +361,25 @@ impl ObjectRows {
         name: &ObjectName,
         record: ObjectRecord,
         parts: Vec<ManifestPart>,
-        key: super::record::KeyRecord,
+        key: KeyRecord,
         attributes: &SealedAttributes,
     ) -> Result<Self, StoreError> {
+        let attributes = schedule.seal_attributes(&name.identity(), &codec::encode(attributes))?;
+        Self::with_attributes(schedule, name, record, parts, key, attributes)
+    }
+
+    /// The same, with attributes that are sealed already.
+    pub(super) fn with_attributes(
+        schedule: &KeySchedule,
+        name: &ObjectName,
+        record: ObjectRecord,
+        parts: Vec<ManifestPart>,
+        key: KeyRecord,
+        attributes: Vec<u8>,
+    ) -> Result<Self, StoreError> {
         let object_value = codec::encode(&record);
-        let identity = name.identity();
-        let attributes = schedule.seal_attributes(&identity, &codec::encode(attributes))?;
         let manifest = Manifest {
-            identity,
+            identity: name.identity(),
             attributes_digest: row_digest(&object_value),
             parts,
         };
@@ -368,11 +388,24 @@ impl ObjectRows {
             key,
             attributes,
         };
+        let manifest_value = codec::encode(&manifest);
         Ok(Self {
             record,
+            key: manifest.key,
             object_value,
-            manifest_value: codec::encode(&manifest),
+            manifest_value,
         })
+    }
+
+    /// The batch that puts these rows in the place of those that were read, of the same object.
+    pub(super) fn replace(self, name: &ObjectName, (object, sealed): (&[u8], &SealedRow)) -> Batch {
+        let index = index_object(name, sealed.key(), Some((&self.key, self.record.size)));
+        Batch::new()
+            .unchanged(name.object_row(), Some(object))
+            .put(name.object_row(), self.object_value)
+            .and(sealed.unchanged(name))
+            .put(name.manifest_row(), self.manifest_value)
+            .and(index)
     }
 
     /// What to tell the client.
@@ -410,6 +443,38 @@ pub(super) async fn load_object(
         Some(value) => Ok(Some((codec::decode("object", &value)?, value))),
         None => Ok(None),
     }
+}
+
+/// The row of an object's manifest as it was read, if there is one.
+pub(super) struct SealedRow(Option<(Option<ManifestRecord>, Vec<u8>)>);
+
+impl SealedRow {
+    /// What is in it; nothing if it does not read.
+    pub(super) fn record(&self) -> Option<&ManifestRecord> {
+        self.0.as_ref()?.0.as_ref()
+    }
+
+    /// The encrypted data key in it.
+    pub(super) fn key(&self) -> Option<&KeyRecord> {
+        Some(&self.record()?.key)
+    }
+
+    /// Requires that the row is still as it was read: the index of dependants speaks of what it was.
+    pub(super) fn unchanged(&self, name: &ObjectName) -> Batch {
+        let value = self.0.as_ref().map(|(_, value)| value.as_slice());
+        Batch::new().unchanged(name.manifest_row(), value)
+    }
+}
+
+/// Reads the row of an object's manifest. One that is damaged keeps nobody from replacing or deleting it.
+pub(super) async fn load_sealed(
+    snapshot: &dyn Snapshot,
+    name: &ObjectName,
+) -> Result<SealedRow, StoreError> {
+    let value = snapshot.load(&name.manifest_row()).await?;
+    Ok(SealedRow(value.map(|value| {
+        (codec::decode("manifest", &value).ok(), value)
+    })))
 }
 
 /// An `ETag` that says nothing about the plaintext.

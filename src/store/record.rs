@@ -6,6 +6,7 @@
 use minicbor::{Decode, Encode};
 
 use super::StoreError;
+use crate::auth::AccountId;
 use crate::blob::BlobId;
 use crate::envelope::BLOB_ID_BYTES;
 use crate::meta::{KeyRange, table};
@@ -34,6 +35,17 @@ pub struct BucketRecord {
     /// What objects are encrypted with unless the request says otherwise.
     #[n(3)]
     pub encryption: DefaultEncryption,
+    /// The account that owns it; none is the first of the configuration.
+    #[n(5)]
+    pub owner: Option<String>,
+}
+
+impl BucketRecord {
+    /// The account that owns it.
+    pub fn owner(&self, first: &AccountId) -> AccountId {
+        let owner = self.owner.as_deref().and_then(AccountId::parse);
+        owner.unwrap_or_else(|| first.clone())
+    }
 }
 
 /// Default encryption of a bucket.
@@ -349,6 +361,11 @@ pub fn bucket_row(name: &str) -> Vec<u8> {
     [&[table::BUCKET], name.as_bytes()].concat()
 }
 
+/// Key of the row of a bucket's policy.
+pub fn policy_row(bucket: &Uuid) -> Vec<u8> {
+    [[table::BUCKET_POLICY].as_slice(), bucket].concat()
+}
+
 /// Key of a body's row.
 pub fn body_row(body: &Uuid) -> Vec<u8> {
     [[table::BLOB].as_slice(), body].concat()
@@ -451,6 +468,7 @@ mod tests {
             region: "r".into(),
             created_ms: 0,
             encryption: DefaultEncryption::S3,
+            owner: None,
         };
         assert!(ObjectName::new(&bucket, &"k".repeat(OBJECT_KEY_BYTES_MAX)).is_ok());
         assert!(ObjectName::new(&bucket, &"k".repeat(OBJECT_KEY_BYTES_MAX + 1)).is_err());

@@ -656,6 +656,60 @@ fn presigned_request_to_kms_is_refused() {
     );
 }
 
+/// A request of a service that is signed for one region wherever the server is.
+fn query_request(scope: &str) -> Parts {
+    let authorization = format!(
+        "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/{scope}/aws4_request, \
+         SignedHeaders=host;x-amz-date, Signature={EMPTY}"
+    );
+    let headers = [
+        ("host", LOCAL_HOST),
+        ("authorization", authorization.as_str()),
+        ("x-amz-date", DATE),
+    ];
+    head("POST", "/", &headers)
+}
+
+#[test]
+fn iam_and_sts_are_signed_for_the_whole_world_and_others_are_not() {
+    let rig = verifier(THEN, "AKIAIOSFODNN7EXAMPLE", &["eu-central-1"]);
+    for (service, region, good) in [
+        (Service::Iam, "us-east-1", true),
+        (Service::Sts, "us-east-1", true),
+        (Service::Sts, "eu-central-1", true),
+        (Service::Sts, "us-west-1", false),
+        (Service::Kms, "us-east-1", false),
+    ] {
+        let head = query_request(&format!("{region}/{}", service.as_str()));
+        assert_eq!(Service::claimed(&head), Some(service));
+        let claim = rig.verifier.claim_whole(service, &head, b"");
+        assert_eq!(claim.is_ok(), good, "{service:?} {region}");
+    }
+}
+
+#[test]
+fn request_that_was_signed_for_sts_is_nothing_to_iam() {
+    let head = query_request("us-east-1/sts");
+    let refused = refusal(
+        verifier(THEN, "AKIAIOSFODNN7EXAMPLE", &["us-east-1"]).verify_whole(
+            Service::Iam,
+            &head,
+            b"",
+        ),
+    );
+    assert!(
+        matches!(refused, AuthError::WrongService { .. }),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_service_that_nobody_knows_is_not_claimed() {
+    assert_eq!(Service::claimed(&query_request("us-east-1/ec2")), None);
+    assert_eq!(Service::claimed(&head("GET", "/", &[])), None);
+    assert_eq!(Service::claimed(&presigned_get()), Some(Service::S3));
+}
+
 #[test]
 fn garbage_is_refused_without_a_panic() {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;

@@ -2,9 +2,8 @@
 
 use super::form::{Form, NAME, Paging, to_marker};
 use super::xml::Xml;
-use crate::auth::{
-    AccountId, Action, Authorised, Identity, RequestContext, Resource, Via, authorise,
-};
+use crate::auth::policy::Side;
+use crate::auth::{AccountId, Action, Authorised, Identity, RequestContext, Resource, authorise};
 use crate::iam::{Iam, IamError, Kind, Page};
 
 /// What every operation needs.
@@ -48,27 +47,59 @@ impl<'a> Call<'a> {
         kind: Kind,
         name: &str,
     ) -> Result<Authorised, IamError> {
+        let arn = self.arn_of(kind, name).await?;
+        self.may(action, arn)
+    }
+
+    /// As [`Call::may_entity`], where policies can also ask which managed policy it is about: `iam:PolicyARN`.
+    pub(super) async fn may_entity_with_policy(
+        &self,
+        action: &'static str,
+        kind: Kind,
+        name: &str,
+        policy: &str,
+    ) -> Result<Authorised, IamError> {
+        let arn = self.arn_of(kind, name).await?;
+        self.authorise(action, Resource::Iam(arn), Some(policy))
+    }
+
+    async fn arn_of(&self, kind: Kind, name: &str) -> Result<String, IamError> {
         let found = self.iam.find(self.account(), kind, name).await?;
-        let arn = match found {
+        Ok(match found {
             Some(record) => record.arn(self.account()),
             None => kind.arn(self.account(), "/", name),
-        };
-        self.may(action, arn)
+        })
     }
 
     /// The proof that the caller may do this to what has this ARN.
     pub(super) fn may(&self, action: &'static str, arn: String) -> Result<Authorised, IamError> {
-        self.authorise(action, Resource::Iam(arn))
+        self.authorise(action, Resource::Iam(arn), None)
     }
 
     /// The proof that the caller may do what concerns no entity in particular.
     pub(super) fn may_service(&self, action: &'static str) -> Result<Authorised, IamError> {
-        self.authorise(action, Resource::Service)
+        self.authorise(action, Resource::Service, None)
     }
 
-    fn authorise(&self, action: &'static str, resource: Resource) -> Result<Authorised, IamError> {
-        authorise(self.context, Via::Direct, Action(action), resource)
-            .map_err(IamError::AccessDenied)
+    /// Identities have no policies on the resource's side, and nobody manages those of another account.
+    fn authorise(
+        &self,
+        action: &'static str,
+        resource: Resource,
+        policy: Option<&str>,
+    ) -> Result<Authorised, IamError> {
+        authorise(
+            self.context,
+            Action(action),
+            resource,
+            Side::None,
+            |values| {
+                if let Some(policy) = policy {
+                    values.add("iam:PolicyARN", policy);
+                }
+            },
+        )
+        .map_err(IamError::AccessDenied)
     }
 
     /// A page of a list that is short enough to be read whole, in order.

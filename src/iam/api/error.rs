@@ -40,15 +40,7 @@ impl WireError {
             E::InvalidInput(_) => ("InvalidInput", BAD, message),
             E::Unmodifiable(_) => ("UnmodifiableEntity", BAD, message),
             E::PackedPolicyTooLarge(_) => ("PackedPolicyTooLarge", BAD, message),
-            E::AccessDenied(denied) => (
-                "AccessDenied",
-                FORBIDDEN,
-                format!(
-                    "User: {} is not authorized to perform: {}",
-                    denied.principal, denied.action
-                ),
-            ),
-            E::ForeignPolicy | E::MayNotAssume { .. } | E::RootMayNotAssume => {
+            E::AccessDenied(_) | E::ForeignPolicy | E::MayNotAssume { .. } | E::RootMayNotAssume => {
                 ("AccessDenied", FORBIDDEN, message)
             }
             E::Unsupported(_) => ("NotImplemented", StatusCode::NOT_IMPLEMENTED, message),

@@ -90,7 +90,7 @@ async fn list(call: &Call<'_>, kind: Kind, action: &'static str) -> Answer {
 async fn attach(call: &Call<'_>, kind: Kind, action: &'static str) -> Answer {
     let name = call.name(kind)?;
     let arn = call.form.required("PolicyArn", &ARN)?;
-    let proof = call.may_entity(action, kind, name).await?;
+    let proof = call.may_entity_with_policy(action, kind, name, arn).await?;
     call.iam.attach(&proof, kind, name, arn).await?;
     Ok(None)
 }
@@ -98,7 +98,7 @@ async fn attach(call: &Call<'_>, kind: Kind, action: &'static str) -> Answer {
 async fn detach(call: &Call<'_>, kind: Kind, action: &'static str) -> Answer {
     let name = call.name(kind)?;
     let arn = call.form.required("PolicyArn", &ARN)?;
-    let proof = call.may_entity(action, kind, name).await?;
+    let proof = call.may_entity_with_policy(action, kind, name, arn).await?;
     call.iam.detach(&proof, kind, name, arn).await?;
     Ok(None)
 }

@@ -319,6 +319,8 @@ async fn the_root_user_is_told_of_itself() {
 async fn a_user_that_names_nobody_means_itself() {
     let rig = Rig::new();
     let key = rig.user("bob").await;
+    rig.ok("Action=AttachUserPolicy&UserName=bob&PolicyArn=arn:aws:iam::aws:policy/IAMFullAccess")
+        .await;
     let bob = rig.principal(&key).await;
     let (_, body) = rig
         .ask_as(bob.clone(), Service::Iam, "Action=GetUser")
@@ -326,4 +328,41 @@ async fn a_user_that_names_nobody_means_itself() {
     assert_eq!(tag(&body, "UserName"), "bob");
     let (_, body) = rig.ask_as(bob, Service::Iam, "Action=ListAccessKeys").await;
     assert_eq!(tags(&body, "AccessKeyId"), [key]);
+}
+
+#[tokio::test]
+async fn a_user_may_what_its_policies_say() {
+    let rig = Rig::new();
+    let key = rig.user("bob").await;
+    let only_auditor = r#"{"Version":"2012-10-17","Statement":[
+        {"Effect":"Allow","Action":"iam:GetUser","Resource":"arn:aws:iam::*:user/${aws:username}"},
+        {"Effect":"Allow","Action":"iam:AttachUserPolicy","Resource":"*","Condition":{"ArnEquals":
+            {"iam:PolicyARN":"arn:aws:iam::aws:policy/StrongroomAuditor"}}}]}"#;
+    rig.ok("Action=CreateUser&UserName=ann").await;
+    let document = encoded(only_auditor);
+    rig.ok(&format!(
+        "Action=PutUserPolicy&UserName=bob&PolicyName=p&PolicyDocument={document}"
+    ))
+    .await;
+    let bob = rig.principal(&key).await;
+    let attach = "Action=AttachUserPolicy&UserName=ann&PolicyArn=arn:aws:iam::aws:policy/";
+    for (form, good) in [
+        ("Action=GetUser".to_owned(), true),
+        ("Action=GetUser&UserName=ann".to_owned(), false),
+        // Whoever may not look does not learn who is there.
+        ("Action=GetUser&UserName=nobody".to_owned(), false),
+        ("Action=ListUsers".to_owned(), false),
+        (format!("{attach}StrongroomAuditor"), true),
+        (format!("{attach}AdministratorAccess"), false),
+    ] {
+        let (status, body) = rig.ask_as(bob.clone(), Service::Iam, &form).await;
+        assert_eq!(status, if good { 200 } else { 403 }, "{form}: {body}");
+        if !good {
+            assert_eq!(tag(&body, "Code"), "AccessDenied");
+        }
+    }
+    let (status, _) = rig
+        .ask_as(bob, Service::Sts, "Action=GetCallerIdentity")
+        .await;
+    assert_eq!(status, 200, "needs no permission");
 }

@@ -12,7 +12,7 @@ use super::{Account, Accounts, Iam, IamError, api};
 use crate::auth::credentials::{Credentials, Holder};
 use crate::auth::sigv4::{AuthError, Service};
 use crate::auth::{AccountId, Principal, RequestContext};
-use crate::clock::ShiftedClock;
+use crate::clock::{Clock as _, ShiftedClock};
 use crate::kms::{Kms, KmsSettings, WRAP_COUNT_BLOCK_DEFAULT, WRAPS_PER_BACKING_KEY_MAX_DEFAULT};
 use crate::meta::{Batch, KeyRange, Meta, RedbMeta, Row, table};
 
@@ -120,6 +120,10 @@ impl Rig {
             request_id: "request-1".to_owned(),
             source_ip: None,
             secure_transport: true,
+            time: self.clock.now(),
+            user_agent: None,
+            referer: None,
+            presigned: false,
         };
         let form = format!("{form}&Version={version}");
         let response = api::handle(&self.iam, service, &context, form.as_bytes()).await;

@@ -446,6 +446,70 @@ def _status(request):
         return error.code, error.read().decode().split("<Code>")[1].split("</Code>")[0]
 
 
+def the_ready_policies_keep_duties_apart():
+    with Server() as s:
+        admin, user, auditor = (_client(s, "kms", *_user(s, name, READY + policy)) for name, policy in (
+            ("admin", "StrongroomKeyAdministrator"), ("user", "StrongroomKeyUser"), ("auditor", "StrongroomAuditor")))
+        key = admin.create_key()["KeyMetadata"]["KeyId"]
+        blob = user.encrypt(KeyId=key, Plaintext=b"x")["CiphertextBlob"]
+        assert user.decrypt(CiphertextBlob=blob)["Plaintext"] == b"x"
+        for client in admin, auditor:
+            refused("AccessDeniedException", client.encrypt, KeyId=key, Plaintext=b"x")
+            refused("AccessDeniedException", client.decrypt, CiphertextBlob=blob)
+            assert client.describe_key(KeyId=key)["KeyMetadata"]["Enabled"]
+            assert client.get_key_policy(KeyId=key)["Policy"]
+        for client in user, auditor:
+            refused("AccessDeniedException", client.disable_key, KeyId=key)
+            refused("AccessDeniedException", client.schedule_key_deletion, KeyId=key)
+            refused("AccessDeniedException", client.create_key)
+        # Not even by a key policy of its own making.
+        everybody = json.dumps({"Version": "2012-10-17", "Statement": [
+            {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "kms:*", "Resource": "*"}]})
+        admin.put_key_policy(KeyId=key, PolicyName="default", Policy=everybody)
+        message = refused("AccessDeniedException", admin.decrypt, CiphertextBlob=blob)
+        assert "explicit deny in an identity-based policy" in message
+        admin.disable_key(KeyId=key)
+        # Both together may look, and nothing else.
+        s.client("iam").attach_user_policy(UserName="admin", PolicyArn=READY + "StrongroomKeyUser")
+        refused("AccessDeniedException", admin.enable_key, KeyId=key)
+        admin.describe_key(KeyId=key)
+
+
+def policies_are_enforced_as_of_now():
+    with Server() as s:
+        iam = s.client("iam")
+        s.client().create_bucket(Bucket="vault")
+        s.client().put_object(Bucket="vault", Key="k", Body=b"x")
+        bob = _client(s, "s3", *_user(s, "bob", None))
+        refused("AccessDenied", bob.get_object, Bucket="vault", Key="k", status=403)
+        iam.create_group(GroupName="readers")
+        iam.attach_group_policy(GroupName="readers", PolicyArn=READY + "AmazonS3ReadOnlyAccess")
+        iam.add_user_to_group(GroupName="readers", UserName="bob")
+        assert bob.get_object(Bucket="vault", Key="k")["Body"].read() == b"x"
+        refused("AccessDenied", bob.put_object, Bucket="vault", Key="k", Body=b"y", status=403)
+        iam.put_user_policy(UserName="bob", PolicyName="no", PolicyDocument=_policy("Deny", "s3:GetObject"))
+        refused("AccessDenied", bob.get_object, Bucket="vault", Key="k", status=403)
+        iam.delete_user_policy(UserName="bob", PolicyName="no")
+        bob.get_object(Bucket="vault", Key="k")
+        # A session is cut down to its session policy.
+        iam.create_role(RoleName="r", AssumeRolePolicyDocument=_trust(ACCOUNT))
+        iam.attach_role_policy(RoleName="r", PolicyArn=READY + "AmazonS3FullAccess")
+        ann = _user(s, "ann", None)
+        refused("AccessDenied", lambda **_: _session(s, ann, "r"))
+        iam.put_user_policy(UserName="ann", PolicyName="p", PolicyDocument=_policy(action="sts:AssumeRole"))
+        whole = _client(s, "s3", *_session(s, ann, "r"))
+        whole.put_object(Bucket="vault", Key="k", Body=b"z")
+        for cut in ({"Policy": _policy(action="s3:GetObject")},
+                    {"PolicyArns": [{"arn": READY + "AmazonS3ReadOnlyAccess"}]}):
+            part = _client(s, "s3", *_session(s, ann, "r", **cut))
+            assert part.get_object(Bucket="vault", Key="k")["Body"].read() == b"z"
+            refused("AccessDenied", part.put_object, Bucket="vault", Key="k", Body=b"y", status=403)
+        iam.detach_role_policy(RoleName="r", PolicyArn=READY + "AmazonS3FullAccess")
+        refused("AccessDenied", whole.get_object, Bucket="vault", Key="k", status=403)
+        iam.remove_user_from_group(GroupName="readers", UserName="bob")
+        refused("AccessDenied", bob.get_object, Bucket="vault", Key="k", status=403)
+
+
 def secrets_are_nowhere_on_the_disk():
     with Server() as s:
         key, secret = _user(s, "bob")
