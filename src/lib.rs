@@ -10,11 +10,12 @@
 //!                        │ one endpoint, SigV4                     │ /healthz /readyz
 //!   ┌────────────────────▼─────────────────────────────────────────▼────┐
 //!   │ server   listener, routing, limits, maintenance, shutdown         │
-//!   ├──────────────────────────┬────────────────────────────────────────┤
-//!   │ s3   front end           │ kms::api   front end                   │  only translate
-//!   ├──────────────────────────┴───────┬────────────────────────────────┤
+//!   ├──────────────────────────┬───────────────────────┬────────────────┤
+//!   │ s3   front end           │ kms::api   front end  │ iam::api       │  only translate
+//!   ├──────────────────────────┴───────┬───────────────┴────────────────┤
 //!   │ auth   who is calling, and may they                               │  one decision, one place
-//!   ├──────────────────────────────────┼────────────────────────────────┤
+//!   ├──────────────────────────────────┼────────────────┬───────────────┤
+//!   │                                  │                │ iam           │  whose is this key
 //!   │ store   DATA PLANE               │ kms   CONTROL PLANE            │
 //!   ├──────────┬──────────┬────────┬───┴────┬───────────────────────────┤
 //!   │ envelope │ blob     │ meta   │ audit  │ strongroom-hsm            │
@@ -25,7 +26,7 @@
 //!
 //! A module imports only what is beside or below it; `tests/it/tidy.rs` keeps the list.
 //!
-//! 1. [`s3`] and [`kms::api`] never import each other, nor the HSM, [`meta`] or [`blob`].
+//! 1. [`s3`], [`kms::api`] and [`iam::api`] never import each other, nor the HSM, [`meta`] or [`blob`].
 //! 2. [`kms`] does not know that S3 exists. The HSM crate does not know that KMS exists.
 //! 3. [`envelope`] never awaits, opens no file, sees no key id. It names nothing of the HSM but `DataKey`.
 //! 4. Only `hsm::pkcs11` names `cryptoki`; only [`s3`] and [`server`] name `s3s`; only [`server`] names `axum`.
@@ -41,7 +42,8 @@
 //!
 //! # Reading order
 //!
-//! [`strongroom_hsm`], [`envelope`], [`meta`], [`blob`], [`audit`], [`kms`], [`store`], [`auth`], [`s3`], [`server`], [`config`],
+//! [`strongroom_hsm`], [`envelope`], [`meta`], [`blob`], [`audit`], [`kms`], [`store`], [`auth`], [`iam`], [`s3`],
+//! [`server`], [`config`],
 //! [`cli`].
 
 #![forbid(unsafe_code)]
@@ -53,6 +55,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod envelope;
+pub mod iam;
 pub mod kms;
 pub mod meta;
 pub mod s3;

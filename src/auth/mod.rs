@@ -18,8 +18,8 @@ use policy::{Decision, Document, Question, Side, Values};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// The twelve digits of the account that owns everything here.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// The twelve digits of an account.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AccountId(String);
 
 impl AccountId {
@@ -254,6 +254,8 @@ pub enum Resource {
     KmsKey(String),
     /// An alias, by ARN.
     KmsAlias(String),
+    /// An identity or a managed policy, by ARN.
+    Iam(String),
 }
 
 impl Resource {
@@ -264,7 +266,7 @@ impl Resource {
             Self::Buckets => "arn:aws:s3:::*".to_owned(),
             Self::Bucket(bucket) => format!("arn:aws:s3:::{bucket}"),
             Self::Object(bucket, key) => format!("arn:aws:s3:::{bucket}/{key}"),
-            Self::KmsKey(arn) | Self::KmsAlias(arn) => arn.clone(),
+            Self::KmsKey(arn) | Self::KmsAlias(arn) | Self::Iam(arn) => arn.clone(),
         }
     }
 }
@@ -304,9 +306,11 @@ impl Authorised {
     pub fn bucket(&self) -> Option<&str> {
         match &self.resource {
             Resource::Bucket(bucket) | Resource::Object(bucket, _) => Some(bucket),
-            Resource::Service | Resource::Buckets | Resource::KmsKey(_) | Resource::KmsAlias(_) => {
-                None
-            }
+            Resource::Service
+            | Resource::Buckets
+            | Resource::KmsKey(_)
+            | Resource::KmsAlias(_)
+            | Resource::Iam(_) => None,
         }
     }
 
@@ -318,7 +322,8 @@ impl Authorised {
             | Resource::Buckets
             | Resource::Bucket(_)
             | Resource::KmsKey(_)
-            | Resource::KmsAlias(_) => None,
+            | Resource::KmsAlias(_)
+            | Resource::Iam(_) => None,
         }
     }
 }

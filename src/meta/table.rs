@@ -47,6 +47,8 @@ pub const KMS_REWRAP: u8 = b'j';
 
 /// The audit's chain: whose it is, and its last attested head. Owner: `kms`.
 pub const AUDIT: u8 = b'h';
+/// Accounts' identities, access keys and managed policies, by a second byte. Owner: `iam`.
+pub const IAM: u8 = b'I';
 
 /// Identity and format version of this store. Owner: `server`.
 pub const STORE: u8 = b's';

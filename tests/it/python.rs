@@ -215,6 +215,28 @@ python_tests! {
         records_go_on_without_the_token_and_are_attested_later
         an_auditor_sees_every_key_and_what_the_token_says_of_it
     }
+    access {
+        the_table_is_what_its_generator_writes
+        a_key_is_open_to_whom_its_policy_and_grants_let_in_and_to_nobody_else
+        an_object_is_open_to_whom_its_bucket_and_its_key_let_in_and_to_nobody_else
+    }
+    iam {
+        users_by_boto3
+        access_keys_by_boto3
+        groups_by_boto3
+        inline_and_attached_policies_by_boto3
+        managed_policies_by_boto3
+        roles_by_boto3
+        everything_by_the_aws_cli
+        a_users_key_signs_for_every_service_and_its_end_is_at_once
+        a_session_signs_for_every_service_and_dies_with_its_role
+        the_ready_policies_keep_duties_apart
+        policies_are_enforced_as_of_now
+        secrets_are_nowhere_on_the_disk
+        without_the_hsm_after_a_restart_users_wait_and_root_works
+        rows_that_were_tampered_with_are_refused
+        several_accounts_on_one_server
+    }
     program {
         init_serve_and_key_commands_work
         an_ephemeral_server_prints_exports_and_cleans_up

@@ -12,9 +12,7 @@ use strongroom_hsm::{HsmGroup, HsmHandle, HsmSettings};
 use super::key::KeyRecord;
 use super::{EncryptionContext, KeyArn, KeyRef, Kms, KmsError, KmsSettings, NewKey, api};
 use crate::auth::policy::Side;
-use crate::auth::{
-    AccountId, Action, Authorised, Principal, RequestContext, Resource, authorise,
-};
+use crate::auth::{AccountId, Action, Authorised, Principal, RequestContext, Resource, authorise};
 use crate::clock::ShiftedClock;
 use crate::meta::{Batch, KeyRange, Meta, RedbMeta, Row};
 
