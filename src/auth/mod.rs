@@ -342,6 +342,8 @@ pub struct Denied {
     pub resource: String,
     /// Why: `because no identity-based policy allows the … action`.
     pub reason: String,
+    /// Whether the caller is of the account that owns the resource. Who is not is not told why.
+    pub own: bool,
 }
 
 /// Decides whether the caller may do `action` to `resource`, of which `side` says what stands there; `add` adds what
@@ -368,6 +370,12 @@ pub fn authorise(
         values: &values,
         side,
     });
+    let own = match side {
+        Side::None => true,
+        Side::Bucket { owner, .. } | Side::Key { owner, .. } | Side::Role { owner, .. } => {
+            *owner == context.principal.account
+        }
+    };
     match decision {
         Decision::Allowed => Ok(Authorised {
             caller: Arc::new((context.principal.clone(), Origin::of(context))),
@@ -379,6 +387,7 @@ pub fn authorise(
             action: action.0,
             resource: arn,
             reason: denial.reason(action.0),
+            own,
         }),
     }
 }

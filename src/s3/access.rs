@@ -58,8 +58,7 @@ impl Front {
     ) -> S3Result<Authorised> {
         let caller = super::context(request)?;
         let add = |values: &mut Values| add_values(values, request);
-        authorise(caller, Action(action), Resource::Buckets, Side::None, add)
-            .map_err(|denied| error::denied(denied, true))
+        authorise(caller, Action(action), Resource::Buckets, Side::None, add).map_err(error::denied)
     }
 
     /// The object of the proof. Who may not list the bucket is not told that there is none (S3 API, `GetObject`).
@@ -98,9 +97,7 @@ impl Front {
         };
         let add = |values: &mut Values| add_values(values, request);
         caller.operation.name(Action(action), &resource);
-        let own = owner == &caller.principal.account;
-        authorise(caller, Action(action), resource, side, add)
-            .map_err(|denied| error::denied(denied, own))
+        authorise(caller, Action(action), resource, side, add).map_err(error::denied)
     }
 
     /// Decides about a KMS key that an object is to be written with or is read by.

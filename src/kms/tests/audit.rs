@@ -137,6 +137,7 @@ async fn a_denial_on_the_object_path_is_recorded() {
         action: DECRYPT,
         resource: key.to_string(),
         reason: "because no identity-based policy allows the kms:Decrypt action".to_owned(),
+        own: true,
     };
     rig.kms
         .record_denied(&request(), &denied, &key, &context(&[]))
