@@ -17,8 +17,8 @@
 //!
 //! # Reading order
 //!
-//! `key`, `context`, `ciphertext`, `table`, `mac`, `backing`, `wraps`, `data`, then the use cases:
-//! `keys`, `stores`, `aliases`, `tags`, `policy`, `rotation`, `deletion`, `internal`; the front end is [`api`].
+//! `spec`, `key`, `context`, `ciphertext`, `table`, `mac`, `backing`, `wraps`, `data`, then the use cases:
+//! `keys`, `hmac`, `stores`, `aliases`, `tags`, `policy`, `rotation`, `deletion`, `internal`; the front end is [`api`].
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -38,12 +38,14 @@ mod context;
 mod data;
 mod deletion;
 mod error;
+mod hmac;
 mod internal;
 mod key;
 mod keys;
 mod mac;
 mod policy;
 mod rotation;
+mod spec;
 mod stores;
 mod table;
 mod tags;
@@ -59,6 +61,7 @@ pub use deletion::{
     DELETION_WINDOW_DAYS_DEFAULT, DELETION_WINDOW_DAYS_MAX, DELETION_WINDOW_DAYS_MIN, Deletion,
 };
 pub use error::{KeyStoreError, KmsError, WrongState};
+pub use hmac::{MAC_BYTES_MAX, MAC_MESSAGE_BYTES_MAX};
 pub use internal::InternalKey;
 pub use key::{
     KeyArn, KeyId, KeyManager, KeyMaterialId, KeyRef, KeyState, RotationSchedule, Timestamp,
@@ -69,6 +72,7 @@ pub use rotation::{
     ON_DEMAND_ROTATIONS_MAX, ROTATION_PERIOD_DAYS_DEFAULT, ROTATION_PERIOD_DAYS_MAX,
     ROTATION_PERIOD_DAYS_MIN, RotatedBy, RotationEntry, RotationStatus,
 };
+pub use spec::{KeySpec, KeyUsage};
 pub use stores::{
     Connection, KEY_STORE_NAME_CHARS_MAX, KEY_STORES_MAX, KeyStoreChange, KeyStoreEntry,
     KeyStoreId, KeyStoreOfKey, TokenGroups, cluster_id_of,

@@ -18,6 +18,7 @@ mod call;
 mod data;
 mod error;
 mod keys;
+mod mac;
 mod members;
 mod policy;
 mod rotation;
@@ -36,7 +37,7 @@ const TARGET_PREFIX: &str = "TrentService.";
 const MOVE_KEY: &str = "Strongroom.MoveKey";
 
 /// Operations of the API that are not here.
-const UNSUPPORTED: [&str; 21] = [
+const UNSUPPORTED: [&str; 19] = [
     "CreateGrant",
     "Decapsulate",
     "DeleteImportedKeyMaterial",
@@ -44,7 +45,6 @@ const UNSUPPORTED: [&str; 21] = [
     "Encapsulate",
     "GenerateDataKeyPair",
     "GenerateDataKeyPairWithoutPlaintext",
-    "GenerateMac",
     "GetKeyLastUsage",
     "GetParametersForImport",
     "GetPublicKey",
@@ -57,7 +57,6 @@ const UNSUPPORTED: [&str; 21] = [
     "Sign",
     "UpdatePrimaryRegion",
     "Verify",
-    "VerifyMac",
 ];
 
 /// Answers one request that is authenticated. `target` is the `X-Amz-Target` header.
@@ -142,6 +141,7 @@ async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, W
         "GenerateDataKeyWithoutPlaintext" => {
             answer(data::generate_data_key_without_plaintext(call, read(body)?).await)
         }
+        "GenerateMac" => answer(mac::generate_mac(call, read(body)?).await),
         "GenerateRandom" => answer(data::generate_random(call, &read(body)?)),
         "GetKeyPolicy" => answer(policy::get_key_policy(call, read(body)?).await),
         "GetKeyRotationStatus" => {
@@ -161,6 +161,7 @@ async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, W
         "UpdateAlias" => nothing(aliases::update_alias(call, read(body)?).await),
         "UpdateCustomKeyStore" => answer(stores::update(call, read(body)?).await),
         "UpdateKeyDescription" => nothing(keys::update_key_description(call, read(body)?).await),
+        "VerifyMac" => answer(mac::verify_mac(call, read(body)?).await),
         other if UNSUPPORTED.contains(&other) => {
             Err(KmsError::Unsupported(format!("{other} is not supported")))
         }

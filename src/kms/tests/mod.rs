@@ -17,6 +17,7 @@ use crate::clock::ShiftedClock;
 use crate::meta::{Batch, KeyRange, Meta, RedbMeta, Row};
 
 mod crypto;
+mod hmac;
 mod integrity;
 mod life;
 mod recovery;
