@@ -31,6 +31,9 @@ pub enum HsmError {
         /// Its length.
         bytes: usize,
     },
+    /// Caller: no key of this kind is to be had from this token.
+    #[error("the token does not do this: {0}")]
+    Unsupported(String),
     /// Retry: too many calls wait.
     #[error("HSM queue is full")]
     Busy,
@@ -96,6 +99,7 @@ impl HsmError {
                 | Self::KeyExists(_)
                 | Self::Unauthentic
                 | Self::TooLong { .. }
+                | Self::Unsupported(_)
                 | Self::Busy
                 | Self::KeyUnavailable { .. }
         )

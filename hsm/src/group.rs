@@ -13,9 +13,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use zeroize::Zeroizing;
+
+use crate::handle::same_bytes;
 use crate::{
     BackingKey, BackingKeyId, Health, HsmError, HsmHandle, HsmResult, Report, SecretBytes, State,
-    TokenInfo, Wrapped,
+    TokenInfo, ToolKey, ToolSpec, Wrapped,
 };
 
 /// How long a wait for clones pauses between two looks.
@@ -56,6 +59,22 @@ impl From<HsmHandle> for HsmGroup {
                 clone_wait: Duration::ZERO,
             },
             turn: Arc::default(),
+        }
+    }
+}
+
+/// What was made in one member.
+#[derive(Clone, Copy)]
+enum Made<'a> {
+    Key(&'a BackingKey),
+    Tool(&'a ToolKey),
+}
+
+impl Made<'_> {
+    async fn proves_itself_in(self, member: &HsmHandle) -> bool {
+        match self {
+            Self::Key(key) => member.probe(key).await.is_ok(),
+            Self::Tool(tool) => member.probe_tool(tool).await.is_ok(),
         }
     }
 }
@@ -110,7 +129,7 @@ impl HsmGroup {
             return Err(nobody());
         };
         let key = maker.generate_key(id, label).await?;
-        if let Err(missing) = self.await_clones(&key).await {
+        if let Err(missing) = self.await_clones(id, Made::Key(&key)).await {
             if let Err(error) = self.destroy_key(id).await {
                 tracing::warn!(event = "hsm.group.not_destroyed", backing_key = %id, %error);
             }
@@ -119,13 +138,14 @@ impl HsmGroup {
         Ok(key)
     }
 
-    async fn await_clones(&self, key: &BackingKey) -> HsmResult<()> {
+    /// Waits until as many members as the quorum hold what was made.
+    async fn await_clones(&self, id: BackingKeyId, made: Made<'_>) -> HsmResult<()> {
         let quorum = self.settings.quorum;
         let give_up = Instant::now() + self.settings.clone_wait;
         loop {
             let mut holders = 0;
             for member in self.members.iter() {
-                holders += usize::from(member.probe(key).await.is_ok());
+                holders += usize::from(made.proves_itself_in(member).await);
                 if holders >= quorum {
                     return Ok(());
                 }
@@ -134,13 +154,83 @@ impl HsmGroup {
                 return Err(HsmError::Unavailable {
                     reason: format!(
                         "backing key {} reached {holders} members of the group, and not {quorum}, within {:?}",
-                        key.id, self.settings.clone_wait
+                        id, self.settings.clone_wait
                     ),
                     source: None,
                 });
             }
             tokio::time::sleep(CLONE_POLL).await;
         }
+    }
+
+    /// Why no member can make or use tools of this kind, if none can: what the last member says.
+    ///
+    /// # Errors
+    ///
+    /// As [`HsmHandle::tool_obstacle`], when no member can and one does not answer.
+    pub async fn tool_obstacle(&self, spec: ToolSpec) -> HsmResult<Option<String>> {
+        let mut obstacle = Err(nobody());
+        for member in self.members.iter() {
+            match (member.tool_obstacle(spec).await, &obstacle) {
+                (Ok(None), _) => return Ok(None),
+                (Ok(Some(reason)), _) => obstacle = Ok(Some(reason)),
+                (Err(error), Err(_)) => obstacle = Err(error),
+                (Err(_unheard), Ok(_)) => {}
+            }
+        }
+        obstacle
+    }
+
+    /// Makes a tool in one member, and waits until it proves itself in a quorum of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`HsmHandle::generate_tool`] and [`HsmGroup::generate_key`].
+    pub async fn generate_tool(
+        &self,
+        id: BackingKeyId,
+        spec: ToolSpec,
+        label: &str,
+    ) -> HsmResult<ToolKey> {
+        // Never repeated in another member: after an error the key may exist in the first.
+        let Some(maker) = self.in_turn().next() else {
+            return Err(nobody());
+        };
+        let tool = maker.generate_tool(id, spec, label).await?;
+        if let Err(missing) = self.await_clones(id, Made::Tool(&tool)).await {
+            if let Err(error) = self.destroy_key(id).await {
+                tracing::warn!(event = "hsm.group.not_destroyed", backing_key = %id, %error);
+            }
+            return Err(missing);
+        }
+        Ok(tool)
+    }
+
+    /// As [`HsmHandle::mac`], by the first member in turn that can.
+    ///
+    /// # Errors
+    ///
+    /// As [`HsmHandle::mac`], of the last member that was asked.
+    pub async fn mac(&self, tool: &ToolKey, message: &[u8]) -> HsmResult<Vec<u8>> {
+        let mut last = nobody();
+        for member in self.in_turn() {
+            match member.mac(tool, Zeroizing::new(message.to_vec())).await {
+                Err(error) if another_may(&error) => last = error,
+                answer => return answer,
+            }
+        }
+        Err(last)
+    }
+
+    /// Whether `mac` is the MAC of `message`: made again in a token, and compared in a time that does not tell where they
+    /// differ.
+    ///
+    /// # Errors
+    ///
+    /// As [`HsmHandle::mac`], of the last member that was asked.
+    pub async fn verify_mac(&self, tool: &ToolKey, message: &[u8], mac: &[u8]) -> HsmResult<bool> {
+        let right = self.mac(tool, message).await?;
+        Ok(same_bytes(&right, mac))
     }
 
     /// As [`HsmHandle::wrap`], by the first member in turn that can.

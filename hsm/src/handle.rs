@@ -41,7 +41,8 @@ use self::pool::Pool;
 use self::reply::reply;
 use self::worker::{Call, Seat};
 use crate::{
-    BackingKey, BackingKeyId, HsmError, HsmResult, Report, SecretBytes, Token, TokenInfo, Wrapped,
+    BackingKey, BackingKeyId, HsmError, HsmResult, Report, SecretBytes, TOOL_INPUT_BYTES_MAX,
+    Token, TokenInfo, ToolKey, ToolSpec, Wrapped,
 };
 
 /// How a token is driven.
@@ -201,7 +202,7 @@ impl HsmHandle {
             let canary = seat.renew()?.make_canary(&id, &blob)?;
             let key = BackingKey { id, blob, canary };
             seat.renew()?.probe(&key)?;
-            Ok(Fresh::new(key, &pool))
+            Ok(Fresh::new(id, key, &pool))
         });
         made.await.map(Fresh::received)
     }
@@ -257,6 +258,68 @@ impl HsmHandle {
             Ok(secret)
         })
         .await
+    }
+
+    /// Why the token cannot make or use tools of this kind, if it cannot.
+    ///
+    /// # Errors
+    ///
+    /// As [`HsmHandle::wrap`].
+    pub async fn tool_obstacle(&self, spec: ToolSpec) -> HsmResult<Option<String>> {
+        self.call(true, move |seat| seat.session()?.tool_obstacle(spec))
+            .await
+    }
+
+    /// Makes a tool with its proof, as [`HsmHandle::generate_key`] makes a backing key: in three sessions, once, and
+    /// gone again when its caller has left.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::Unsupported`], and as [`HsmHandle::generate_key`].
+    pub async fn generate_tool(
+        &self,
+        id: BackingKeyId,
+        spec: ToolSpec,
+        label: &str,
+    ) -> HsmResult<ToolKey> {
+        let label = label.to_owned();
+        let pool = Arc::downgrade(&self.shared.pool);
+        let made = self.call(false, move |seat| {
+            seat.renew()?.generate_tool(&id, spec, &label)?;
+            let proof = seat.renew()?.prove_tool(&id, spec)?;
+            let tool = ToolKey { id, spec, proof };
+            seat.renew()?.probe_tool(&tool)?;
+            Ok(Fresh::new(id, tool, &pool))
+        });
+        made.await.map(Fresh::received)
+    }
+
+    /// Finds `tool` afresh and has it prove itself.
+    ///
+    /// # Errors
+    ///
+    /// As [`HsmHandle::wrap`].
+    pub async fn probe_tool(&self, tool: &ToolKey) -> HsmResult<()> {
+        let tool = tool.clone();
+        self.call(true, move |seat| seat.session()?.probe_tool(&tool))
+            .await
+    }
+
+    /// Makes the MAC of a message of at most [`TOOL_INPUT_BYTES_MAX`] bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::TooLong`], and as [`HsmHandle::wrap`].
+    pub async fn mac(&self, tool: &ToolKey, message: Zeroizing<Vec<u8>>) -> HsmResult<Vec<u8>> {
+        if message.len() > TOOL_INPUT_BYTES_MAX {
+            return Err(HsmError::TooLong {
+                what: "message to authenticate",
+                bytes: message.len(),
+            });
+        }
+        let tool = tool.clone();
+        self.call(true, move |seat| seat.session()?.mac(&tool, &message))
+            .await
     }
 
     /// Destroys a backing key for ever. One that is not there is destroyed already.

@@ -13,6 +13,8 @@
 //!   and hand out a handle that means another key than yesterday. Therefore handles are never stored: a key is found
 //!   by its `CKA_ID`, and before a newly found handle is used its [`Canary`] is opened with it.
 //! - A wrap is decrypted back before it is acknowledged unless the operator relaxes that.
+//! - Keys that make MACs are tools ([`ToolKey`]): no token need have them, and what it has is tried before a key is made.
+//!   They, too, prove themselves before a newly found handle is used.
 //! - What a token wraps is at most [`WRAP_PLAINTEXT_BYTES_MAX`] bytes: data keys, not data.
 //!
 //! # Reading order
@@ -29,6 +31,7 @@ pub mod process;
 mod secret;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod tool;
 pub mod tpm;
 
 pub use error::{BoxError, HsmError, HsmResult};
@@ -36,6 +39,7 @@ pub use group::{GroupSettings, HsmGroup};
 pub use handle::{Health, HsmHandle, HsmSettings, State};
 pub use key::{BackingKey, BackingKeyId, Canary, KeyBlob, WrapScheme, Wrapped};
 pub use secret::{DataKey, SecretBytes};
+pub use tool::{HashFunction, TOOL_INPUT_BYTES_MAX, ToolKey, ToolProof, ToolSpec};
 
 /// The most plaintext bytes one wrap takes: a data key and a digest of its context. Every token can do this much.
 pub const WRAP_PLAINTEXT_BYTES_MAX: usize = 64;
@@ -178,11 +182,48 @@ pub trait Session: Send {
     fn unwrap(&mut self, key: &BackingKey, aad: &[u8], wrapped: &Wrapped)
     -> HsmResult<SecretBytes>;
 
-    /// Destroys the key. A key that is not there is destroyed already.
+    /// Why the token cannot make or use tools of this kind, if it cannot. Found out by trying, with a key that is gone
+    /// afterwards.
+    ///
+    /// # Errors
+    ///
+    /// What the device says where that is no answer to the question.
+    fn tool_obstacle(&mut self, spec: ToolSpec) -> HsmResult<Option<String>>;
+
+    /// Makes a tool in the token: sensitive, never extractable, not modifiable, for its one use only, `CKA_ID` = `id`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::generate_key`]; [`HsmError::Unsupported`] before anything is made, when there is an obstacle.
+    fn generate_tool(&mut self, id: &BackingKeyId, spec: ToolSpec, label: &str) -> HsmResult<()>;
+
+    /// Makes the proof of a tool that has none yet. The attributes are verified.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::make_canary`].
+    fn prove_tool(&mut self, id: &BackingKeyId, spec: ToolSpec) -> HsmResult<ToolProof>;
+
+    /// Has `tool` prove itself afresh, with the handle that would be used now.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::probe`].
+    fn probe_tool(&mut self, tool: &ToolKey) -> HsmResult<()>;
+
+    /// Makes the MAC of `message`. To verify one is to make it again and compare: that is the caller's.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::TooLong`] beyond [`TOOL_INPUT_BYTES_MAX`]; [`HsmError::KeyNotFound`]; [`HsmError::Unfit`]; or what
+    /// the device says.
+    fn mac(&mut self, tool: &ToolKey, message: &[u8]) -> HsmResult<Vec<u8>>;
+
+    /// Destroys the key, of whatever kind. A key that is not there is destroyed already.
     fn destroy_key(&mut self, id: &BackingKeyId) -> HsmResult<()>;
 
-    /// Identities of all keys on the token that look like ours: secret keys with a 32-byte `CKA_ID`, halves
-    /// of a pair included.
+    /// Identities of all keys on the token that look like ours: those with a 32-byte `CKA_ID`, halves of a pair
+    /// included.
     fn list_keys(&mut self) -> HsmResult<Vec<BackingKeyId>>;
 
     /// Fills `out` with the token's random bytes.

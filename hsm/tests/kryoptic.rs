@@ -5,9 +5,9 @@ mod interop;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use strongroom_hsm::WrapScheme;
 use strongroom_hsm::pkcs11::{Pkcs11Config, init_token};
 use strongroom_hsm::testing::conformance;
+use strongroom_hsm::{HashFunction, ToolSpec, WrapScheme};
 
 const PIN: &str = "1234-strongroom";
 
@@ -40,7 +40,9 @@ fn kryoptic() -> &'static Pkcs11Config {
 
 #[test]
 fn kryoptic_keeps_the_contract() {
-    conformance::run_all(&interop::token(kryoptic().clone()));
+    let token = interop::token(kryoptic().clone());
+    conformance::run_all(&token);
+    interop::has_every_mac_key(&token);
 }
 
 #[test]
@@ -109,7 +111,16 @@ fn the_report_finds_every_scheme_and_no_danger() {
         WrapScheme::AesKwp,
         WrapScheme::AesCbcHmac,
     ];
+    let mut session = interop::open(&interop::token(kryoptic().clone()));
+    let (tool, spec) = (interop::fresh_id(), ToolSpec::Hmac(HashFunction::Sha512));
+    session
+        .generate_tool(&tool, spec, "a tool")
+        .expect("generates");
     let report = interop::report_with_keys(kryoptic(), &schemes);
+    assert_eq!(interop::fact(&report, "tool", "HMAC_512"), "works");
+    let told = interop::fact(&report, "key", &format!("{tool} (HMAC_512)"));
+    assert!(told.ends_with("usage=SIGN+VERIFY"), "{told}");
+    session.destroy_key(&tool).expect("destroys");
     for scheme in ["aes-gcm", "aes-gcm-message", "aes-kwp", "aes-cbc-hmac"] {
         assert_eq!(interop::fact(&report, "scheme", scheme), "works");
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use strongroom_hsm::pkcs11::Pkcs11Config;
 use strongroom_hsm::testing::conformance;
-use strongroom_hsm::{HsmError, KeyBlob, WrapScheme};
+use strongroom_hsm::{HashFunction, HsmError, KeyBlob, ToolSpec, WrapScheme};
 
 const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/pkcs11/libopencryptoki.so";
 const DAEMON: &str = "/usr/sbin/pkcsslotd";
@@ -131,7 +131,18 @@ fn pkcsconf(arguments: &[&str], input: &str) {
 #[test]
 fn opencryptoki_keeps_the_contract() {
     with_token("opencryptoki_keeps_the_contract", |config| {
-        conformance::run_all(&interop::token(config.clone()));
+        let token = interop::token(config.clone());
+        conformance::run_all(&token);
+        let has = |hash| interop::obstacle(&token, ToolSpec::Hmac(hash));
+        for hash in [
+            HashFunction::Sha256,
+            HashFunction::Sha384,
+            HashFunction::Sha512,
+        ] {
+            assert_eq!(has(hash), None, "{hash:?}");
+        }
+        let reason = has(HashFunction::Sha224).expect("is not among its mechanisms");
+        assert!(reason.contains("CKR_MECHANISM_INVALID"), "{reason}");
     });
 }
 

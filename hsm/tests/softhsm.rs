@@ -103,7 +103,9 @@ fn plant(token: &Arc<dyn Token>, id: &BackingKeyId, different: &[Attribute]) {
 
 #[test]
 fn softhsm_keeps_the_contract() {
-    conformance::run_all(&token("main"));
+    let token = token("main");
+    conformance::run_all(&token);
+    interop::has_every_mac_key(&token);
 }
 
 fn main_config() -> Pkcs11Config {

@@ -237,8 +237,10 @@ fn add_values(
         values.add("kms:EncryptionContextKeys", name);
     }
     let Some(head) = head else { return };
-    values.add("kms:KeySpec", "SYMMETRIC_DEFAULT");
-    values.add("kms:KeyUsage", "ENCRYPT_DECRYPT");
+    if let Ok(spec) = head.spec() {
+        values.add("kms:KeySpec", spec.name());
+        values.add("kms:KeyUsage", spec.usage().name());
+    }
     values.add("kms:MultiRegion", "false");
     for (name, value) in &head.tags {
         values.add(&format!("aws:ResourceTag/{name}"), value.as_str());

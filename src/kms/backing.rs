@@ -10,7 +10,7 @@
 //! destroyed at once.
 
 use minicbor::{Decode, Encode};
-use strongroom_hsm::{BackingKey, BackingKeyId};
+use strongroom_hsm::{BackingKeyId, HsmError, ToolSpec};
 
 use super::Kms;
 use super::error::KmsError;
@@ -30,6 +30,15 @@ pub(super) enum Target<'a> {
     Version(&'a Owner, u32),
     /// The key of the records' MAC.
     MetadataMac,
+}
+
+/// What kind of backing key is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// One that wraps data keys.
+    Wrapping,
+    /// A tool.
+    Tool(ToolSpec),
 }
 
 /// That a backing key is about to be made.
@@ -54,17 +63,12 @@ struct Intent {
 /// A backing key that the token holds and no record names yet.
 #[must_use = "a key without a record is an orphan"]
 pub(super) struct MadeBacking {
-    key: BackingKey,
     place: Place,
     record: BackingRecord,
     intent: Vec<u8>,
 }
 
 impl MadeBacking {
-    pub(super) fn key(&self) -> &BackingKey {
-        &self.key
-    }
-
     pub(super) fn record(&self) -> &BackingRecord {
         &self.record
     }
@@ -81,10 +85,27 @@ impl MadeBacking {
 
     /// Ends the intent, which must still be there.
     pub(super) fn fulfil(&self) -> Batch {
-        let row = table::intent_row(&self.key.id);
+        let row = table::intent_row(&self.record.id());
         Batch::new()
             .unchanged(row.as_slice(), Some(&self.intent))
             .delete(row)
+    }
+}
+
+/// Asked before anything is written, so that a token without the mechanisms leaves no intents either.
+async fn see_no_obstacle(place: &Place, spec: ToolSpec) -> Result<(), KmsError> {
+    let obstacle = place.hsm.tool_obstacle(spec).await;
+    match obstacle.map_err(KmsError::hsm)? {
+        None => Ok(()),
+        Some(reason) => {
+            tracing::warn!(
+                event = "kms.tool.obstacle",
+                spec = spec.name(),
+                reason,
+                "the token has no keys of this kind"
+            );
+            Err(KmsError::hsm(HsmError::Unsupported(spec.name().to_owned())))
+        }
     }
 }
 
@@ -93,11 +114,15 @@ impl Kms {
     pub(super) async fn make_backing(
         &self,
         target: &Target<'_>,
+        kind: Kind,
         cause: Cause,
         place: Place,
     ) -> Result<MadeBacking, KmsError> {
         // Asked before anything is written, so that an absent token leaves no intents.
         let info = place.hsm.info().await.map_err(KmsError::hsm)?;
+        if let Kind::Tool(spec) = kind {
+            see_no_obstacle(&place, spec).await?;
+        }
         let id = BackingKeyId::random().map_err(KmsError::hsm)?;
         let label = match target {
             Target::Version(owner, version) => owner.label(*version),
@@ -124,15 +149,20 @@ impl Kms {
             return Err(KmsError::internal("a random identity is taken"));
         }
         // After an error the object may exist or not, or come into being later: the intent stays.
-        let key = place
-            .hsm
-            .generate_key(id, &label)
-            .await
-            .map_err(KmsError::hsm)?;
-        let token = name_of(&info);
-        let record = BackingRecord::new(&key, created, cause, token, place.store.clone());
+        let (token, store) = (name_of(&info), place.store.clone());
+        let record = match kind {
+            Kind::Wrapping => {
+                let key = place.hsm.generate_key(id, &label).await;
+                let key = key.map_err(KmsError::hsm)?;
+                BackingRecord::new(&key, created, cause, token, store)
+            }
+            Kind::Tool(spec) => {
+                let tool = place.hsm.generate_tool(id, spec, &label).await;
+                let tool = tool.map_err(KmsError::hsm)?;
+                BackingRecord::of_tool(&tool, created, cause, token, store)
+            }
+        };
         Ok(MadeBacking {
-            key,
             place,
             record,
             intent,
@@ -155,7 +185,7 @@ impl Kms {
 
     /// Destroys a key that was certainly not recorded. If that fails, its intent stays and reports it.
     pub(super) async fn abandon(&self, made: MadeBacking) {
-        let id = made.key.id;
+        let id = made.record.id();
         let ended = match made.place.hsm.destroy_key(id).await.map_err(KmsError::hsm) {
             Ok(()) => self.commit(made.fulfil()).await.map(|_intent_was_there| ()),
             Err(error) => Err(error),

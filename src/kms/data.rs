@@ -15,7 +15,7 @@ use crate::auth::{Authorised, Resource};
 /// The most bytes of a generated data key and of `GenerateRandom`, as AWS has it.
 pub const GENERATED_BYTES_MAX: usize = 1024;
 
-const ENCRYPT: &str = "kms:Encrypt";
+pub(super) const ENCRYPT: &str = "kms:Encrypt";
 const DECRYPT: &str = "kms:Decrypt";
 const GENERATE: &str = "kms:GenerateDataKey";
 const GENERATE_WITHOUT_PLAINTEXT: &str = "kms:GenerateDataKeyWithoutPlaintext";
@@ -109,8 +109,9 @@ impl Kms {
     ) -> Result<EncryptedDataKey, KmsError> {
         check_proof(proof, &[GENERATE, ENCRYPT, RE_ENCRYPT_TO], key)?;
         self.check_audit()?;
+        let secret = SecretBytes::from(data_key);
         let outcome = self
-            .encrypt_direct(key, context, SecretBytes::from(data_key))
+            .encrypt_direct((key, proof.action().0), context, secret)
             .await;
         let material = outcome.as_ref().map(|encrypted| encrypted.material);
         self.record_use(proof, key, context, material).await?;
@@ -170,7 +171,7 @@ impl Kms {
         plaintext: &[u8],
     ) -> Result<Encrypted, KmsError> {
         check_proof(proof, &[ENCRYPT], key)?;
-        self.encrypt_any(key, context, plaintext).await
+        self.encrypt_any((key, ENCRYPT), context, plaintext).await
     }
 
     /// kms:Decrypt. `proof` is of [`Kms::arn_of`] the ciphertext; `named` is the key that the caller says it is
@@ -207,7 +208,9 @@ impl Kms {
         check_proof(from_proof, &[RE_ENCRYPT_FROM], &self.arn_of(ciphertext))?;
         check_proof(to_proof, &[RE_ENCRYPT_TO], to)?;
         let opened = self.decrypt_any(ciphertext, context, named).await?;
-        let encrypted = self.encrypt_any(to, to_context, &opened.plaintext).await?;
+        let encrypted = self
+            .encrypt_any((to, RE_ENCRYPT_TO), to_context, &opened.plaintext)
+            .await?;
         Ok(ReEncrypted {
             source: opened.key,
             source_material: opened.material,
@@ -229,7 +232,9 @@ impl Kms {
     ) -> Result<Generated, KmsError> {
         check_proof(proof, &[GENERATE, GENERATE_WITHOUT_PLAINTEXT], key)?;
         let plaintext = random_bytes(bytes)?;
-        let encrypted = self.encrypt_any(key, context, &plaintext).await?;
+        let encrypted = self
+            .encrypt_any((key, proof.action().0), context, &plaintext)
+            .await?;
         Ok(Generated {
             plaintext,
             encrypted,
@@ -259,7 +264,9 @@ impl Kms {
         check_proof(proof, &[proof.action().0], key)?;
         let owner = Owner::Key(key.clone());
         let head = self.rows().await?.head(&owner).await?;
-        head.record.enabled(&owner).map(|_enabled| ())
+        head.record
+            .usable(&owner, proof.action().0)
+            .map(|_usable| ())
     }
 
     /// Checks that a ciphertext opens: a dry run of [`Kms::re_encrypt`].
@@ -280,9 +287,10 @@ impl Kms {
             .map(|_opened| ())
     }
 
+    /// `action`: what for, as IAM names it.
     async fn encrypt_any(
         &self,
-        key: &KeyArn,
+        (key, action): (&KeyArn, &str),
         context: &EncryptionContext,
         plaintext: &[u8],
     ) -> Result<Encrypted, KmsError> {
@@ -294,9 +302,9 @@ impl Kms {
         }
         if plaintext.len() <= WRAP_PLAINTEXT_BYTES_MAX {
             let secret = SecretBytes::new(plaintext.to_vec()).map_err(KmsError::hsm)?;
-            return self.encrypt_direct(key, context, secret).await;
+            return self.encrypt_direct((key, action), context, secret).await;
         }
-        let permit = self.permit_wrap(&Owner::Key(key.clone())).await?;
+        let permit = self.permit_wrap(&Owner::Key(key.clone()), action).await?;
         let material = permit.material;
         let header = Header {
             key_id: key.key_id(),
@@ -321,11 +329,11 @@ impl Kms {
 
     pub(super) async fn encrypt_direct(
         &self,
-        key: &KeyArn,
+        (key, action): (&KeyArn, &str),
         context: &EncryptionContext,
         secret: SecretBytes,
     ) -> Result<Encrypted, KmsError> {
-        let permit = self.permit_wrap(&Owner::Key(key.clone())).await?;
+        let permit = self.permit_wrap(&Owner::Key(key.clone()), action).await?;
         let material = permit.material;
         let header = Header {
             key_id: key.key_id(),
@@ -394,7 +402,7 @@ impl Kms {
     ) -> Result<(SecretBytes, KeyMaterialId), KmsError> {
         let rows = self.rows().await?;
         let head = rows.head(owner).await?;
-        let key = head.record.enabled(owner)?;
+        let key = head.record.usable(owner, DECRYPT)?;
         if !(1..=key.record.current).contains(&version) {
             return Err(KmsError::InvalidCiphertext);
         }

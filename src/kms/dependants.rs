@@ -119,7 +119,7 @@ impl Usage {
 
 /// What depends on a key, as `GetKeyUsage` tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyUsage {
+pub struct DependantsOfKey {
     /// All together.
     pub total: Dependent,
     /// By backing key, oldest first, also those that nothing depends on.
@@ -158,7 +158,11 @@ impl Kms {
     /// # Errors
     ///
     /// [`KmsError::NotFound`]; by the records.
-    pub async fn key_usage(&self, proof: &Authorised, key: &KeyArn) -> Result<KeyUsage, KmsError> {
+    pub async fn key_usage(
+        &self,
+        proof: &Authorised,
+        key: &KeyArn,
+    ) -> Result<DependantsOfKey, KmsError> {
         check_proof(proof, &["kms:GetKeyUsage"], key)?;
         let owner = Owner::Key(key.clone());
         let rows = self.rows().await?;
@@ -179,7 +183,7 @@ impl Kms {
                 dependent: usage.versions.get(&version).copied().unwrap_or_default(),
             })
             .collect();
-        Ok(KeyUsage {
+        Ok(DependantsOfKey {
             total: usage.total(),
             materials,
             buckets: usage.buckets,

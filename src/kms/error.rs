@@ -48,6 +48,9 @@ pub enum KmsError {
     /// Caller: the key is not for this use, or not with this algorithm.
     #[error("{0}")]
     InvalidKeyUsage(String),
+    /// Caller: the MAC is not of this message under this key.
+    #[error("The HMAC verification failed.")]
+    InvalidMac,
     /// Caller: ciphertext, key or encryption context is not what was encrypted. The wire says nothing more.
     #[error("ciphertext does not authenticate under its key and encryption context")]
     InvalidCiphertext,
@@ -199,6 +202,9 @@ impl KmsError {
         match error {
             HsmError::Unauthentic => Self::InvalidCiphertext,
             HsmError::Busy => Self::Busy,
+            HsmError::Unsupported(what) => Self::Unsupported(format!(
+                "The hardware security module has no keys of this kind: {what}"
+            )),
             HsmError::Timeout(deadline) => Self::Timeout(deadline),
             // A token without the key is another token, or the key is lost: either way the records are right and
             // the hardware is not there. It heals when the right token is back.

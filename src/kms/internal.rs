@@ -11,7 +11,8 @@
 
 use strongroom_hsm::{DataKey, SecretBytes, Wrapped};
 
-use super::backing::Target;
+use super::backing::{Kind, Target};
+use super::data::ENCRYPT;
 use super::error::KmsError;
 use super::key::{Cause, KeyManager, KeyRecord, Owner};
 use super::{Kms, table};
@@ -80,7 +81,7 @@ impl Kms {
         if !self.has_internal(&owner).await? {
             self.make_internal(&owner).await?;
         }
-        let permit = self.permit_wrap(&owner).await?;
+        let permit = self.permit_wrap(&owner, ENCRYPT).await?;
         let header = header(permit.version);
         let aad = self::aad(purpose.name(), &header, aad);
         let wrapped = self.wrap(permit, aad, SecretBytes::from(data_key)).await?;
@@ -166,6 +167,7 @@ impl Kms {
         let made = self
             .make_backing(
                 &Target::Version(owner, 1),
+                Kind::Wrapping,
                 Cause::Creation,
                 self.default_place(),
             )

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use minicbor::{Decode, Encode};
-use strongroom_hsm::{BackingKey, BackingKeyId, Canary, KeyBlob, TokenInfo, Wrapped};
+use strongroom_hsm::{
+    BackingKey, BackingKeyId, Canary, KeyBlob, TokenInfo, ToolKey, ToolProof, Wrapped,
+};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::error::{KmsError, WrongState};
 use super::internal::InternalKey;
+use super::spec::{KeySpec, KeyUsage};
 use super::stores::KeyStoreId;
 
 /// Names a KMS key for ever.
@@ -271,6 +274,9 @@ pub(super) struct KeyRecord {
     /// How many grants there are: rows of their own.
     #[cbor(n(10), default)]
     pub(super) grants: u32,
+    /// Its key spec, by number; none is the default one.
+    #[n(11)]
+    spec: Option<u8>,
 }
 
 impl KeyRecord {
@@ -287,7 +293,53 @@ impl KeyRecord {
             aliases: Vec::new(),
             store: None,
             grants: 0,
+            spec: None,
         }
+    }
+
+    /// The same of another key spec.
+    pub(super) fn of_spec(self, spec: KeySpec) -> Self {
+        Self {
+            spec: spec.recorded(),
+            ..self
+        }
+    }
+
+    /// Its key spec.
+    pub(super) fn spec(&self) -> Result<KeySpec, KmsError> {
+        KeySpec::of_record(self.spec).ok_or(KmsError::Damaged("key spec of a key"))
+    }
+
+    /// Checks that the key may be used now, and for this: an action as IAM names it.
+    pub(super) fn usable<'a>(
+        &'a self,
+        owner: &'a Owner,
+        action: &str,
+    ) -> Result<EnabledKey<'a>, KmsError> {
+        let enabled = self.enabled(owner)?;
+        let usage = self.spec()?.usage();
+        match owner {
+            Owner::Key(arn) if usage != KeyUsage::of_action(action) => {
+                Err(KmsError::InvalidKeyUsage(format!(
+                    "{arn} key usage is {} which is not valid for {}.",
+                    usage.name(),
+                    operation_of(action)
+                )))
+            }
+            _ => Ok(enabled),
+        }
+    }
+
+    /// Checks that new backing keys can take the place of the one that the key has.
+    pub(super) fn rotatable(&self, arn: &KeyArn) -> Result<(), KmsError> {
+        let spec = self.spec()?;
+        if spec == KeySpec::SYMMETRIC_DEFAULT {
+            return Ok(());
+        }
+        Err(KmsError::Unsupported(format!(
+            "{arn} is of key spec {}: such keys are not rotated",
+            spec.name()
+        )))
     }
 
     /// Checks that the key may be used now. Disabled and dying keys neither encrypt nor decrypt.
@@ -326,6 +378,14 @@ impl KeyRecord {
             KeyState::Enabled | KeyState::Disabled => Ok(()),
             KeyState::PendingDeletion(_) | KeyState::Destroying(_) => Err(pending_deletion(arn)),
         }
+    }
+}
+
+/// The operation that an action is for: `ReEncrypt` has two actions.
+fn operation_of(action: &str) -> &str {
+    match action.strip_prefix("kms:").unwrap_or(action) {
+        "ReEncryptFrom" | "ReEncryptTo" => "ReEncrypt",
+        operation => operation,
     }
 }
 
@@ -405,6 +465,9 @@ pub(super) struct BackingRecord {
     /// The custom key store that holds it; none is the default group.
     #[n(7)]
     pub(super) store: Option<KeyStoreId>,
+    /// Which tool it is, by number; none is a key that wraps. Of a tool, what is recorded as its canary is its proof.
+    #[n(8)]
+    tool: Option<u8>,
 }
 
 impl BackingRecord {
@@ -424,6 +487,27 @@ impl BackingRecord {
             wraps_reserved: 0,
             blob: key.blob.as_bytes().to_vec(),
             store,
+            tool: None,
+        }
+    }
+
+    pub(super) fn of_tool(
+        tool: &ToolKey,
+        created: Timestamp,
+        cause: Cause,
+        token: String,
+        store: Option<KeyStoreId>,
+    ) -> Self {
+        Self {
+            id: *tool.id.as_bytes(),
+            canary: tool.proof.as_bytes().to_vec(),
+            created,
+            cause,
+            token,
+            wraps_reserved: 0,
+            blob: Vec::new(),
+            store,
+            tool: Some(tool.spec.to_byte()),
         }
     }
 
@@ -445,8 +529,23 @@ impl BackingRecord {
         self.token == name_of(token)
     }
 
+    /// The tool as the HSM wants it named.
+    pub(super) fn tool_key(&self) -> Result<ToolKey, KmsError> {
+        let spec = KeySpec::of_record(self.tool).and_then(KeySpec::tool);
+        let proof = ToolProof::from_bytes(&self.canary)
+            .map_err(|_length| KmsError::Damaged("proof of a backing key"))?;
+        Ok(ToolKey {
+            id: self.id(),
+            spec: spec.ok_or(KmsError::Damaged("kind of a backing key"))?,
+            proof,
+        })
+    }
+
     /// The key as the HSM wants it named.
     pub(super) fn backing_key(&self) -> Result<BackingKey, KmsError> {
+        if self.tool.is_some() {
+            return Err(KmsError::Damaged("kind of a backing key"));
+        }
         let canary = Wrapped::from_bytes(&self.canary)
             .map_err(|_scheme| KmsError::Damaged("canary of a backing key"))?;
         let blob = KeyBlob::from_bytes(&self.blob)

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::aliases::{self, AliasRecord};
-use super::backing::{MadeBacking, Target};
+use super::backing::{Kind, MadeBacking, Target};
 use super::error::KmsError;
 use super::key::{
     Cause, KeyArn, KeyId, KeyManager, KeyMaterialId, KeyRecord, KeyState, Owner, Timestamp,
 };
 use super::policy::{self, POLICY_NAME, PolicyRecord};
+use super::spec::KeySpec;
 use super::stores::{KeyStoreId, KeyStoreOfKey};
 use super::{COMMIT_ATTEMPTS_MAX, Kms, Page, check_proof, check_proof_of, rotation, table, tags};
 use crate::auth::{Authorised, Resource};
@@ -33,6 +34,8 @@ pub struct NewKey {
     pub bypass_lockout_check: bool,
     /// The custom key store that it goes into; the default group without.
     pub store: Option<KeyStoreId>,
+    /// What it is.
+    pub spec: KeySpec,
 }
 
 /// What is told of a key.
@@ -50,6 +53,8 @@ pub struct KeyMetadata {
     pub manager: KeyManager,
     /// The backing key that encrypts.
     pub current_material: KeyMaterialId,
+    /// What it is.
+    pub spec: KeySpec,
     /// The custom key store that it is in.
     pub store: Option<KeyStoreOfKey>,
 }
@@ -75,7 +80,13 @@ impl Kms {
             }
             None => policy::default_document(self.account()),
         };
-        let mut record = KeyRecord::new(self.now(), KeyManager::Customer);
+        if new.store.is_some() && new.spec != KeySpec::SYMMETRIC_DEFAULT {
+            return Err(KmsError::Unsupported(format!(
+                "Keys of key spec {} are not supported in custom key stores",
+                new.spec.name()
+            )));
+        }
+        let mut record = KeyRecord::new(self.now(), KeyManager::Customer).of_spec(new.spec);
         record.description = new.description;
         record.store = new.store;
         record.tags = tags::merge(&BTreeMap::new(), &new.tags)?;
@@ -123,7 +134,10 @@ impl Kms {
         let owner = Owner::Key(arn.clone());
         let place = self.place_for(record.store.as_ref()).await?;
         let target = Target::Version(&owner, record.current);
-        let made = self.make_backing(&target, Cause::Creation, place).await?;
+        let kind = record.spec()?.tool().map_or(Kind::Wrapping, Kind::Tool);
+        let made = self
+            .make_backing(&target, kind, Cause::Creation, place)
+            .await?;
         let material = made.record().material();
         record.rotation = rotation::initial_schedule(record.manager, record.created);
         record.aliases.extend(alias.map(str::to_owned));
@@ -142,7 +156,7 @@ impl Kms {
             // After an error of the store the batch may have been applied: the backing key is not touched then.
             if self.commit(batch.and(made.fulfil())).await? {
                 tracing::info!(event = "kms.key.created", key = %arn, %material, manager = ?record.manager);
-                return Ok(Some(metadata(arn, &record, material, store)));
+                return metadata(arn, &record, material, store).map(Some);
             }
         }
         self.abandon(made).await;
@@ -201,7 +215,7 @@ impl Kms {
             .record
             .material();
         let store = self.store_of_key(&rows, &record).await?;
-        Ok(metadata(key.clone(), &record, material, store))
+        metadata(key.clone(), &record, material, store)
     }
 
     /// Lists all keys, by id.
@@ -313,16 +327,17 @@ fn metadata(
     record: &KeyRecord,
     current_material: KeyMaterialId,
     store: Option<KeyStoreOfKey>,
-) -> KeyMetadata {
-    KeyMetadata {
+) -> Result<KeyMetadata, KmsError> {
+    Ok(KeyMetadata {
         arn,
         created: record.created,
         description: record.description.clone(),
         state: record.state,
         manager: record.manager,
         current_material,
+        spec: record.spec()?,
         store,
-    }
+    })
 }
 
 fn check_description(description: &str) -> Result<(), KmsError> {

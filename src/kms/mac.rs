@@ -16,7 +16,7 @@ use aws_lc_rs::hmac;
 use minicbor::{Decode, Encode};
 use strongroom_hsm::{DataKey, SecretBytes, Wrapped};
 
-use super::backing::Target;
+use super::backing::{Kind, Target};
 use super::error::KmsError;
 use super::key::{BackingRecord, Cause};
 use super::{COMMIT_ATTEMPTS_MAX, Kms, internal, table};
@@ -186,14 +186,19 @@ impl Kms {
         }
         drop(snapshot);
         let made = self
-            .make_backing(&Target::MetadataMac, Cause::Creation, self.default_place())
+            .make_backing(
+                &Target::MetadataMac,
+                Kind::Wrapping,
+                Cause::Creation,
+                self.default_place(),
+            )
             .await?;
         let key = DataKey::random().map_err(KmsError::hsm)?;
         let wrapped = self
             .groups
             .default_group()
             .wrap(
-                made.key(),
+                &made.record().backing_key()?,
                 internal::aad(NAME, &[], &[]),
                 SecretBytes::from(&key),
             )

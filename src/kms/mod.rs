@@ -17,9 +17,9 @@
 //!
 //! # Reading order
 //!
-//! `key`, `context`, `ciphertext`, `table`, `mac`, `backing`, `wraps`, `access`, `data`, then the use cases:
-//! `keys`, `stores`, `aliases`, `tags`, `policy`, `grants`, `rotation`, `dependants`, `deletion`, `rewrap`, `internal`,
-//! `held`, `audit`, `inventory`; the front end is [`api`].
+//! `spec`, `key`, `context`, `ciphertext`, `table`, `mac`, `backing`, `wraps`, `access`, `data`, then the use cases:
+//! `keys`, `hmac`, `stores`, `aliases`, `tags`, `policy`, `grants`, `rotation`, `dependants`, `deletion`, `rewrap`,
+//! `internal`, `held`, `audit`, `inventory`; the front end is [`api`].
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -45,6 +45,7 @@ mod dependants;
 mod error;
 mod grants;
 mod held;
+mod hmac;
 mod internal;
 mod inventory;
 mod key;
@@ -53,6 +54,7 @@ mod mac;
 mod policy;
 mod rewrap;
 mod rotation;
+mod spec;
 mod stores;
 mod table;
 mod tags;
@@ -70,7 +72,7 @@ pub use deletion::{
     DELETION_WINDOW_DAYS_DEFAULT, DELETION_WINDOW_DAYS_MAX, DELETION_WINDOW_DAYS_MIN, Deletion,
 };
 pub use dependants::{
-    Dependants, DependantsError, Dependent, KeyUsage, MaterialUsage, Scope, Usage,
+    Dependants, DependantsError, DependantsOfKey, Dependent, MaterialUsage, Scope, Usage,
 };
 pub use error::{KeyStoreError, KmsError, WrongState};
 pub use grants::{
@@ -78,6 +80,7 @@ pub use grants::{
     NewGrant, is_principal_arn,
 };
 pub use held::KeyWatch;
+pub use hmac::{MAC_BYTES_MAX, MAC_MESSAGE_BYTES_MAX};
 pub use internal::InternalKey;
 pub use inventory::{InventoryEntry, InventoryVersion, ObjectFacts};
 pub use key::{
@@ -93,6 +96,7 @@ pub use rotation::{
     ON_DEMAND_ROTATIONS_MAX, ROTATION_PERIOD_DAYS_DEFAULT, ROTATION_PERIOD_DAYS_MAX,
     ROTATION_PERIOD_DAYS_MIN, RotatedBy, RotationEntry, RotationStatus,
 };
+pub use spec::{KeySpec, KeyUsage};
 pub use stores::{
     Connection, KEY_STORE_NAME_CHARS_MAX, KEY_STORES_MAX, KeyStoreChange, KeyStoreEntry,
     KeyStoreId, KeyStoreOfKey, TokenGroups, cluster_id_of,

@@ -474,7 +474,9 @@ impl Kms {
     ) -> Result<EncryptedDataKey, KmsError> {
         self.check_audit()?;
         let secret = SecretBytes::from(data_key);
-        let outcome = self.encrypt_direct(&lease.rewrap.to, context, secret).await;
+        let outcome = self
+            .encrypt_direct((&lease.rewrap.to, "kms:ReEncryptTo"), context, secret)
+            .await;
         let material = outcome.as_ref().map(|encrypted| encrypted.material);
         self.record_rewrap(&lease.rewrap, "Encrypt", context, material)
             .await?;

@@ -3,7 +3,7 @@
 //! Three causes: a caller asks, the schedule says so, or the backing key has wrapped as often as it may
 //! ([`wraps`](super::wraps)). Only the first counts towards the limit of AWS.
 
-use super::backing::{MadeBacking, Target};
+use super::backing::{Kind, MadeBacking, Target};
 use super::deletion::LIST_STEP;
 use super::error::{KeyStoreError, KmsError};
 use super::internal::InternalKey;
@@ -102,6 +102,7 @@ impl Kms {
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             let head = self.rows().await?.head(&owner).await?.record;
             head.customer_managed(key, ACTION)?;
+            head.rotatable(key)?;
             if self
                 .rotate(&owner, head.current, Rotation::OnDemand)
                 .await?
@@ -130,6 +131,7 @@ impl Kms {
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             let head = self.rows().await?.head(&owner).await?.record;
             head.customer_managed(key, ACTION)?;
+            head.rotatable(key)?;
             if head.store == to {
                 return Ok(());
             }
@@ -190,6 +192,7 @@ impl Kms {
         let owner = Owner::Key(key.clone());
         self.update_key(key, |record| {
             record.customer_managed(key, action)?;
+            record.rotatable(key)?;
             let _enabled = record.enabled(&owner)?;
             record.rotation = schedule;
             Ok(())
@@ -214,6 +217,7 @@ impl Kms {
             .head(&Owner::Key(key.clone()))
             .await?
             .record;
+        record.rotatable(key)?;
         let schedule = match record.state {
             KeyState::Enabled | KeyState::Disabled => record.rotation,
             KeyState::PendingDeletion(_) | KeyState::Destroying(_) => None,
@@ -237,7 +241,9 @@ impl Kms {
         check_proof(proof, &["kms:ListKeyRotations"], key)?;
         let owner = Owner::Key(key.clone());
         let rows = self.rows().await?;
-        let current = rows.head(&owner).await?.record.current;
+        let head = rows.head(&owner).await?.record;
+        head.rotatable(key)?;
+        let current = head.current;
         let start = after.map_or(if first { 1 } else { 2 }, |version| {
             version.saturating_add(1)
         });
@@ -349,7 +355,12 @@ impl Kms {
             .checked_add(1)
             .ok_or(KmsError::internal("backing key versions are used up"))?;
         let made = self
-            .make_backing(&Target::Version(owner, version), rotation.cause(), place)
+            .make_backing(
+                &Target::Version(owner, version),
+                Kind::Wrapping,
+                rotation.cause(),
+                place,
+            )
             .await?;
         let material = made.record().material();
         for _ in 0..COMMIT_ATTEMPTS_MAX {

@@ -80,11 +80,16 @@ enum Reserved {
 
 impl Kms {
     /// Reads the key and its state and reserves a wrap; rotates the key first if it has none left.
-    pub(super) async fn permit_wrap(&self, owner: &Owner) -> Result<WrapPermit, KmsError> {
+    /// `action`: what for, as IAM names it.
+    pub(super) async fn permit_wrap(
+        &self,
+        owner: &Owner,
+        action: &str,
+    ) -> Result<WrapPermit, KmsError> {
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             let rows = self.rows().await?;
             let head = rows.head(owner).await?;
-            let key = head.record.enabled(owner)?;
+            let key = head.record.usable(owner, action)?;
             if let Some(permit) = self.permit_wrap_now(&rows, key).await? {
                 return Ok(permit);
             }

@@ -288,6 +288,7 @@ pub(super) fn kms(error: KmsError) -> S3Error {
         }
         // A wrap that was stored does not open: of an object, that is damage. The rest cannot come from these calls.
         E::InvalidCiphertext
+        | E::InvalidMac
         | E::IncorrectKey
         | E::Managed { .. }
         | E::ReservedAlias

@@ -150,6 +150,10 @@ python_tests! {
         an_outage_of_one_token_is_none_of_the_other
         a_group_of_cloned_tokens_outlives_each_of_them
     }
+    key_types {
+        mac_keys_live_in_the_token_and_verify_what_they_made
+        a_mac_outlives_a_restart_and_its_key_serves_no_object
+    }
     faults {
         a_token_that_is_lost_costs_no_object_and_heals
         a_token_that_logs_out_costs_no_object_and_heals

@@ -5,23 +5,25 @@ use std::time::Instant;
 
 use super::pool::Pool;
 use super::worker::{Done, Job, Seat, guarded};
-use crate::{BackingKey, BackingKeyId};
+use crate::BackingKeyId;
 
 /// A key that was just made, on its way to who asked for it. Dropped before it is [`Fresh::received`], it is destroyed
 /// again: nobody has its blob or its canary, so nobody can have recorded it, and on a TPM it holds an NV counter.
 ///
 /// The caller may leave at any moment until then: while the key is being made, when the answer is sent, and when it is
 /// there but not yet looked at.
-pub(super) struct Fresh {
-    key: BackingKey,
+pub(super) struct Fresh<K> {
+    id: BackingKeyId,
+    key: K,
     /// Not the pool itself, whose queue holds the job that holds this.
     pool: Weak<Pool>,
     received: bool,
 }
 
-impl Fresh {
-    pub(super) fn new(key: BackingKey, pool: &Weak<Pool>) -> Self {
+impl<K: Clone> Fresh<K> {
+    pub(super) fn new(id: BackingKeyId, key: K, pool: &Weak<Pool>) -> Self {
         Self {
+            id,
             key,
             pool: Weak::clone(pool),
             received: false,
@@ -29,17 +31,17 @@ impl Fresh {
     }
 
     /// The caller has it.
-    pub(super) fn received(mut self) -> BackingKey {
+    pub(super) fn received(mut self) -> K {
         self.received = true;
         self.key.clone()
     }
 }
 
-impl Drop for Fresh {
+impl<K> Drop for Fresh<K> {
     fn drop(&mut self) {
         // Without a pool there is no worker left, and the process is about to end.
         if let Some(pool) = self.pool.upgrade().filter(|_| !self.received) {
-            pool.queue_clean_up(Box::new(CleanUp { id: self.key.id }));
+            pool.queue_clean_up(Box::new(CleanUp { id: self.id }));
         }
     }
 }

@@ -15,6 +15,9 @@ use crate::{BackingKeyId, HsmError, HsmResult, WrapScheme};
 /// Length of a backing key, and of its second key.
 const KEY_BYTES: u64 = 32;
 
+/// How the label of a second key ends.
+pub(super) const MAC_SUFFIX: &str = " (MAC)";
+
 /// What an object is for. It can do that, and nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
@@ -47,10 +50,13 @@ impl Role {
     fn label_suffix(self) -> &'static str {
         match self {
             Self::Cipher | Self::Wrapper => "",
-            Self::Mac => " (MAC)",
+            Self::Mac => MAC_SUFFIX,
         }
     }
 }
+
+/// An attribute that must be so: its name, and what it must be.
+pub(super) type Requirement = (&'static str, AttributeType, Attribute);
 
 /// Whether a key must never have been outside its token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,10 +102,9 @@ pub(super) fn passing_template(role: Role) -> Vec<Attribute> {
     ]
 }
 
-/// Every secret-key object on the token with this `CKA_ID`, of whatever kind.
+/// Every object on the token with this `CKA_ID`, of whatever kind.
 pub(super) fn find_all(session: &Session, id: &BackingKeyId) -> HsmResult<Vec<ObjectHandle>> {
     let named = [
-        Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::Token(true),
         Attribute::Id(id.as_bytes().to_vec()),
     ];
@@ -348,11 +353,25 @@ pub(super) fn check(
             )
         });
     }
+    require(session, handle, id, &required)
+}
+
+/// Refuses an object that the token does not say to be just so.
+///
+/// # Errors
+///
+/// As [`check`].
+pub(super) fn require(
+    session: &Session,
+    handle: ObjectHandle,
+    id: &BackingKeyId,
+    required: &[Requirement],
+) -> HsmResult<()> {
     let asked: Vec<_> = required.iter().map(|(_, kind, _)| *kind).collect();
     let told = session
         .get_attributes(handle, &asked)
         .map_err(device("C_GetAttributeValue"))?;
-    for (name, kind, must) in &required {
+    for (name, kind, must) in required {
         match told
             .iter()
             .find(|attribute| attribute.attribute_type() == *kind)

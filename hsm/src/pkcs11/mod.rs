@@ -49,6 +49,7 @@ mod raw;
 mod report;
 mod scheme;
 mod session;
+mod tool;
 mod uri;
 
 use std::sync::Arc;

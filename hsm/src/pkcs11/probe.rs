@@ -142,7 +142,7 @@ impl Subject<'_> {
         Ok(abilities)
     }
 
-    fn session(self) -> cryptoki::error::Result<Session> {
+    pub(super) fn session(self) -> cryptoki::error::Result<Session> {
         self.context.open_rw_session(self.slot)
     }
 

@@ -13,7 +13,8 @@ use super::raw::{
     CKM_AES_KEY_WRAP_PAD, CKM_GENERIC_SECRET_KEY_GEN, CKM_SHA256_HMAC, CKR_MECHANISM_INVALID,
 };
 use super::scheme::Dialect;
-use crate::{BackingKeyId, Fact, HsmResult, Report, WrapScheme};
+use super::tool;
+use crate::{BackingKeyId, Fact, HsmResult, Report, ToolSpec, WrapScheme};
 
 /// The most keys whose attributes are reported.
 const KEYS_MAX: usize = 10_000;
@@ -191,6 +192,13 @@ impl Writer<'_> {
             };
             self.fact("mechanism", name, value);
         }
+        for spec in ToolSpec::ALL {
+            let works = subject.try_tool(spec).map_or_else(
+                |reason| format!("does not work: {reason}"),
+                |()| "works".into(),
+            );
+            self.fact("tool", spec.name(), works);
+        }
         Ok(())
     }
 
@@ -222,6 +230,18 @@ impl Writer<'_> {
     /// The attributes of a key's objects, and why it would be refused. Its scheme is in its canary, which is not here:
     /// judged is by what its objects are made for.
     fn key(&mut self, session: &Session, id: &BackingKeyId, objects: Objects) {
+        // A generic secret alone is half a pair, whose label says so, or a tool.
+        if let (None, Some(mac)) = (objects.aes, objects.mac)
+            && let Some(spec) = tool::spec_of(session, mac)
+        {
+            let value = attributes(session, mac)
+                .unwrap_or_else(|error| format!("does not tell its attributes: {error}"));
+            self.fact("key", &format!("{id} ({})", spec.name()), value);
+            if let Err(error) = tool::find(session, id, spec, Past::Required) {
+                self.report.dangers.push(error.to_string());
+            }
+            return;
+        }
         for (object, suffix) in [(objects.aes, ""), (objects.mac, " (MAC)")] {
             if let Some(object) = object {
                 let value = attributes(session, object)

@@ -4,18 +4,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cryptoki::object::ObjectHandle;
 use zeroize::Zeroizing;
 
 use super::error::{device, failed, may_blame_ciphertext};
 use super::key::{self, Objects, Role, unfit};
 use super::opened::Opened;
-use super::probe::Abilities;
+use super::probe::{Abilities, Subject};
 use super::raw::CKR_MECHANISM_INVALID;
 use super::scheme::{self, Bench, Keys, NotOpened};
+use super::tool;
 use crate::handle::same_bytes;
 use crate::{
     BackingKey, BackingKeyId, Canary, HsmError, HsmResult, KeyBlob, SecretBytes, Session,
-    WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
+    TOOL_INPUT_BYTES_MAX, ToolKey, ToolProof, ToolSpec, WRAP_AAD_BYTES_MAX,
+    WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
 };
 
 /// How long a handle is used before its key is found, judged and its canary opened again. Modules have been seen to
@@ -33,12 +36,20 @@ pub(super) struct Pkcs11Session {
     /// The scheme of keys to come, when the configuration names one.
     forced: Option<WrapScheme>,
     handles: HashMap<BackingKeyId, Found>,
+    tools: HashMap<BackingKeyId, FoundTool>,
 }
 
 /// Handles that passed every check.
 struct Found {
     keys: Keys,
     canary: Canary,
+    at: Instant,
+}
+
+/// A tool that has proved itself.
+struct FoundTool {
+    handle: ObjectHandle,
+    tool: ToolKey,
     at: Instant,
 }
 
@@ -53,6 +64,7 @@ impl Pkcs11Session {
             abilities,
             forced,
             handles: HashMap::new(),
+            tools: HashMap::new(),
         }
     }
 
@@ -206,6 +218,68 @@ impl Pkcs11Session {
         Ok(Canary(wrapped))
     }
 
+    /// The handle of `tool`: remembered, or found, judged and proved.
+    fn tool(&mut self, tool: &ToolKey) -> HsmResult<ObjectHandle> {
+        if let Some(found) = self.tools.get(&tool.id)
+            && found.tool == *tool
+            && found.at.elapsed() < HANDLE_TRUSTED_FOR
+        {
+            return Ok(found.handle);
+        }
+        self.tool_afresh(tool)
+    }
+
+    fn tool_afresh(&mut self, tool: &ToolKey) -> HsmResult<ObjectHandle> {
+        self.tools.remove(&tool.id);
+        let library = Arc::clone(self.opened.library());
+        let _looking = library.looking()?;
+        let handle = self.find_tool(&tool.id, tool.spec)?;
+        let proof = self.proof(handle, &tool.id, tool.spec)?;
+        if !same_bytes(proof.as_bytes(), tool.proof.as_bytes()) {
+            return Err(unfit(&tool.id, "its proof is of another key"));
+        }
+        if self.tools.len() >= HANDLES_MAX {
+            self.tools.clear();
+        }
+        self.tools.insert(
+            tool.id,
+            FoundTool {
+                handle,
+                tool: tool.clone(),
+                at: Instant::now(),
+            },
+        );
+        Ok(handle)
+    }
+
+    fn find_tool(&self, id: &BackingKeyId, spec: ToolSpec) -> HsmResult<ObjectHandle> {
+        let found = tool::find(self.opened.raw()?, id, spec, self.abilities.past())?;
+        let Some(handle) = found else {
+            self.opened.see_token()?;
+            return Err(HsmError::KeyNotFound(*id));
+        };
+        Ok(handle)
+    }
+
+    fn proof(
+        &self,
+        handle: ObjectHandle,
+        id: &BackingKeyId,
+        spec: ToolSpec,
+    ) -> HsmResult<ToolProof> {
+        tool::prove(self.opened.calls(), self.opened.raw()?, handle, id, spec)
+    }
+
+    /// Tries what a tool of this kind takes, with sessions of its own.
+    fn try_tool(&self, spec: ToolSpec) -> Result<(), String> {
+        let subject = Subject {
+            raw: self.opened.calls(),
+            context: self.opened.context(),
+            slot: self.opened.slot(),
+        };
+        subject.try_tool(spec)
+    }
+
     fn bench(&self) -> HsmResult<Bench<'_>> {
         Ok(Bench {
             raw: self.opened.calls(),
@@ -342,9 +416,55 @@ impl Session for Pkcs11Session {
         })
     }
 
+    fn tool_obstacle(&mut self, spec: ToolSpec) -> HsmResult<Option<String>> {
+        self.changing(|this| {
+            let obstacle = this.try_tool(spec).err();
+            if obstacle.is_some() {
+                // A token that has gone does nothing, which says nothing of what it can do.
+                this.opened.see_token()?;
+            }
+            Ok(obstacle)
+        })
+    }
+
+    fn generate_tool(&mut self, id: &BackingKeyId, spec: ToolSpec, label: &str) -> HsmResult<()> {
+        self.changing(|this| {
+            let tried = this.try_tool(spec);
+            let session = this.opened.raw()?;
+            if !key::find_all(session, id)?.is_empty() {
+                return Err(HsmError::KeyExists(*id));
+            }
+            this.opened.see_token()?;
+            tried.map_err(|reason| HsmError::Unsupported(format!("{}: {reason}", spec.name())))?;
+            tool::generate(session, id, spec, label)
+        })
+    }
+
+    fn prove_tool(&mut self, id: &BackingKeyId, spec: ToolSpec) -> HsmResult<ToolProof> {
+        self.looking(|this| {
+            let handle = this.find_tool(id, spec)?;
+            this.proof(handle, id, spec)
+        })
+    }
+
+    fn probe_tool(&mut self, tool: &ToolKey) -> HsmResult<()> {
+        self.inside(|this| this.tool_afresh(tool).map(|_handle| ()))
+    }
+
+    fn mac(&mut self, tool: &ToolKey, message: &[u8]) -> HsmResult<Vec<u8>> {
+        within("message to authenticate", message, TOOL_INPUT_BYTES_MAX)?;
+        let ToolSpec::Hmac(hash) = tool.spec;
+        self.inside(|this| {
+            let handle = this.tool(tool)?;
+            let session = this.opened.raw()?;
+            tool::mac(this.opened.calls(), session, handle, hash, message)
+        })
+    }
+
     fn destroy_key(&mut self, id: &BackingKeyId) -> HsmResult<()> {
         self.changing(|this| {
             this.handles.remove(id);
+            this.tools.remove(id);
             let session = this.opened.raw()?;
             // All of them: nothing tells which of two was meant, and none is to stay.
             for handle in key::find_for_destruction(session, id)? {

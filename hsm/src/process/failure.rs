@@ -3,8 +3,8 @@
 //! error u8 ‖ its fields: 1 key not found (id), 2 key exists (id), 3 unauthentic, 4 too long (what text ‖ bytes u64), 5 busy,
 //! 6 timeout (milliseconds u64), 7 unavailable (reason text ‖ option cause text), 8 PIN rejected (reason text),
 //! 9 unfit (id ‖ reason text), 10 unsafe token (text), 11 configuration (text), 12 wrap not readable, 13 device
-//! (function text ‖ cause text), 14 no randomness (cause text), 15 key unavailable (id ‖ reason text). A cause is the
-//! chain of causes in one line.
+//! (function text ‖ cause text), 14 no randomness (cause text), 15 key unavailable (id ‖ reason text), 16 unsupported
+//! (text). A cause is the chain of causes in one line.
 
 use std::time::Duration;
 
@@ -78,6 +78,10 @@ pub(super) fn write(out: &mut Fill<'_>, error: &HsmError) {
             out.id(id);
             words(out, reason);
         }
+        HsmError::Unsupported(text) => {
+            out.u8(16);
+            words(out, text);
+        }
     }
 }
 
@@ -128,6 +132,7 @@ pub(super) fn read(from: &mut Fields<'_>) -> Result<HsmError, Broken> {
             id: from.id()?,
             reason: from.text(TEXT_BYTES_MAX)?.to_owned(),
         },
+        16 => HsmError::Unsupported(from.text(TEXT_BYTES_MAX)?.to_owned()),
         _ => return Err(Broken::Malformed("an unknown error")),
     })
 }
@@ -147,6 +152,8 @@ const LENGTHS: &[&str] = &[
     "label",
     "message",
     "wrapped value",
+    "proof",
+    "message to authenticate",
 ];
 
 /// The functions that [`HsmError::Device`] names (PKCS#11 v3.1 §5); others are named in its cause.

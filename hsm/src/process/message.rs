@@ -22,8 +22,13 @@
 //! | 17 | destroy key | id | 82 |
 //! | 18 | list keys | – | 8b |
 //! | 19 | random | count u32 | 89 |
+//! | 20 | tool obstacle | spec u8 | 8e |
+//! | 21 | generate tool | id ‖ spec u8 ‖ label text | 82 |
+//! | 22 | prove tool | id ‖ spec u8 | 8f |
+//! | 23 | probe tool | tool | 82 |
+//! | 24 | MAC | tool ‖ message bytes | 8f |
 //!
-//! key = id ‖ blob bytes ‖ canary bytes. abilities = dialect u8 ‖ list of (scheme u8 ‖ why not: option text) ‖ list of
+//! key = id ‖ blob bytes ‖ canary bytes. tool = id ‖ spec u8 ‖ proof bytes. abilities = dialect u8 ‖ list of (scheme u8 ‖ why not: option text) ‖ list of
 //! danger text ‖ why untried: option text. To open is to log in; to try is to find out the abilities; to begin, with
 //! these or with those that another worker found, is to have a session for what follows. The worker answers each request with one frame, or first, up to
 //! [`PIN_ASKS_MAX`] times, with 83:
@@ -43,6 +48,8 @@
 //! | 8b | ids | list of id |
 //! | 8c | opened | token and library text |
 //! | 8d | abilities | abilities |
+//! | 8e | obstacle | option text |
+//! | 8f | made by a tool | bytes |
 //! | ff | failed | error u8 ‖ its fields |
 //!
 //! The errors are those of [`failure`].
@@ -63,7 +70,8 @@ use crate::pkcs11::pin::PIN_BYTES_MAX;
 use crate::pkcs11::{Abilities, Dialect, Pkcs11Config, TokenSelector};
 use crate::{
     BackingKey, BackingKeyId, Canary, Fact, HsmError, HsmHandle, HsmResult, KeyBlob, Report,
-    SecretBytes, TokenInfo, WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
+    SecretBytes, TOOL_INPUT_BYTES_MAX, TokenInfo, ToolKey, ToolProof, ToolSpec, WRAP_AAD_BYTES_MAX,
+    WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
 };
 
 /// The most keys that a worker lists.
@@ -85,6 +93,8 @@ const DANGERS_BYTES_MAX: usize = 256 * 1024;
 /// request.
 const FINDINGS_MAX: usize = 16;
 const FINDING_BYTES_MAX: usize = 512;
+/// The most bytes that a tool makes at once.
+const MADE_BYTES_MAX: usize = ToolProof::BYTES_MAX;
 /// The most random bytes at once.
 const RANDOM_BYTES_MAX: usize = HsmHandle::RANDOM_BYTES_MAX;
 
@@ -125,6 +135,21 @@ pub(super) enum Request<'a> {
     Destroy(BackingKeyId),
     ListKeys,
     Random(usize),
+    ToolObstacle(ToolSpec),
+    GenerateTool {
+        id: BackingKeyId,
+        spec: ToolSpec,
+        label: &'a str,
+    },
+    ProveTool {
+        id: BackingKeyId,
+        spec: ToolSpec,
+    },
+    ProbeTool(Cow<'a, ToolKey>),
+    Mac {
+        tool: Cow<'a, ToolKey>,
+        message: Secret<'a>,
+    },
 }
 
 /// Bytes that no debug output shows.
@@ -157,6 +182,11 @@ impl<'a> Request<'a> {
             Self::Destroy(_) => 0x17,
             Self::ListKeys => 0x18,
             Self::Random(_) => 0x19,
+            Self::ToolObstacle(_) => 0x20,
+            Self::GenerateTool { .. } => 0x21,
+            Self::ProveTool { .. } => 0x22,
+            Self::ProbeTool(_) => 0x23,
+            Self::Mac { .. } => 0x24,
         }
     }
 
@@ -169,18 +199,23 @@ impl<'a> Request<'a> {
             | Self::Pin(_)
             | Self::Begin(_)
             | Self::Wrap { .. }
-            | Self::Unwrap { .. } => Access::None,
+            | Self::Unwrap { .. }
+            | Self::Mac { .. } => Access::None,
             Self::MakeCanary { .. }
             | Self::Contains(_)
             | Self::Probe(_)
             | Self::ListKeys
-            | Self::Random(_) => Access::Look,
+            | Self::Random(_)
+            | Self::ProveTool { .. }
+            | Self::ProbeTool(_) => Access::Look,
             // A login counts tries, in an object of the token.
             Self::Open
             | Self::Info
             | Self::Report
             | Self::Try
             | Self::Generate { .. }
+            | Self::ToolObstacle(_)
+            | Self::GenerateTool { .. }
             | Self::Destroy(_) => Access::Change,
         }
     }
@@ -228,6 +263,21 @@ impl<'a> Request<'a> {
                     });
                 }
                 out.u32(u32::try_from(*count).unwrap_or_default());
+            }
+            Self::ToolObstacle(spec) => out.u8(spec.to_byte()),
+            Self::GenerateTool { id, spec, label } => {
+                out.id(id);
+                out.u8(spec.to_byte());
+                out.bytes("label", label.as_bytes(), TEXT_BYTES_MAX)?;
+            }
+            Self::ProveTool { id, spec } => {
+                out.id(id);
+                out.u8(spec.to_byte());
+            }
+            Self::ProbeTool(tool) => write_tool(out, tool)?,
+            Self::Mac { tool, message } => {
+                write_tool(out, tool)?;
+                out.bytes("message to authenticate", message.0, TOOL_INPUT_BYTES_MAX)?;
             }
         }
         Ok(())
@@ -277,6 +327,21 @@ impl<'a> Request<'a> {
             0x17 => Self::Destroy(from.id()?),
             0x18 => Self::ListKeys,
             0x19 => Self::Random(from.count(RANDOM_BYTES_MAX)?),
+            0x20 => Self::ToolObstacle(read_spec(&mut from)?),
+            0x21 => Self::GenerateTool {
+                id: from.id()?,
+                spec: read_spec(&mut from)?,
+                label: from.text(TEXT_BYTES_MAX)?,
+            },
+            0x22 => Self::ProveTool {
+                id: from.id()?,
+                spec: read_spec(&mut from)?,
+            },
+            0x23 => Self::ProbeTool(Cow::Owned(read_tool(&mut from)?)),
+            0x24 => Self::Mac {
+                tool: Cow::Owned(read_tool(&mut from)?),
+                message: Secret(from.bytes(TOOL_INPUT_BYTES_MAX)?),
+            },
             _ => return Err(Broken::Malformed("an unknown request")),
         };
         from.end()?;
@@ -300,6 +365,8 @@ pub(super) enum Answer {
     Ids(Vec<BackingKeyId>),
     Opened(String),
     Abilities(Abilities),
+    Obstacle(Option<String>),
+    Made(Vec<u8>),
     Failed(HsmError),
 }
 
@@ -319,6 +386,8 @@ impl Answer {
             Self::Ids(_) => 0x8b,
             Self::Opened(_) => 0x8c,
             Self::Abilities(_) => 0x8d,
+            Self::Obstacle(_) => 0x8e,
+            Self::Made(_) => 0x8f,
             Self::Failed(_) => 0xff,
         }
     }
@@ -353,6 +422,13 @@ impl Answer {
             }
             Self::Opened(identity) => out.words(identity, TEXT_BYTES_MAX),
             Self::Abilities(abilities) => write_abilities(out, abilities),
+            Self::Obstacle(reason) => {
+                out.u8(u8::from(reason.is_some()));
+                if let Some(text) = reason {
+                    out.words(text, TEXT_BYTES_MAX);
+                }
+            }
+            Self::Made(bytes) => out.bytes("message", bytes, MADE_BYTES_MAX)?,
             Self::Failed(error) => failure::write(out, error),
         }
         Ok(())
@@ -405,6 +481,12 @@ impl Answer {
             }
             0x8c => Self::Opened(from.text(TEXT_BYTES_MAX)?.to_owned()),
             0x8d => Self::Abilities(read_abilities(&mut from)?),
+            0x8e => Self::Obstacle(
+                from.flag()?
+                    .then(|| from.text(TEXT_BYTES_MAX).map(str::to_owned))
+                    .transpose()?,
+            ),
+            0x8f => Self::Made(from.bytes(MADE_BYTES_MAX)?.to_vec()),
             0xff => Self::Failed(failure::read(&mut from)?),
             _ => return Err(Broken::Malformed("an unknown answer")),
         };
@@ -618,6 +700,25 @@ fn read_key(from: &mut Fields<'_>) -> Result<BackingKey, Broken> {
         id: from.id()?,
         blob: read_blob(from)?,
         canary: Canary(read_wrapped(from)?),
+    })
+}
+
+fn read_spec(from: &mut Fields<'_>) -> Result<ToolSpec, Broken> {
+    ToolSpec::from_byte(from.u8()?).ok_or(Broken::Malformed("an unknown tool"))
+}
+
+fn write_tool(out: &mut Fill<'_>, tool: &ToolKey) -> HsmResult<()> {
+    out.id(&tool.id);
+    out.u8(tool.spec.to_byte());
+    out.bytes("proof", tool.proof.as_bytes(), ToolProof::BYTES_MAX)
+}
+
+fn read_tool(from: &mut Fields<'_>) -> Result<ToolKey, Broken> {
+    Ok(ToolKey {
+        id: from.id()?,
+        spec: read_spec(from)?,
+        proof: ToolProof::from_bytes(from.bytes(ToolProof::BYTES_MAX)?)
+            .map_err(|_too_long| Broken::Malformed("a proof is too long"))?,
     })
 }
 

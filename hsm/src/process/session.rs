@@ -8,7 +8,8 @@ use super::message::{Answer, Request, Secret};
 use super::wire::Broken;
 use crate::{
     BackingKey, BackingKeyId, Canary, HsmError, HsmResult, KeyBlob, SecretBytes, Session,
-    WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, Wrapped,
+    TOOL_INPUT_BYTES_MAX, ToolKey, ToolProof, ToolSpec, WRAP_AAD_BYTES_MAX,
+    WRAP_PLAINTEXT_BYTES_MAX, Wrapped,
 };
 
 /// One session, one worker.
@@ -128,6 +129,47 @@ impl Session for ProcessSession {
         self.ask(&request, |answer| match answer {
             // Copied to its exact length, so that boxing it does not move it and leave a copy.
             Answer::Secret(bytes) => SecretBytes::new(bytes.to_vec()).ok(),
+            _ => None,
+        })
+    }
+
+    fn tool_obstacle(&mut self, spec: ToolSpec) -> HsmResult<Option<String>> {
+        self.ask(&Request::ToolObstacle(spec), |answer| match answer {
+            Answer::Obstacle(reason) => Some(reason),
+            _ => None,
+        })
+    }
+
+    fn generate_tool(&mut self, id: &BackingKeyId, spec: ToolSpec, label: &str) -> HsmResult<()> {
+        self.done(&Request::GenerateTool {
+            id: *id,
+            spec,
+            label,
+        })
+    }
+
+    fn prove_tool(&mut self, id: &BackingKeyId, spec: ToolSpec) -> HsmResult<ToolProof> {
+        self.ask(
+            &Request::ProveTool { id: *id, spec },
+            |answer| match answer {
+                Answer::Made(bytes) => ToolProof::from_bytes(&bytes).ok(),
+                _ => None,
+            },
+        )
+    }
+
+    fn probe_tool(&mut self, tool: &ToolKey) -> HsmResult<()> {
+        self.done(&Request::ProbeTool(Cow::Borrowed(tool)))
+    }
+
+    fn mac(&mut self, tool: &ToolKey, message: &[u8]) -> HsmResult<Vec<u8>> {
+        within("message to authenticate", message, TOOL_INPUT_BYTES_MAX)?;
+        let request = Request::Mac {
+            tool: Cow::Borrowed(tool),
+            message: Secret(message),
+        };
+        self.ask(&request, |answer| match answer {
+            Answer::Made(mac) => Some(mac),
             _ => None,
         })
     }

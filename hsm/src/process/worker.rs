@@ -232,6 +232,21 @@ impl Worker {
                 self.session()?.random(&mut bytes)?;
                 Ok(Answer::Secret(bytes))
             }
+            Request::ToolObstacle(spec) => {
+                self.session()?.tool_obstacle(*spec).map(Answer::Obstacle)
+            }
+            Request::GenerateTool { id, spec, label } => {
+                self.session()?.generate_tool(id, *spec, label)?;
+                Ok(Answer::Done)
+            }
+            Request::ProveTool { id, spec } => {
+                let proof = self.session()?.prove_tool(id, *spec)?;
+                Ok(Answer::Made(proof.as_bytes().to_vec()))
+            }
+            Request::ProbeTool(tool) => self.session()?.probe_tool(tool).map(|()| Answer::Done),
+            Request::Mac { tool, message } => {
+                self.session()?.mac(tool, message.0).map(Answer::Made)
+            }
             Request::Hello { .. } | Request::Configure(_) | Request::Pin(_) => Err(out_of_turn()),
         }
     }

@@ -6,8 +6,9 @@
 use std::sync::Arc;
 
 use crate::{
-    BackingKey, BackingKeyId, Canary, HsmError, HsmResult, Session, Token, WRAP_AAD_BYTES_MAX,
-    WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
+    BackingKey, BackingKeyId, Canary, HsmError, HsmResult, Session, TOOL_INPUT_BYTES_MAX, Token,
+    ToolKey, ToolProof, ToolSpec, WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, WrapScheme,
+    Wrapped,
 };
 
 /// Every contract test, one after the other.
@@ -28,6 +29,13 @@ pub fn run_all(token: &Arc<dyn Token>) {
     a_key_is_listed_until_it_is_destroyed(token);
     destroying_twice_is_harmless(token);
     a_destroyed_key_unwraps_nothing(token);
+    a_tool_with_an_obstacle_is_not_made(token);
+    a_mac_depends_on_key_and_message(token);
+    a_mac_is_the_same_in_another_session(token);
+    a_message_is_taken_up_to_its_limit(token);
+    a_wrong_proof_makes_a_tool_unfit(token);
+    an_identity_is_given_to_one_tool(token);
+    a_tool_is_listed_until_it_is_destroyed(token);
     random_bytes_differ(token);
     the_token_describes_itself(token);
 }
@@ -247,6 +255,121 @@ pub fn a_destroyed_key_unwraps_nothing(token: &Arc<dyn Token>) {
     assert_not_found(&open(token).unwrap(&key, b"", &wrapped));
 }
 
+/// The tools that this token says it has: which those must be is for the tests of each token to say.
+pub fn tools(token: &Arc<dyn Token>) -> Vec<ToolSpec> {
+    let has = |spec: &ToolSpec| {
+        let obstacle = open(token).tool_obstacle(*spec).expect("answers");
+        obstacle.is_none()
+    };
+    ToolSpec::ALL.into_iter().filter(has).collect()
+}
+
+/// What it says that it cannot do, it does not half do.
+pub fn a_tool_with_an_obstacle_is_not_made(token: &Arc<dyn Token>) {
+    let tools = tools(token);
+    for spec in ToolSpec::ALL {
+        if tools.contains(&spec) {
+            continue;
+        }
+        let id = fresh_id();
+        let made = open(token).generate_tool(&id, spec, "conformance");
+        assert!(matches!(made, Err(HsmError::Unsupported(_))), "{made:?}");
+        assert!(!open(token).contains(&id).expect("answers"));
+    }
+}
+
+/// And on nothing else.
+pub fn a_mac_depends_on_key_and_message(token: &Arc<dyn Token>) {
+    with_tools(token, |session, tool| {
+        let ToolSpec::Hmac(hash) = tool.spec;
+        let mac = session.mac(tool, b"message").expect("makes");
+        assert_eq!(mac.len(), hash.bytes());
+        assert_eq!(session.mac(tool, b"message").expect("makes"), mac);
+        assert_ne!(session.mac(tool, b"another").expect("makes"), mac);
+        let other = new_tool(token, tool.spec);
+        assert_ne!(session.mac(&other, b"message").expect("makes"), mac);
+        open(token).destroy_key(&other.id).expect("destroys");
+    });
+}
+
+/// It is of the key, not of the session.
+pub fn a_mac_is_the_same_in_another_session(token: &Arc<dyn Token>) {
+    with_tools(token, |session, tool| {
+        let mac = session.mac(tool, b"message").expect("makes");
+        assert_eq!(open(token).mac(tool, b"message").expect("makes"), mac);
+    });
+}
+
+/// The limit itself, and one byte more.
+pub fn a_message_is_taken_up_to_its_limit(token: &Arc<dyn Token>) {
+    with_tools(token, |session, tool| {
+        let message = [3; TOOL_INPUT_BYTES_MAX + 1];
+        session
+            .mac(tool, &message[..TOOL_INPUT_BYTES_MAX])
+            .expect("makes");
+        let beyond = session.mac(tool, &message);
+        assert!(
+            matches!(beyond, Err(HsmError::TooLong { bytes: 4097, .. })),
+            "{beyond:?}"
+        );
+    });
+}
+
+/// A tool under the identity of another, and one that is not there.
+pub fn a_wrong_proof_makes_a_tool_unfit(token: &Arc<dyn Token>) {
+    with_tools(token, |session, tool| {
+        let mut proof = tool.proof.as_bytes().to_vec();
+        if let Some(byte) = proof.first_mut() {
+            *byte ^= 1;
+        }
+        let mixed = ToolKey {
+            proof: ToolProof::from_bytes(&proof).expect("short"),
+            ..tool.clone()
+        };
+        assert_unfit(&session.probe_tool(&mixed));
+        assert_unfit(&open(token).mac(&mixed, b"message"));
+        // A session that has the right handle at hand is not fooled, either.
+        session.probe_tool(tool).expect("is itself");
+        assert_unfit(&session.mac(&mixed, b"message"));
+        session.probe_tool(tool).expect("is itself");
+        let absent = ToolKey {
+            id: fresh_id(),
+            ..tool.clone()
+        };
+        assert_not_found(&session.prove_tool(&absent.id, absent.spec));
+        assert_not_found(&session.probe_tool(&absent));
+        assert_not_found(&session.mac(&absent, b"message"));
+    });
+}
+
+/// Neither another tool nor a key that wraps gets it, nor does a key's identity become a tool's.
+pub fn an_identity_is_given_to_one_tool(token: &Arc<dyn Token>) {
+    with_tools(token, |_, tool| {
+        for again in [
+            open(token).generate_tool(&tool.id, tool.spec, "again"),
+            open(token).generate_key(&tool.id, "again").map(|_blob| ()),
+        ] {
+            assert!(matches!(again, Err(HsmError::KeyExists(_))), "{again:?}");
+        }
+        open(token).probe_tool(tool).expect("is still itself");
+    });
+}
+
+/// Listed and contained exactly while it lives, and of no use afterwards.
+pub fn a_tool_is_listed_until_it_is_destroyed(token: &Arc<dyn Token>) {
+    for spec in tools(token) {
+        let tool = new_tool(token, spec);
+        let (id, mut session) = (tool.id, open(token));
+        session.mac(&tool, b"message").expect("makes");
+        assert!(open(token).list_keys().expect("lists").contains(&id));
+        assert!(open(token).contains(&id).expect("answers"));
+        session.destroy_key(&id).expect("destroys");
+        assert!(!open(token).list_keys().expect("lists").contains(&id));
+        assert_not_found(&session.mac(&tool, b"message"));
+        assert_not_found(&open(token).mac(&tool, b"message"));
+    }
+}
+
 /// Two draws of 32 bytes are not the same.
 pub fn random_bytes_differ(token: &Arc<dyn Token>) {
     let (mut first, mut second) = ([0; 32], [0; 32]);
@@ -273,6 +396,25 @@ fn new_key(session: &mut dyn Session, id: BackingKeyId) -> BackingKey {
     let blob = session.generate_key(&id, "conformance").expect("generates");
     let canary: Canary = session.make_canary(&id, &blob).expect("makes a canary");
     BackingKey { id, blob, canary }
+}
+
+fn with_tools(token: &Arc<dyn Token>, test: impl Fn(&mut dyn Session, &ToolKey)) {
+    for spec in tools(token) {
+        let mut session = open(token);
+        let tool = new_tool(token, spec);
+        test(session.as_mut(), &tool);
+        open(token).destroy_key(&tool.id).expect("destroys");
+    }
+}
+
+/// Made in sessions of its own: one in which nothing was done for long may have been logged out by another test.
+fn new_tool(token: &Arc<dyn Token>, spec: ToolSpec) -> ToolKey {
+    let id = fresh_id();
+    open(token)
+        .generate_tool(&id, spec, "conformance")
+        .expect("generates");
+    let proof = open(token).prove_tool(&id, spec).expect("makes a proof");
+    ToolKey { id, spec, proof }
 }
 
 fn open(token: &Arc<dyn Token>) -> Box<dyn Session> {

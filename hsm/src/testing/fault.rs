@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::{
     BackingKey, BackingKeyId, Canary, HsmError, HsmResult, KeyBlob, Report, SecretBytes, Session,
-    Token, TokenInfo, Wrapped,
+    Token, TokenInfo, ToolKey, ToolProof, ToolSpec, Wrapped,
 };
 
 /// The calls a fault can strike.
@@ -26,6 +26,16 @@ pub enum Op {
     Wrap,
     /// [`Session::unwrap`].
     Unwrap,
+    /// [`Session::tool_obstacle`].
+    ToolObstacle,
+    /// [`Session::generate_tool`].
+    GenerateTool,
+    /// [`Session::prove_tool`].
+    ProveTool,
+    /// [`Session::probe_tool`].
+    ProbeTool,
+    /// [`Session::mac`].
+    Mac,
     /// [`Session::destroy_key`].
     Destroy,
     /// [`Session::list_keys`].
@@ -207,6 +217,28 @@ impl Session for FaultSession {
         self.call(Op::Unwrap, |inner, fault| {
             inner.unwrap(used(fault, key), aad, wrapped)
         })
+    }
+
+    fn tool_obstacle(&mut self, spec: ToolSpec) -> HsmResult<Option<String>> {
+        self.call(Op::ToolObstacle, |inner, _fault| inner.tool_obstacle(spec))
+    }
+
+    fn generate_tool(&mut self, id: &BackingKeyId, spec: ToolSpec, label: &str) -> HsmResult<()> {
+        self.call(Op::GenerateTool, |inner, _fault| {
+            inner.generate_tool(id, spec, label)
+        })
+    }
+
+    fn prove_tool(&mut self, id: &BackingKeyId, spec: ToolSpec) -> HsmResult<ToolProof> {
+        self.call(Op::ProveTool, |inner, _fault| inner.prove_tool(id, spec))
+    }
+
+    fn probe_tool(&mut self, tool: &ToolKey) -> HsmResult<()> {
+        self.call(Op::ProbeTool, |inner, _fault| inner.probe_tool(tool))
+    }
+
+    fn mac(&mut self, tool: &ToolKey, message: &[u8]) -> HsmResult<Vec<u8>> {
+        self.call(Op::Mac, |inner, _fault| inner.mac(tool, message))
     }
 
     fn destroy_key(&mut self, id: &BackingKeyId) -> HsmResult<()> {

@@ -5,10 +5,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
+use aws_lc_rs::hmac;
+
+use crate::handle::same_bytes;
 use crate::{
-    BackingKey, BackingKeyId, Canary, HsmError, HsmResult, KeyBlob, Report, SecretBytes, Session,
-    Token, TokenInfo, WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
+    BackingKey, BackingKeyId, Canary, HashFunction, HsmError, HsmResult, KeyBlob, Report,
+    SecretBytes, Session, TOOL_INPUT_BYTES_MAX, Token, TokenInfo, ToolKey, ToolProof, ToolSpec,
+    WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
 };
+
+/// A MAC key.
+#[derive(Clone)]
+struct Tool(ToolSpec, Arc<hmac::Key>);
 
 /// A token in memory. Clones are the same token, so a test keeps one to unplug what a handle uses.
 #[derive(Clone, Default)]
@@ -19,6 +27,9 @@ pub struct MemoryToken {
 #[derive(Default)]
 struct Store {
     keys: HashMap<BackingKeyId, Arc<LessSafeKey>>,
+    tools: HashMap<BackingKeyId, Tool>,
+    /// Whether it has no tools.
+    bare: bool,
     serial: Option<&'static str>,
     absent: bool,
     /// Counts removals: a session does not outlive one.
@@ -49,8 +60,18 @@ impl MemoryToken {
 
     /// Copies every key into `other`, as a maker's cloning does.
     pub fn clone_keys_into(&self, other: &Self) {
-        let keys = self.store().keys.clone();
-        other.store().keys.extend(keys);
+        let (keys, tools) = {
+            let store = self.store();
+            (store.keys.clone(), store.tools.clone())
+        };
+        let mut other = other.store();
+        other.keys.extend(keys);
+        other.tools.extend(tools);
+    }
+
+    /// Whether the token makes and uses tools; it does until told otherwise.
+    pub fn set_tools(&self, present: bool) {
+        self.store().bare = !present;
     }
 
     fn store(&self) -> MutexGuard<'_, Store> {
@@ -107,6 +128,33 @@ impl Store {
         key.map(AsRef::as_ref).ok_or(HsmError::KeyNotFound(*id))
     }
 
+    /// Its MAC over `message`, if there is such a tool.
+    fn mac(&self, id: &BackingKeyId, spec: ToolSpec, message: &[u8]) -> HsmResult<Vec<u8>> {
+        match self.tools.get(id) {
+            None => Err(HsmError::KeyNotFound(*id)),
+            Some(Tool(is, _)) if *is != spec => Err(HsmError::Unfit {
+                id: *id,
+                reason: "it is of another kind".into(),
+            }),
+            Some(Tool(_, key)) => Ok(hmac::sign(key, message).as_ref().to_vec()),
+        }
+    }
+
+    fn proven_mac(&self, tool: &ToolKey, message: &[u8]) -> HsmResult<Vec<u8>> {
+        let proof = self.mac(&tool.id, tool.spec, &ToolProof::mac_input(&tool.id))?;
+        if !same_bytes(&proof, tool.proof.as_bytes()) {
+            return Err(HsmError::Unfit {
+                id: tool.id,
+                reason: "its proof is of another key".into(),
+            });
+        }
+        self.mac(&tool.id, tool.spec, message)
+    }
+
+    fn taken(&self, id: &BackingKeyId) -> bool {
+        self.keys.contains_key(id) || self.tools.contains_key(id)
+    }
+
     fn proven(&self, key: &BackingKey) -> HsmResult<&LessSafeKey> {
         let found = self.key(&key.id)?;
         match open(found, &Canary::aad(&key.id), &key.canary.0) {
@@ -138,7 +186,7 @@ impl MemorySession {
 impl Session for MemorySession {
     fn generate_key(&mut self, id: &BackingKeyId, _label: &str) -> HsmResult<KeyBlob> {
         self.with(|store| {
-            if store.keys.contains_key(id) {
+            if store.taken(id) {
                 return Err(HsmError::KeyExists(*id));
             }
             let mut bytes = [0; 32];
@@ -155,7 +203,7 @@ impl Session for MemorySession {
     }
 
     fn contains(&mut self, id: &BackingKeyId) -> HsmResult<bool> {
-        self.with(|store| Ok(store.keys.contains_key(id)))
+        self.with(|store| Ok(store.taken(id)))
     }
 
     fn probe(&mut self, key: &BackingKey) -> HsmResult<()> {
@@ -178,19 +226,75 @@ impl Session for MemorySession {
         self.with(|store| open(store.proven(key)?, aad, wrapped))
     }
 
+    fn tool_obstacle(&mut self, _spec: ToolSpec) -> HsmResult<Option<String>> {
+        self.with(|store| Ok(store.bare.then(|| NO_TOOLS.into())))
+    }
+
+    fn generate_tool(&mut self, id: &BackingKeyId, spec: ToolSpec, _label: &str) -> HsmResult<()> {
+        self.with(|store| {
+            if store.bare {
+                return Err(HsmError::Unsupported(NO_TOOLS.into()));
+            }
+            if store.taken(id) {
+                return Err(HsmError::KeyExists(*id));
+            }
+            let ToolSpec::Hmac(hash) = spec;
+            let mut bytes = vec![0; hash.bytes()];
+            getrandom::fill(&mut bytes).map_err(|source| HsmError::Random(source.into()))?;
+            let key = hmac::Key::new(algorithm(hash), &bytes);
+            store.tools.insert(*id, Tool(spec, Arc::new(key)));
+            Ok(())
+        })
+    }
+
+    fn prove_tool(&mut self, id: &BackingKeyId, spec: ToolSpec) -> HsmResult<ToolProof> {
+        self.with(|store| {
+            let mac = store.mac(id, spec, &ToolProof::mac_input(id))?;
+            ToolProof::from_bytes(&mac)
+        })
+    }
+
+    fn probe_tool(&mut self, tool: &ToolKey) -> HsmResult<()> {
+        self.with(|store| store.proven_mac(tool, b"").map(|_mac| ()))
+    }
+
+    fn mac(&mut self, tool: &ToolKey, message: &[u8]) -> HsmResult<Vec<u8>> {
+        within("message to authenticate", message, TOOL_INPUT_BYTES_MAX)?;
+        self.with(|store| store.proven_mac(tool, message))
+    }
+
     fn destroy_key(&mut self, id: &BackingKeyId) -> HsmResult<()> {
         self.with(|store| {
+            store.tools.remove(id);
             store.keys.remove(id);
             Ok(())
         })
     }
 
     fn list_keys(&mut self) -> HsmResult<Vec<BackingKeyId>> {
-        self.with(|store| Ok(store.keys.keys().copied().collect()))
+        self.with(|store| {
+            Ok(store
+                .keys
+                .keys()
+                .chain(store.tools.keys())
+                .copied()
+                .collect())
+        })
     }
 
     fn random(&mut self, out: &mut [u8]) -> HsmResult<()> {
         self.with(|_store| getrandom::fill(out).map_err(|source| HsmError::Random(source.into())))
+    }
+}
+
+const NO_TOOLS: &str = "this token was told to have none";
+
+fn algorithm(hash: HashFunction) -> hmac::Algorithm {
+    match hash {
+        HashFunction::Sha224 => hmac::HMAC_SHA224,
+        HashFunction::Sha256 => hmac::HMAC_SHA256,
+        HashFunction::Sha384 => hmac::HMAC_SHA384,
+        HashFunction::Sha512 => hmac::HMAC_SHA512,
     }
 }
 

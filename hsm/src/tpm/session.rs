@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use super::Shared;
 use crate::{
-    BackingKey, BackingKeyId, Canary, HsmError, HsmResult, KeyBlob, SecretBytes, Session,
-    WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, Wrapped,
+    BackingKey, BackingKeyId, Canary, HsmError, HsmResult, KeyBlob, SecretBytes, Session, ToolKey,
+    ToolProof, ToolSpec, WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, Wrapped,
 };
+
+/// Why there are no tools here: a TPM's keys are sealed objects under a storage key, which wraps and does nothing else.
+const NO_TOOLS: &str = "a TPM 2.0 keeps keys that wrap, and no others";
 
 /// A share in the one conversation with the TPM. It holds nothing of its own: what is loaded is the conversation's.
 #[derive(Debug)]
@@ -61,6 +64,31 @@ impl Session for TpmSession {
             .with(|connection| connection.unwrap(key, aad, wrapped))
     }
 
+    fn tool_obstacle(&mut self, _spec: ToolSpec) -> HsmResult<Option<String>> {
+        Ok(Some(NO_TOOLS.into()))
+    }
+
+    fn generate_tool(
+        &mut self,
+        _id: &BackingKeyId,
+        _spec: ToolSpec,
+        _label: &str,
+    ) -> HsmResult<()> {
+        Err(no_tools())
+    }
+
+    fn prove_tool(&mut self, _id: &BackingKeyId, _spec: ToolSpec) -> HsmResult<ToolProof> {
+        Err(no_tools())
+    }
+
+    fn probe_tool(&mut self, _tool: &ToolKey) -> HsmResult<()> {
+        Err(no_tools())
+    }
+
+    fn mac(&mut self, _tool: &ToolKey, _message: &[u8]) -> HsmResult<Vec<u8>> {
+        Err(no_tools())
+    }
+
     fn destroy_key(&mut self, id: &BackingKeyId) -> HsmResult<()> {
         self.shared.with(|connection| connection.destroy(id))
     }
@@ -75,6 +103,10 @@ impl Session for TpmSession {
     fn random(&mut self, out: &mut [u8]) -> HsmResult<()> {
         self.shared.with(|connection| connection.random(out))
     }
+}
+
+fn no_tools() -> HsmError {
+    HsmError::Unsupported(NO_TOOLS.into())
 }
 
 fn within(what: &'static str, bytes: &[u8], max: usize) -> HsmResult<()> {

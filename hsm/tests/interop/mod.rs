@@ -10,7 +10,7 @@ use std::sync::Arc;
 use strongroom_hsm::pkcs11::{Pkcs11Config, Pkcs11Token};
 use strongroom_hsm::{
     BackingKey, BackingKeyId, HsmError, HsmHandle, HsmSettings, KeyBlob, Report, SecretBytes,
-    Session, Token, WrapScheme,
+    Session, Token, ToolSpec, WrapScheme,
 };
 
 /// Where `ci/modules` puts what it builds.
@@ -24,6 +24,19 @@ pub(crate) fn installed(module: &Path) -> PathBuf {
     module
         .canonicalize()
         .unwrap_or_else(|error| panic!("no module {}: run ci/modules ({error})", module.display()))
+}
+
+/// Every kind of MAC key is to be had.
+pub(crate) fn has_every_mac_key(token: &Arc<dyn Token>) {
+    for spec in ToolSpec::ALL {
+        if matches!(spec, ToolSpec::Hmac(_)) {
+            assert_eq!(obstacle(token, spec), None, "{spec:?}");
+        }
+    }
+}
+
+pub(crate) fn obstacle(token: &Arc<dyn Token>, spec: ToolSpec) -> Option<String> {
+    open(token).tool_obstacle(spec).expect("answers")
 }
 
 /// A directory of the test process's own. It stays behind in Cargo's, for a test process has no last moment.

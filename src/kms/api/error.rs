@@ -51,6 +51,7 @@ impl WireError {
                 message,
             ),
             E::InvalidKeyUsage(_) => ("InvalidKeyUsageException", BAD, message),
+            E::InvalidMac => ("KMSInvalidMacException", BAD, message),
             E::InvalidCiphertext => ("InvalidCiphertextException", BAD, String::new()),
             E::ForeignCiphertext | E::Managed { .. } => ("AccessDeniedException", BAD, message),
             E::IncorrectKey => ("IncorrectKeyException", BAD, message),

@@ -10,16 +10,16 @@ use super::stores::check_id_if_any;
 use super::tags::{Tag, pairs};
 use crate::kms::{
     DELETION_WINDOW_DAYS_DEFAULT, DELETION_WINDOW_DAYS_MAX, DELETION_WINDOW_DAYS_MIN,
-    DESCRIPTION_CHARS_MAX, KeyId, KeyManager, KeyMetadata, KeyState, KeyStoreId, KmsError, NewKey,
+    DESCRIPTION_CHARS_MAX, KeyId, KeyManager, KeyMetadata, KeySpec, KeyState, KeyStoreId, KeyUsage,
+    KmsError, NewKey,
 };
 
-const ENCRYPT_DECRYPT: &str = "ENCRYPT_DECRYPT";
 const AWS_KMS: &str = "AWS_KMS";
 const AWS_CLOUDHSM: &str = "AWS_CLOUDHSM";
 const ENABLED: &str = "Enabled";
 const KEY_USAGES: [&str; 4] = [
     "SIGN_VERIFY",
-    ENCRYPT_DECRYPT,
+    "ENCRYPT_DECRYPT",
     "GENERATE_VERIFY_MAC",
     "KEY_AGREEMENT",
 ];
@@ -88,9 +88,13 @@ struct Metadata {
     key_manager: &'static str,
     customer_master_key_spec: &'static str,
     key_spec: &'static str,
-    encryption_algorithms: [&'static str; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encryption_algorithms: Option<&'static [&'static str]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mac_algorithms: Option<&'static [&'static str]>,
     multi_region: bool,
-    current_key_material_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    current_key_material_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     custom_key_store_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -139,21 +143,15 @@ pub(super) async fn create_key(
                 .to_owned(),
         ));
     }
-    for (member, value, only) in [
-        (
-            "KeySpec",
-            input.key_spec.or(input.customer_master_key_spec),
-            SYMMETRIC_DEFAULT,
-        ),
-        ("KeyUsage", input.key_usage, ENCRYPT_DECRYPT),
-        ("Origin", input.origin, origin),
-    ] {
-        if let Some(value) = value.filter(|value| value != only) {
-            return Err(KmsError::Unsupported(format!(
-                "{member} {value} is not supported"
-            )));
-        }
+    if let Some(other) = input.origin.filter(|named| named != origin) {
+        return Err(KmsError::Unsupported(format!(
+            "Origin {other} is not supported"
+        )));
     }
+    let spec = spec_for(
+        input.key_spec.or(input.customer_master_key_spec).as_deref(),
+        input.key_usage.as_deref(),
+    )?;
     if input.multi_region == Some(true) {
         return Err(KmsError::Unsupported(
             "MultiRegion keys are not supported".to_owned(),
@@ -165,13 +163,14 @@ pub(super) async fn create_key(
         policy: input.policy,
         bypass_lockout_check: input.bypass_policy_lockout_safety_check.unwrap_or(false),
         store,
+        spec,
     };
     let bypass = new.bypass_lockout_check.to_string();
     let ask = Ask::new("kms:CreateKey")
         .value("kms:BypassPolicyLockoutSafetyCheck", bypass)
         .value("kms:KeyOrigin", origin)
-        .value("kms:KeySpec", SYMMETRIC_DEFAULT)
-        .value("kms:KeyUsage", ENCRYPT_DECRYPT)
+        .value("kms:KeySpec", new.spec.name())
+        .value("kms:KeyUsage", new.spec.usage().name())
         .value("kms:MultiRegion", "false");
     let ask = new.tags.iter().fold(ask, |ask, (name, value)| {
         ask.value(format!("aws:RequestTag/{name}"), value.as_str())
@@ -180,6 +179,30 @@ pub(super) async fn create_key(
     let proof = call.may_service(&ask)?;
     let metadata = call.kms.create_key(&proof, new).await?;
     Ok(described(call, metadata))
+}
+
+/// The key spec that the two members name together.
+fn spec_for(spec: Option<&str>, usage: Option<&str>) -> Result<KeySpec, KmsError> {
+    let name = spec.unwrap_or(SYMMETRIC_DEFAULT);
+    let Some(spec) = KeySpec::parse(name) else {
+        return Err(KmsError::Unsupported(format!(
+            "KeySpec {name} is not supported"
+        )));
+    };
+    match usage {
+        None if spec == KeySpec::SYMMETRIC_DEFAULT => Ok(spec),
+        None => Err(KmsError::Validation(
+            "You must specify a KeyUsage value for all KMS keys except for symmetric encryption keys."
+                .to_owned(),
+        )),
+        Some(usage) if usage == spec.usage().name() => Ok(spec),
+        Some(usage @ ("SIGN_VERIFY" | "KEY_AGREEMENT")) => Err(KmsError::Unsupported(format!(
+            "KeyUsage {usage} is not supported"
+        ))),
+        Some(usage) => Err(KmsError::Validation(format!(
+            "KeyUsage {usage} is not compatible with KeySpec {name}"
+        ))),
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -205,6 +228,8 @@ pub(super) async fn describe_key(
 }
 
 fn described(call: &Call<'_>, key: KeyMetadata) -> DescribedKey {
+    let usage = key.spec.usage();
+    let algorithms_if = |this: KeyUsage| (this == usage).then(|| key.spec.algorithms());
     let unavailable = key.store.as_ref().is_some_and(|store| store.disconnected);
     DescribedKey {
         key_metadata: Metadata {
@@ -214,7 +239,7 @@ fn described(call: &Call<'_>, key: KeyMetadata) -> DescribedKey {
             creation_date: seconds(key.created),
             enabled: key.state == KeyState::Enabled && !unavailable,
             description: key.description,
-            key_usage: ENCRYPT_DECRYPT,
+            key_usage: usage.name(),
             key_state: match state(key.state) {
                 ENABLED if unavailable => "Unavailable",
                 state => state,
@@ -232,11 +257,13 @@ fn described(call: &Call<'_>, key: KeyMetadata) -> DescribedKey {
                 KeyManager::Customer => "CUSTOMER",
                 KeyManager::Aws | KeyManager::Internal => "AWS",
             },
-            customer_master_key_spec: SYMMETRIC_DEFAULT,
-            key_spec: SYMMETRIC_DEFAULT,
-            encryption_algorithms: [SYMMETRIC_DEFAULT],
+            customer_master_key_spec: key.spec.name(),
+            key_spec: key.spec.name(),
+            encryption_algorithms: algorithms_if(KeyUsage::EncryptDecrypt),
+            mac_algorithms: algorithms_if(KeyUsage::GenerateVerifyMac),
             multi_region: false,
-            current_key_material_id: key.current_material.to_string(),
+            current_key_material_id: (usage == KeyUsage::EncryptDecrypt)
+                .then(|| key.current_material.to_string()),
             custom_key_store_id: key.store.as_ref().map(|store| store.id.to_string()),
             cloud_hsm_cluster_id: key.store.map(|store| store.cluster_id),
         },

@@ -21,6 +21,7 @@ mod error;
 mod grants;
 mod inventory;
 mod keys;
+mod mac;
 mod members;
 mod policy;
 mod rewrap;
@@ -61,14 +62,13 @@ const KEY_INVENTORY: &str = "Strongroom.KeyInventory";
 const VERIFY_CHECKPOINTS: &str = "Strongroom.VerifyAuditCheckpoints";
 
 /// Operations of the API that are not here.
-const UNSUPPORTED: [&str; 16] = [
+const UNSUPPORTED: [&str; 14] = [
     "Decapsulate",
     "DeleteImportedKeyMaterial",
     "DeriveSharedSecret",
     "Encapsulate",
     "GenerateDataKeyPair",
     "GenerateDataKeyPairWithoutPlaintext",
-    "GenerateMac",
     "GetKeyLastUsage",
     "GetParametersForImport",
     "GetPublicKey",
@@ -77,7 +77,6 @@ const UNSUPPORTED: [&str; 16] = [
     "Sign",
     "UpdatePrimaryRegion",
     "Verify",
-    "VerifyMac",
 ];
 
 /// Answers one request that is authenticated. `target` is the `X-Amz-Target` header.
@@ -186,6 +185,7 @@ async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, W
         "GenerateDataKeyWithoutPlaintext" => {
             answer(data::generate_data_key_without_plaintext(call, read(body)?).await)
         }
+        "GenerateMac" => answer(mac::generate_mac(call, read(body)?).await),
         "GenerateRandom" => answer(data::generate_random(call, read(body)?).await),
         "GetKeyPolicy" => answer(policy::get_key_policy(call, read(body)?).await),
         "GetKeyRotationStatus" => {
@@ -209,6 +209,7 @@ async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, W
         "UpdateAlias" => nothing(aliases::update_alias(call, read(body)?).await),
         "UpdateCustomKeyStore" => answer(stores::update(call, read(body)?).await),
         "UpdateKeyDescription" => nothing(keys::update_key_description(call, read(body)?).await),
+        "VerifyMac" => answer(mac::verify_mac(call, read(body)?).await),
         other if UNSUPPORTED.contains(&other) => {
             Err(KmsError::Unsupported(format!("{other} is not supported")))
         }

@@ -20,6 +20,7 @@ mod access;
 mod audit;
 mod crypto;
 mod held;
+mod hmac;
 mod integrity;
 mod life;
 mod recovery;

@@ -543,7 +543,7 @@ async fn what_cannot_be_honoured_is_refused_and_not_ignored() {
         ("MultiRegion", json!(true)),
         ("Origin", json!("EXTERNAL")),
         ("KeySpec", json!("RSA_2048")),
-        ("CustomerMasterKeySpec", json!("HMAC_256")),
+        ("CustomerMasterKeySpec", json!("ECC_NIST_P256")),
         ("KeyUsage", json!("SIGN_VERIFY")),
         ("XksKeyId", json!("x")),
     ] {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::wire::{ANSWER_BYTES_MAX, Channel, REQUEST_BYTES_MAX};
 use super::*;
-use crate::WrapScheme;
+use crate::{HashFunction, WrapScheme};
 
 fn id(byte: u8) -> BackingKeyId {
     BackingKeyId::from_bytes([byte; BackingKeyId::BYTES])
@@ -20,6 +20,16 @@ fn key() -> BackingKey {
         id: id(1),
         blob: KeyBlob::from_bytes(&[4; 30]).expect("short"),
         canary: Canary(wrapped()),
+    }
+}
+
+const SPEC: ToolSpec = ToolSpec::Hmac(HashFunction::Sha384);
+
+fn tool() -> ToolKey {
+    ToolKey {
+        id: id(4),
+        spec: SPEC,
+        proof: ToolProof::from_bytes(&[8; 48]).expect("short"),
     }
 }
 
@@ -67,6 +77,21 @@ fn requests() -> Vec<Request<'static>> {
         Request::Destroy(id(3)),
         Request::ListKeys,
         Request::Random(1024),
+        Request::ToolObstacle(SPEC),
+        Request::GenerateTool {
+            id: id(4),
+            spec: SPEC,
+            label: "label",
+        },
+        Request::ProveTool {
+            id: id(4),
+            spec: SPEC,
+        },
+        Request::ProbeTool(Cow::Owned(tool())),
+        Request::Mac {
+            tool: Cow::Owned(tool()),
+            message: Secret(&[7; TOOL_INPUT_BYTES_MAX]),
+        },
     ]
 }
 
@@ -106,6 +131,7 @@ fn errors() -> Vec<HsmError> {
             id: id(4),
             reason: "PCR 7 has changed".into(),
         },
+        HsmError::Unsupported("it has no such mechanism".into()),
     ]
 }
 
@@ -152,6 +178,9 @@ fn answers() -> Vec<Answer> {
         Answer::Ids(vec![id(1), id(2)]),
         Answer::Opened("a token".into()),
         Answer::Abilities(abilities()),
+        Answer::Obstacle(None),
+        Answer::Obstacle(Some("it has no such mechanism".into())),
+        Answer::Made(vec![7; 64]),
     ];
     answers.extend(errors().into_iter().map(Answer::Failed));
     answers
@@ -197,7 +226,7 @@ fn the_bytes_of_a_wrap_are_as_specified() {
         and_unwrap: true,
     };
     let bytes = framed(request.kind(), |out| request.write(out));
-    let mut expected = vec![1, 0x15];
+    let mut expected = vec![VERSION, 0x15];
     expected.extend([1; 32]);
     expected.extend([0, 0, 0, 30]);
     expected.extend([4; 30]);

@@ -1,0 +1,257 @@
+//! Tools as objects: how they are made, found, judged and tried.
+//!
+//! A MAC key is a generic secret: of its digest's length, signs and verifies, and does nothing else.
+
+use cryptoki::mechanism::Mechanism;
+use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::session::Session;
+
+use super::error::{device, failed, may_blame_ciphertext};
+use super::key::{self, MAC_SUFFIX, Past, Requirement, unfit};
+use super::probe::Subject;
+use super::raw::{
+    CK_MECHANISM_TYPE, CKM_SHA224_HMAC, CKM_SHA256_HMAC, CKM_SHA384_HMAC, CKM_SHA512_HMAC, Raw,
+};
+use crate::handle::same_bytes;
+use crate::{BackingKeyId, HashFunction, HsmError, HsmResult, ToolProof, ToolSpec};
+
+/// What is tried with a key that is gone afterwards.
+const TRIAL: &[u8] = b"strongroom trial";
+
+fn hmac(hash: HashFunction) -> CK_MECHANISM_TYPE {
+    match hash {
+        HashFunction::Sha224 => CKM_SHA224_HMAC,
+        HashFunction::Sha256 => CKM_SHA256_HMAC,
+        HashFunction::Sha384 => CKM_SHA384_HMAC,
+        HashFunction::Sha512 => CKM_SHA512_HMAC,
+    }
+}
+
+/// The length of the secret, as `CKA_VALUE_LEN` has it.
+fn value_len(hash: HashFunction) -> Attribute {
+    // A digest has at most 64 bytes.
+    Attribute::ValueLen(u64::try_from(hash.bytes()).unwrap_or_default().into())
+}
+
+/// What `C_GenerateKey` is given of a MAC key of one session.
+fn passing_mac_template(hash: HashFunction) -> Vec<Attribute> {
+    vec![
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::GENERIC_SECRET),
+        value_len(hash),
+        Attribute::Token(false),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Modifiable(false),
+        Attribute::Encrypt(false),
+        Attribute::Decrypt(false),
+        Attribute::Wrap(false),
+        Attribute::Unwrap(false),
+        Attribute::Sign(true),
+        Attribute::Verify(true),
+        Attribute::Derive(false),
+    ]
+}
+
+/// Makes a tool. It has passed its trial, and its identity is free.
+///
+/// # Errors
+///
+/// What the device says.
+pub(super) fn generate(
+    session: &Session,
+    id: &BackingKeyId,
+    spec: ToolSpec,
+    label: &str,
+) -> HsmResult<()> {
+    let ToolSpec::Hmac(hash) = spec;
+    let mut template = passing_mac_template(hash);
+    template.retain(|attribute| !matches!(attribute, Attribute::Token(_)));
+    template.extend([
+        Attribute::Token(true),
+        Attribute::Id(id.as_bytes().to_vec()),
+        Attribute::Label(label.as_bytes().to_vec()),
+    ]);
+    session
+        .generate_key(&Mechanism::GenericSecretKeyGen, &template)
+        .map(|_handle| ())
+        .map_err(device("C_GenerateKey"))
+}
+
+/// Finds the one object of a tool and judges it. `None` when there is no object at all.
+///
+/// # Errors
+///
+/// [`HsmError::Unfit`] for two objects, or one that is not what we generate; what the device says.
+pub(super) fn find(
+    session: &Session,
+    id: &BackingKeyId,
+    spec: ToolSpec,
+    past: Past,
+) -> HsmResult<Option<ObjectHandle>> {
+    let handles = key::find_all(session, id)?;
+    let handle = match handles.as_slice() {
+        [] => return Ok(None),
+        [only] => *only,
+        several => {
+            let reason = format!("{} objects on the token have its CKA_ID", several.len());
+            return Err(unfit(id, reason));
+        }
+    };
+    let ToolSpec::Hmac(hash) = spec;
+    key::require(session, handle, id, &mac_requirements(id, hash, past))?;
+    Ok(Some(handle))
+}
+
+fn mac_requirements(id: &BackingKeyId, hash: HashFunction, past: Past) -> Vec<Requirement> {
+    use AttributeType as Kind;
+    let mut required = vec![
+        (
+            "CKA_CLASS",
+            Kind::Class,
+            Attribute::Class(ObjectClass::SECRET_KEY),
+        ),
+        (
+            "CKA_KEY_TYPE",
+            Kind::KeyType,
+            Attribute::KeyType(KeyType::GENERIC_SECRET),
+        ),
+        ("CKA_VALUE_LEN", Kind::ValueLen, value_len(hash)),
+        ("CKA_SENSITIVE", Kind::Sensitive, Attribute::Sensitive(true)),
+        ("CKA_ENCRYPT", Kind::Encrypt, Attribute::Encrypt(false)),
+        ("CKA_WRAP", Kind::Wrap, Attribute::Wrap(false)),
+        ("CKA_VERIFY", Kind::Verify, Attribute::Verify(true)),
+    ];
+    required.extend(common_requirements(id, past));
+    required.extend([
+        ("CKA_DECRYPT", Kind::Decrypt, Attribute::Decrypt(false)),
+        ("CKA_UNWRAP", Kind::Unwrap, Attribute::Unwrap(false)),
+        ("CKA_SIGN", Kind::Sign, Attribute::Sign(true)),
+    ]);
+    required
+}
+
+/// What is asked of everything that must not leave the token.
+fn common_requirements(id: &BackingKeyId, past: Past) -> Vec<Requirement> {
+    use AttributeType as Kind;
+    let mut required = vec![
+        ("CKA_TOKEN", Kind::Token, Attribute::Token(true)),
+        ("CKA_PRIVATE", Kind::Private, Attribute::Private(true)),
+        (
+            "CKA_EXTRACTABLE",
+            Kind::Extractable,
+            Attribute::Extractable(false),
+        ),
+        ("CKA_DERIVE", Kind::Derive, Attribute::Derive(false)),
+        ("CKA_ID", Kind::Id, Attribute::Id(id.as_bytes().to_vec())),
+    ];
+    if past == Past::Required {
+        required.extend([
+            (
+                "CKA_ALWAYS_SENSITIVE",
+                Kind::AlwaysSensitive,
+                Attribute::AlwaysSensitive(true),
+            ),
+            (
+                "CKA_NEVER_EXTRACTABLE",
+                Kind::NeverExtractable,
+                Attribute::NeverExtractable(true),
+            ),
+            ("CKA_LOCAL", Kind::Local, Attribute::Local(true)),
+        ]);
+    }
+    required
+}
+
+/// Makes a MAC of the length that its hash has.
+///
+/// # Errors
+///
+/// What the device says, and a MAC of another length.
+pub(super) fn mac(
+    raw: &Raw,
+    session: &Session,
+    handle: ObjectHandle,
+    hash: HashFunction,
+    message: &[u8],
+) -> HsmResult<Vec<u8>> {
+    let mac = raw.sign(session, handle, hmac(hash), message);
+    let mac = mac.map_err(failed)?;
+    if mac.len() != hash.bytes() {
+        return Err(HsmError::Device {
+            function: "C_Sign",
+            source: format!("a MAC of {} bytes, not {}", mac.len(), hash.bytes()).into(),
+        });
+    }
+    Ok(mac)
+}
+
+/// Makes the proof of a tool.
+///
+/// # Errors
+///
+/// As [`mac`].
+pub(super) fn prove(
+    raw: &Raw,
+    session: &Session,
+    handle: ObjectHandle,
+    id: &BackingKeyId,
+    spec: ToolSpec,
+) -> HsmResult<ToolProof> {
+    let ToolSpec::Hmac(hash) = spec;
+    let mac = mac(raw, session, handle, hash, &ToolProof::mac_input(id))?;
+    ToolProof::from_bytes(&mac)
+}
+
+/// What kind of tool a generic secret is, by its length; none that is the second key of a pair, by its label. For
+/// people: nothing is used by it.
+pub(super) fn spec_of(session: &Session, handle: ObjectHandle) -> Option<ToolSpec> {
+    let asked = [AttributeType::ValueLen, AttributeType::Label];
+    let told = session.get_attributes(handle, &asked).ok()?;
+    let second = told.iter().any(|attribute| {
+        matches!(attribute, Attribute::Label(label) if label.ends_with(MAC_SUFFIX.as_bytes()))
+    });
+    let is_so_long = |spec: &ToolSpec| {
+        let ToolSpec::Hmac(hash) = *spec;
+        told.contains(&value_len(hash))
+    };
+    ToolSpec::ALL
+        .into_iter()
+        .find(is_so_long)
+        .filter(|_spec| !second)
+}
+
+impl Subject<'_> {
+    /// Tries a tool of this kind with a key of one session.
+    ///
+    /// # Errors
+    ///
+    /// Why it does not work.
+    pub(super) fn try_tool(self, spec: ToolSpec) -> Result<(), String> {
+        let ToolSpec::Hmac(hash) = spec;
+        let text = |error: HsmError| match std::error::Error::source(&error) {
+            Some(source) => source.to_string(),
+            None => error.to_string(),
+        };
+        let session = self.session().map_err(|error| error.to_string())?;
+        let made =
+            session.generate_key(&Mechanism::GenericSecretKeyGen, &passing_mac_template(hash));
+        let handle = made.map_err(|error| format!("C_GenerateKey: {error}"))?;
+        let first = mac(self.raw, &session, handle, hash, TRIAL).map_err(text)?;
+        let again = mac(self.raw, &session, handle, hash, TRIAL).map_err(text)?;
+        let other = mac(self.raw, &session, handle, hash, b"other").map_err(text)?;
+        if !same_bytes(&first, &again) || same_bytes(&first, &other) {
+            return Err("its MACs do not depend on the message, or not on it alone".into());
+        }
+        let longest = [7; crate::TOOL_INPUT_BYTES_MAX];
+        mac(self.raw, &session, handle, hash, &longest).map_err(text)?;
+        let verify = |mac: &[u8]| self.raw.verify(&session, handle, hmac(hash), TRIAL, mac);
+        verify(&first).map_err(|failed| failed.to_string())?;
+        match verify(&other) {
+            Ok(()) => Err("it took the MAC of another message".into()),
+            Err(failed) if may_blame_ciphertext(failed) => Ok(()),
+            Err(failed) => Err(failed.to_string()),
+        }
+    }
+}
