@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use crate::audit::AuditSettings;
 use crate::auth::AccountId;
 use crate::auth::credentials::Credentials;
-use crate::store::StoreSettings;
+use crate::iam::{Account, Accounts, DISPLAY_NAME_CHARS_MAX};
+use crate::store::{BUCKET_KEY_LIFETIME_DEFAULT, StoreSettings};
 
 mod audit;
 mod hsm;
@@ -24,6 +25,9 @@ pub use audit::RawAudit;
 pub use hsm::{GROUP_NAME_CHARS_MAX, HsmConfig, Isolation, RawClone, RawHsm, RawTpm, TokenConfig};
 
 use hsm::{check_group_name, check_tpms};
+
+/// The longest time that a bucket key may stay in memory.
+const BUCKET_KEY_SECONDS_MAX: u64 = 3600;
 
 /// Configuration as typed, over the defaults: nothing checked.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -41,6 +45,9 @@ pub struct RawConfig {
     pub account: String,
     /// Access keys, in the format of `~/.aws/credentials`; `credentials` in the data directory without.
     pub credentials_file: Option<String>,
+    /// Further accounts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub accounts: Vec<RawAccount>,
     /// The default token group.
     pub hsm: RawHsm,
     /// Further token groups, for custom key stores.
@@ -55,6 +62,20 @@ pub struct RawConfig {
     pub audit: RawAudit,
     /// Logs.
     pub log: RawLog,
+}
+
+/// An account beside the default one, as typed.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawAccount {
+    /// Twelve digits.
+    pub id: String,
+    /// For people; the number without.
+    pub display_name: Option<String>,
+    /// 64 lower-case hexadecimal digits; derived from the number without.
+    pub canonical_id: Option<String>,
+    /// Root access keys, in the format of `~/.aws/credentials`.
+    pub credentials_file: Option<String>,
 }
 
 /// Limits, as typed.
@@ -87,6 +108,8 @@ pub struct RawStore {
     pub garbage_grace_s: u64,
     /// Pause between two rounds of garbage collection and of due key deletions, in seconds.
     pub maintenance_s: u64,
+    /// How long a bucket key stays in memory, in seconds; with 0, every use of one asks the HSM.
+    pub bucket_key_seconds: u64,
 }
 
 /// Logs, as typed.
@@ -108,6 +131,7 @@ impl Default for RawConfig {
             extra_regions: vec!["us-east-1".into()],
             account: "000000000000".into(),
             credentials_file: None,
+            accounts: Vec::new(),
             hsm: RawHsm::default(),
             groups: BTreeMap::new(),
             limits: RawLimits::default(),
@@ -135,6 +159,7 @@ impl Default for RawStore {
         Self {
             garbage_grace_s: 900,
             maintenance_s: 60,
+            bucket_key_seconds: BUCKET_KEY_LIFETIME_DEFAULT.as_secs(),
         }
     }
 }
@@ -161,6 +186,8 @@ pub struct Config {
     pub account: AccountId,
     /// File with the access keys.
     pub credentials_file: PathBuf,
+    /// Accounts beside the default one.
+    pub accounts: Vec<AccountConfig>,
     /// The default token group.
     pub hsm: HsmConfig,
     /// Further token groups.
@@ -175,6 +202,15 @@ pub struct Config {
     pub audit: Option<AuditSettings>,
     /// Pause between two rounds of maintenance.
     pub maintenance: Duration,
+}
+
+/// An account and the file with its root access keys.
+#[derive(Debug, Clone)]
+pub struct AccountConfig {
+    /// The account.
+    pub account: Account,
+    /// File with its root access keys.
+    pub credentials_file: PathBuf,
 }
 
 /// Limits of the server.
@@ -300,6 +336,10 @@ impl RawConfig {
             Some(name) => secret_file("credentials_file", &name)?,
             None => data_dir.join("credentials"),
         };
+        let accounts = self.accounts.into_iter().enumerate();
+        let accounts = accounts
+            .map(|(at, raw)| raw.validate(&format!("accounts[{at}]")))
+            .collect::<Result<_, _>>()?;
         let hsm = self.hsm.validate("hsm")?;
         let mut groups = BTreeMap::new();
         for (name, group) in self.groups {
@@ -322,8 +362,14 @@ impl RawConfig {
             self.store.garbage_grace_s,
             0..=30 * 86_400,
         )?;
+        let bucket_key_seconds = bounded(
+            "store.bucket_key_seconds",
+            self.store.bucket_key_seconds,
+            0..=BUCKET_KEY_SECONDS_MAX,
+        )?;
         let store = StoreSettings {
             garbage_grace: Duration::from_secs(garbage_grace),
+            bucket_key_lifetime: Duration::from_secs(bucket_key_seconds),
             ..StoreSettings::default()
         };
         let audit = self.audit.validate(&data_dir)?;
@@ -334,6 +380,7 @@ impl RawConfig {
             regions,
             account,
             credentials_file,
+            accounts,
             hsm,
             groups,
             limits,
@@ -351,6 +398,54 @@ impl RawConfig {
     /// [`ConfigError::Value`], never for a configuration that was read.
     pub fn to_toml(&self) -> Result<String, ConfigError> {
         toml::to_string_pretty(self).map_err(|error| value("config", error.to_string()))
+    }
+}
+
+impl RawAccount {
+    fn validate(self, key: &str) -> Result<AccountConfig, ConfigError> {
+        let id = AccountId::parse(&self.id)
+            .ok_or_else(|| value(format!("{key}.id"), "is not twelve digits"))?;
+        let display_name = self.display_name.unwrap_or_else(|| id.to_string());
+        if !(1..=DISPLAY_NAME_CHARS_MAX).contains(&display_name.chars().count())
+            || display_name.chars().any(char::is_control)
+        {
+            let message = format!("is not 1 to {DISPLAY_NAME_CHARS_MAX} printable characters");
+            return Err(value(format!("{key}.display_name"), message));
+        }
+        let mut account = Account::new(id, display_name);
+        if let Some(canonical_id) = self.canonical_id {
+            if !Account::is_canonical_id(&canonical_id) {
+                let message = "is not 64 lower-case hexadecimal digits";
+                return Err(value(format!("{key}.canonical_id"), message));
+            }
+            account.canonical_id = canonical_id;
+        }
+        let file_key = format!("{key}.credentials_file");
+        let file = self
+            .credentials_file
+            .ok_or_else(|| value(&*file_key, "is not set"))?;
+        Ok(AccountConfig {
+            account,
+            credentials_file: secret_file(&file_key, &file)?,
+        })
+    }
+}
+
+impl Config {
+    /// All accounts with their root access keys, the default one first. Reads the files.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_credentials`]; [`ConfigError::Value`] when two accounts share what is to be unique.
+    pub fn read_accounts(&self) -> Result<Accounts, ConfigError> {
+        let id = self.account.clone();
+        let default = Account::new(id.clone(), id.as_str());
+        let mut accounts = vec![(default, read_credentials(&self.credentials_file)?)];
+        for further in &self.accounts {
+            let credentials = read_credentials(&further.credentials_file)?;
+            accounts.push((further.account.clone(), credentials));
+        }
+        Accounts::new(accounts).map_err(|error| value("accounts", error.to_string()))
     }
 }
 
@@ -514,6 +609,41 @@ mod tests {
             error.contains("pin-value") && !error.contains("1234"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_further_account_needs_its_number_and_its_keys() {
+        let read = |text: &str| {
+            let text = format!(
+                "data_dir = \"/d\"\n[hsm]\nuri = \"pkcs11:token=t?module-path=/m.so&pin-source=file:/p\"\n{text}"
+            );
+            toml::from_str::<RawConfig>(&text)
+                .expect("reads")
+                .validate()
+        };
+        let good = "[[accounts]]\nid = \"210987654321\"\ncredentials_file = \"/c\"\n";
+        let config = read(good).expect("good");
+        let account = &config.accounts.first().expect("one").account;
+        assert_eq!(account.display_name, "210987654321");
+        for (bad, key) in [
+            (good.replace("2109", "x"), "accounts[0].id"),
+            (
+                good.replace("credentials_file = \"/c\"", ""),
+                "accounts[0].credentials_file",
+            ),
+            (
+                format!("{good}canonical_id = \"AB\"\n"),
+                "accounts[0].canonical_id",
+            ),
+            (
+                format!("{good}display_name = \"\"\n"),
+                "accounts[0].display_name",
+            ),
+        ] {
+            let error = read(&bad).expect_err("bad").to_string();
+            assert!(error.starts_with(key), "{error}");
+        }
+        assert!(toml::from_str::<RawConfig>(&format!("{good}secret = \"x\"\n")).is_err());
     }
 
     #[test]

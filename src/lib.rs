@@ -10,11 +10,12 @@
 //!                        │ one endpoint, SigV4                     │ /healthz /readyz
 //!   ┌────────────────────▼─────────────────────────────────────────▼────┐
 //!   │ server   listener, routing, limits, maintenance, shutdown         │
-//!   ├──────────────────────────┬────────────────────────────────────────┤
-//!   │ s3   front end           │ kms::api   front end                   │  only translate
-//!   ├──────────────────────────┴───────┬────────────────────────────────┤
+//!   ├──────────────────────────┬───────────────────────┬────────────────┤
+//!   │ s3   front end           │ kms::api   front end  │ iam::api       │  only translate
+//!   ├──────────────────────────┴───────┬───────────────┴────────────────┤
 //!   │ auth   who is calling, and may they                               │  one decision, one place
-//!   ├──────────────────────────────────┼────────────────────────────────┤
+//!   ├──────────────────────────────────┼────────────────┬───────────────┤
+//!   │                                  │                │ iam           │  whose is this key
 //!   │ store   DATA PLANE               │ kms   CONTROL PLANE            │
 //!   ├──────────┬──────────┬────────┬───┴────┬───────────────────────────┤
 //!   │ envelope │ blob     │ meta   │ audit  │ strongroom-hsm            │
@@ -25,13 +26,15 @@
 //!
 //! A module imports only what is beside or below it; `tests/it/tidy.rs` keeps the list.
 //!
-//! 1. [`s3`] and [`kms::api`] never import each other, nor the HSM, [`meta`] or [`blob`].
+//! 1. [`s3`], [`kms::api`] and [`iam::api`] never import each other, nor the HSM, [`meta`] or [`blob`].
 //! 2. [`kms`] does not know that S3 exists. The HSM crate does not know that KMS exists.
 //! 3. [`envelope`] never awaits, opens no file, sees no key id. It names nothing of the HSM but `DataKey`.
 //! 4. Only `hsm::pkcs11` names `cryptoki`; only [`s3`] and [`server`] name `s3s`; only [`server`] names `axum`.
 //! 5. [`blob`] and [`meta`] see ciphertext and records, never plaintext of an object and never a data key.
 //! 6. Master key bytes have no Rust type: there is nothing to leak.
-//! 7. A plaintext data key is never stored, cloned, serialised or logged, and lives for one request.
+//! 7. A plaintext data key is never stored, cloned, serialised or logged, and lives for one request. Bucket keys are the
+//!    one exception: `store`'s `BucketKeyCache` holds them for a short time, a number of uses, and no longer than the
+//!    state and the policy of their KMS key stay as they are.
 //! 8. The metadata commit is the only commit point. A blob without a record is garbage; a record without its blob
 //!    must be impossible.
 //! 9. LIST, HEAD, health and start-up work with the HSM unplugged. What needs a key fails closed, with a clear 503,
@@ -39,7 +42,8 @@
 //!
 //! # Reading order
 //!
-//! [`strongroom_hsm`], [`envelope`], [`meta`], [`blob`], [`audit`], [`kms`], [`store`], [`auth`], [`s3`], [`server`], [`config`],
+//! [`strongroom_hsm`], [`envelope`], [`meta`], [`blob`], [`audit`], [`kms`], [`store`], [`auth`], [`iam`], [`s3`],
+//! [`server`], [`config`],
 //! [`cli`].
 
 #![forbid(unsafe_code)]
@@ -51,6 +55,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod envelope;
+pub mod iam;
 pub mod kms;
 pub mod meta;
 pub mod s3;

@@ -1,11 +1,14 @@
-//! The access keys of the configuration.
+//! Access keys: what they sign with, whose they are, and those of the configuration.
 //!
-//! Every key found here is the root of the one account; what an access key may do is not decided here.
+//! Every key of the configuration is the root of its account; what an access key may do is not decided here.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretBox};
+
+use super::Principal;
 
 /// Shortest access key id.
 pub const ACCESS_KEY_ID_BYTES_MIN: usize = 3;
@@ -16,10 +19,15 @@ pub const SECRET_BYTES_MIN: usize = 8;
 /// Longest secret.
 pub const SECRET_BYTES_MAX: usize = 256;
 
-/// The secret half of an access key. Lives as long as the configuration; zeroed on drop.
+/// The secret half of an access key. Lives as long as the configuration, or as one request; zeroed on drop.
 pub struct Secret(SecretBox<str>);
 
 impl Secret {
+    /// Takes a secret over.
+    pub fn new(secret: SecretBox<str>) -> Self {
+        Self(secret)
+    }
+
     /// The secret in the clear, for the derivation of a signing key and nothing else.
     pub(super) fn expose(&self) -> &str {
         self.0.expose_secret()
@@ -30,6 +38,15 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret([REDACTED])")
     }
+}
+
+/// Whose an access key is, and what it signs with: what a [`Claim`](super::sigv4::Claim) is verified by.
+#[derive(Debug)]
+pub struct Holder {
+    /// What it signs with.
+    pub secret: Arc<Secret>,
+    /// Whose it is.
+    pub principal: Principal,
 }
 
 /// Operator: an access key of the configuration cannot be used. Names the key, never its secret.
@@ -51,7 +68,7 @@ pub enum CredentialsError {
 /// All access keys, by id.
 #[derive(Debug, Default)]
 pub struct Credentials {
-    secrets: BTreeMap<String, Secret>,
+    secrets: BTreeMap<String, Arc<Secret>>,
 }
 
 impl Credentials {
@@ -74,14 +91,19 @@ impl Credentials {
             if secrets.contains_key(&access_key_id) {
                 return Err(CredentialsError::Repeated(access_key_id));
             }
-            secrets.insert(access_key_id, Secret(secret));
+            secrets.insert(access_key_id, Arc::new(Secret(secret)));
         }
         Ok(Self { secrets })
     }
 
     /// The secret of an access key.
-    pub fn secret(&self, access_key_id: &str) -> Option<&Secret> {
+    pub fn secret(&self, access_key_id: &str) -> Option<&Arc<Secret>> {
         self.secrets.get(access_key_id)
+    }
+
+    /// The ids of all access keys, in order.
+    pub fn access_key_ids(&self) -> impl Iterator<Item = &str> {
+        self.secrets.keys().map(String::as_str)
     }
 }
 

@@ -18,8 +18,8 @@ use policy::{Decision, Document, Question, Side, Values};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// The twelve digits of the account that owns everything here.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// The twelve digits of an account.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AccountId(String);
 
 impl AccountId {
@@ -196,6 +196,21 @@ impl Origin {
 }
 
 impl RequestContext {
+    /// A request of which nothing else is known: it came at the epoch, from nowhere, in the clear.
+    pub fn new(principal: Principal, request_id: impl Into<String>) -> Self {
+        Self {
+            principal,
+            request_id: request_id.into(),
+            source_ip: None,
+            secure_transport: false,
+            time: OffsetDateTime::UNIX_EPOCH,
+            user_agent: None,
+            referer: None,
+            presigned: false,
+            operation: Operation::default(),
+        }
+    }
+
     /// What policies can ask about every request.
     fn values(&self) -> Values {
         let mut values = Values::of(&self.principal);
@@ -229,6 +244,8 @@ pub struct Action(pub &'static str);
 pub enum Resource {
     /// Everything of a service.
     Service,
+    /// All buckets of the caller's account.
+    Buckets,
     /// A bucket, by name.
     Bucket(String),
     /// An object, by bucket and key.
@@ -237,6 +254,8 @@ pub enum Resource {
     KmsKey(String),
     /// An alias, by ARN.
     KmsAlias(String),
+    /// An identity or a managed policy, by ARN.
+    Iam(String),
 }
 
 impl Resource {
@@ -244,9 +263,10 @@ impl Resource {
     pub fn arn(&self) -> String {
         match self {
             Self::Service => "*".to_owned(),
+            Self::Buckets => "arn:aws:s3:::*".to_owned(),
             Self::Bucket(bucket) => format!("arn:aws:s3:::{bucket}"),
             Self::Object(bucket, key) => format!("arn:aws:s3:::{bucket}/{key}"),
-            Self::KmsKey(arn) | Self::KmsAlias(arn) => arn.clone(),
+            Self::KmsKey(arn) | Self::KmsAlias(arn) | Self::Iam(arn) => arn.clone(),
         }
     }
 }
@@ -286,7 +306,11 @@ impl Authorised {
     pub fn bucket(&self) -> Option<&str> {
         match &self.resource {
             Resource::Bucket(bucket) | Resource::Object(bucket, _) => Some(bucket),
-            Resource::Service | Resource::KmsKey(_) | Resource::KmsAlias(_) => None,
+            Resource::Service
+            | Resource::Buckets
+            | Resource::KmsKey(_)
+            | Resource::KmsAlias(_)
+            | Resource::Iam(_) => None,
         }
     }
 
@@ -295,9 +319,11 @@ impl Authorised {
         match &self.resource {
             Resource::Object(bucket, key) => Some((bucket, key)),
             Resource::Service
+            | Resource::Buckets
             | Resource::Bucket(_)
             | Resource::KmsKey(_)
-            | Resource::KmsAlias(_) => None,
+            | Resource::KmsAlias(_)
+            | Resource::Iam(_) => None,
         }
     }
 }

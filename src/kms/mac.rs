@@ -7,7 +7,7 @@
 //!
 //! The MAC key is a data key wrapped by a backing key of its own, in a row of its own, which needs no MAC: only the
 //! HSM can make one that unwraps. It is made once, in an empty store, and held in [`MetadataMac`] for the life of the
-//! process. A store that has keys but no such row is refused.
+//! process. A store that has keys or identities but no such row is refused.
 
 use std::fmt;
 use std::sync::Arc;
@@ -162,7 +162,12 @@ impl Kms {
 
     /// Makes the MAC key, unless another server does meanwhile.
     async fn make_mac(&self) -> Result<(), KmsError> {
-        let empty = [tables::KMS_KEY, tables::KMS_ALIAS, tables::KMS_INTERNAL];
+        let empty = [
+            tables::KMS_KEY,
+            tables::KMS_ALIAS,
+            tables::KMS_INTERNAL,
+            tables::IAM,
+        ];
         let snapshot = self.meta.snapshot().await.map_err(KmsError::meta)?;
         for table in empty {
             let rows = snapshot
@@ -175,7 +180,7 @@ impl Kms {
                 .any(|(row, _)| *row != table::internal_row(NAME))
             {
                 return Err(KmsError::Damaged(
-                    "the store has keys but no metadata MAC key",
+                    "the store has keys or identities but no metadata MAC key",
                 ));
             }
         }

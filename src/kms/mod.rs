@@ -19,7 +19,7 @@
 //!
 //! `key`, `context`, `ciphertext`, `table`, `mac`, `backing`, `wraps`, `access`, `data`, then the use cases:
 //! `keys`, `stores`, `aliases`, `tags`, `policy`, `grants`, `rotation`, `dependants`, `deletion`, `rewrap`, `internal`,
-//! `audit`, `inventory`; the front end is [`api`].
+//! `held`, `audit`, `inventory`; the front end is [`api`].
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -44,6 +44,7 @@ mod deletion;
 mod dependants;
 mod error;
 mod grants;
+mod held;
 mod internal;
 mod inventory;
 mod key;
@@ -76,6 +77,7 @@ pub use grants::{
     GRANTS_PER_KEY_MAX, Grant, GrantConstraint, GrantCursor, GrantFilter, GrantId, GrantOperation,
     NewGrant, is_principal_arn,
 };
+pub use held::KeyWatch;
 pub use internal::InternalKey;
 pub use inventory::{InventoryEntry, InventoryVersion, ObjectFacts};
 pub use key::{
@@ -99,7 +101,7 @@ pub use tags::{TAG_NAME_CHARS_MAX, TAG_VALUE_CHARS_MAX, TAGS_PER_KEY_MAX};
 
 use key::{KeyRecord, Owner};
 use mac::MetadataMac;
-use table::Rows;
+pub(crate) use table::{Loaded, Rows};
 use wraps::WrapCounts;
 
 /// Wraps that one backing key may make with random IVs: far below the 2^32 of SP 800-38D §8.3.
@@ -108,7 +110,7 @@ pub const WRAPS_PER_BACKING_KEY_MAX_DEFAULT: u64 = 1 << 30;
 pub const WRAP_COUNT_BLOCK_DEFAULT: u64 = 65_536;
 
 /// How often a change is decided again because its records changed meanwhile.
-const COMMIT_ATTEMPTS_MAX: usize = 32;
+pub(crate) const COMMIT_ATTEMPTS_MAX: usize = 32;
 /// How long a request waits for another one that makes a backing key.
 const MAKING_WAIT_MAX: Duration = Duration::from_secs(15);
 
@@ -138,6 +140,7 @@ pub struct Kms {
     making_mac: Mutex<()>,
     wraps: WrapCounts,
     read_policies: access::ReadPolicies,
+    watchers: held::Watchers,
     /// Names this process in the intents it writes.
     process: [u8; 16],
     audit: Option<Arc<Audit>>,
@@ -197,6 +200,7 @@ impl Kms {
             making_mac: Mutex::new(()),
             wraps: WrapCounts::default(),
             read_policies: access::ReadPolicies::default(),
+            watchers: held::Watchers::default(),
             process: *uuid::Uuid::new_v4().as_bytes(),
             dependants: None,
             refuse_deletion_while_in_use: false,
@@ -324,15 +328,23 @@ impl Kms {
         Timestamp::of(self.clock.now())
     }
 
+    /// Whether a row is there. Nothing is verified, so that it needs no HSM, and all that it can be used for is to say
+    /// that something is not there.
+    pub(crate) async fn has_row(&self, row: &[u8]) -> Result<bool, KmsError> {
+        let snapshot = self.meta.snapshot().await.map_err(KmsError::meta)?;
+        let stored = snapshot.load(row).await.map_err(KmsError::meta)?;
+        Ok(stored.is_some())
+    }
+
     /// The records as they are now, each verified as it is read.
-    async fn rows(&self) -> Result<Rows, KmsError> {
+    pub(crate) async fn rows(&self) -> Result<Rows, KmsError> {
         let mac = self.mac().await?;
         let snapshot = self.meta.snapshot().await.map_err(KmsError::meta)?;
         Ok(Rows::new(mac, snapshot))
     }
 
     /// Commits. `false`: something had changed meanwhile, and nothing was done.
-    async fn commit(&self, batch: Batch) -> Result<bool, KmsError> {
+    pub(crate) async fn commit(&self, batch: Batch) -> Result<bool, KmsError> {
         match self.meta.commit(batch).await {
             Ok(()) => Ok(true),
             Err(MetaError::Conflict) => Ok(false),
@@ -373,6 +385,9 @@ impl Kms {
                 batch = batch.range_empty(range.clone());
             }
             if self.commit(batch).await? {
+                if record.state != head.record.state {
+                    self.tell(key);
+                }
                 return Ok(answer);
             }
         }

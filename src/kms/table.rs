@@ -86,26 +86,27 @@ pub(super) fn key_id_of_row(row: &[u8]) -> Result<KeyId, KmsError> {
 }
 
 /// A record as it was read, with what it takes to replace it.
-pub(super) struct Loaded<T> {
+pub(crate) struct Loaded<T> {
     row: Vec<u8>,
     stored: Vec<u8>,
-    pub(super) record: T,
+    pub(crate) record: T,
 }
 
 impl<T> Loaded<T> {
     /// Requires that the record is still as it was read.
-    pub(super) fn unchanged(&self) -> Batch {
+    pub(crate) fn unchanged(&self) -> Batch {
         Batch::new().unchanged(self.row.as_slice(), Some(&self.stored))
     }
 
     /// Deletes the record as it was read.
-    pub(super) fn delete(&self) -> Batch {
+    pub(crate) fn delete(&self) -> Batch {
         self.unchanged().delete(self.row.as_slice())
     }
 }
 
-/// The records at one moment. Every record is verified before it is believed.
-pub(super) struct Rows {
+/// The records at one moment. Every record is verified before it is believed. `iam` keeps its records by the same means,
+/// under a prefix of its own.
+pub(crate) struct Rows {
     mac: Arc<MetadataMac>,
     snapshot: Box<dyn Snapshot>,
 }
@@ -115,7 +116,7 @@ impl Rows {
         Self { mac, snapshot }
     }
 
-    pub(super) async fn load<T: for<'b> Decode<'b, ()>>(
+    pub(crate) async fn load<T: for<'b> Decode<'b, ()>>(
         &self,
         what: &'static str,
         row: Vec<u8>,
@@ -153,14 +154,14 @@ impl Rows {
     }
 
     /// The rows of `range` as they are stored. [`Rows::open`] makes records of them.
-    pub(super) async fn scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<Row>, KmsError> {
+    pub(crate) async fn scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<Row>, KmsError> {
         self.snapshot
             .scan(range, limit)
             .await
             .map_err(KmsError::meta)
     }
 
-    pub(super) fn open<T: for<'b> Decode<'b, ()>>(
+    pub(crate) fn open<T: for<'b> Decode<'b, ()>>(
         &self,
         what: &'static str,
         (row, stored): Row,
@@ -178,12 +179,12 @@ impl Rows {
     }
 
     /// Puts `record` in the place of what was read.
-    pub(super) fn replace<T: Encode<()>>(&self, loaded: &Loaded<T>, record: &T) -> Batch {
+    pub(crate) fn replace<T: Encode<()>>(&self, loaded: &Loaded<T>, record: &T) -> Batch {
         loaded.unchanged().and(self.put(loaded.row.clone(), record))
     }
 
     /// Inserts a record where there is none.
-    pub(super) fn insert<T: Encode<()>>(&self, row: Vec<u8>, record: &T) -> Batch {
+    pub(crate) fn insert<T: Encode<()>>(&self, row: Vec<u8>, record: &T) -> Batch {
         Batch::new()
             .absent(row.as_slice())
             .and(self.put(row, record))

@@ -1,4 +1,4 @@
-//! One endpoint for S3 and KMS: tells them apart, authenticates, and hands over.
+//! One endpoint for S3, KMS, IAM and STS: tells them apart, authenticates, and hands over.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,26 +15,32 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use s3s::service::S3Service;
 use time::OffsetDateTime;
-use tracing::{Instrument, info, info_span};
+use tracing::{Instrument, error, info, info_span, warn};
 
 use super::body::TimedBody;
 use super::{health, metrics};
 use crate::auth::payload::{BodyError, BoxError, VerifiedBody};
-use crate::auth::sigv4::{AuthError, Verified, Verifier};
+use crate::auth::sigv4::{AuthError, Claim, Service, Verified, Verifier};
 use crate::auth::{AccountId, Operation, RequestContext};
 use crate::clock::Clock;
 use crate::config::Limits;
+use crate::iam::{Iam, IamError};
 use crate::kms::{self, Kms, TokenGroups};
 use crate::s3::{
     AnnouncedTrailers, Front, check_document, drop_meaningless_range, error_response, refuse,
 };
+use crate::store::Store;
 
-/// The longest body of a KMS request.
-const KMS_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// The longest body of a request to another service than S3.
+const SERVICE_BODY_BYTES_MAX: usize = 1024 * 1024;
 /// The longest body of an S3 request that is not an object's bytes: lists of parts and of keys, configurations.
 const S3_DOCUMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The longest document of an answer: a list of a thousand of the longest keys, encoded.
 const S3_ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What is said when identities cannot be had without the HSM.
+const IDENTITIES_AWAY: &str =
+    "The hardware security module that keeps identities is unavailable. Please try again.";
+const INTERNAL: &str = "We encountered an internal error. Please try again.";
 /// How much of a body that nobody wants is read, so that the connection can be used again.
 const DRAIN_BYTES_MAX: usize = 1024 * 1024;
 /// How long that may take.
@@ -45,6 +51,8 @@ pub(super) struct Endpoint {
     verifier: Verifier,
     s3: S3Service,
     kms: Arc<Kms>,
+    store: Store,
+    iam: Arc<Iam>,
     groups: TokenGroups,
     account: AccountId,
     limits: Limits,
@@ -55,7 +63,7 @@ impl Endpoint {
     pub(super) fn new(
         verifier: Verifier,
         front: Front,
-        kms: Arc<Kms>,
+        (kms, iam): (Arc<Kms>, Arc<Iam>),
         groups: TokenGroups,
         account: AccountId,
         limits: Limits,
@@ -63,8 +71,10 @@ impl Endpoint {
     ) -> Self {
         Self {
             verifier,
+            store: front.store().clone(),
             s3: front.into_service(),
             kms,
+            iam,
             groups,
             account,
             limits,
@@ -84,7 +94,10 @@ impl Endpoint {
             )
             .route(
                 "/metrics",
-                get(move || async move { metrics::text(&measured.groups, measured.kms.audit_stats()) }),
+                get(move || async move {
+                    let bucket_keys = measured.store.bucket_key_counts();
+                    metrics::text(&measured.groups, &bucket_keys, measured.kms.audit_stats())
+                }),
             )
             .fallback(move |request: Request| {
                 let endpoint = Arc::clone(&self);
@@ -104,6 +117,8 @@ impl Endpoint {
         let answer = async {
             if is_kms(&parts) {
                 self.kms(parts, body, &request_id, peer).await
+            } else if let Some(service) = query_service(&parts) {
+                self.query(service, parts, body, &request_id, peer).await
             } else {
                 self.s3(parts, body, &request_id, peer).await
             }
@@ -154,7 +169,7 @@ impl Endpoint {
         let refuse = |status, code, message: &str| {
             full(kms::api::error_response(code, status, message, request_id))
         };
-        let body = match self.collect(body, KMS_BODY_BYTES_MAX).await {
+        let body = match self.collect(body, SERVICE_BODY_BYTES_MAX).await {
             Ok(body) => body,
             Err(error) if error.is::<http_body_util::LengthLimitError>() => {
                 return refuse(
@@ -171,11 +186,20 @@ impl Endpoint {
                 );
             }
         };
-        let verified = match self.verifier.verify_kms(&parts, &body) {
+        let claim = self.verifier.claim_whole(Service::Kms, &parts, &body);
+        let verified = match self.believe(claim, request_id).await {
             Ok(verified) => verified,
-            Err(error) => {
-                log_refusal(&error);
-                return refuse(StatusCode::BAD_REQUEST, error.kms_code(), &error.message());
+            Err(Refusal::Caller(error)) => {
+                let message = error.service_message();
+                return refuse(StatusCode::BAD_REQUEST, error.kms_code(), &message);
+            }
+            Err(Refusal::Later) => {
+                let code = "ServiceUnavailableException";
+                return refuse(StatusCode::SERVICE_UNAVAILABLE, code, IDENTITIES_AWAY);
+            }
+            Err(Refusal::Damaged) => {
+                let code = "KMSInternalException";
+                return refuse(StatusCode::INTERNAL_SERVER_ERROR, code, INTERNAL);
             }
         };
         let Some(target) = parts
@@ -194,6 +218,76 @@ impl Endpoint {
         full(kms::api::handle(&self.kms, &context, target, &body).await)
     }
 
+    /// A request of the query protocol: IAM or STS.
+    async fn query(
+        &self,
+        service: Service,
+        parts: Parts,
+        body: TimedBody<Body>,
+        request_id: &str,
+        peer: SocketAddr,
+    ) -> Response {
+        use crate::iam::api::{auth_error_response, error_response, handle};
+        let refuse = |error| full(error_response(service, error, request_id));
+        let body = match self.collect(body, SERVICE_BODY_BYTES_MAX).await {
+            Ok(body) => body,
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+                return refuse(IamError::Validation("The request is too long".to_owned()));
+            }
+            Err(_broken) => {
+                let message = "The request body ended early".to_owned();
+                return refuse(IamError::Validation(message));
+            }
+        };
+        let claim = self.verifier.claim_whole(service, &parts, &body);
+        let verified = match self.believe(claim, request_id).await {
+            Ok(verified) => verified,
+            Err(Refusal::Caller(error)) => {
+                return full(auth_error_response(service, error, request_id));
+            }
+            Err(Refusal::Later) => return refuse(IamError::Away),
+            Err(Refusal::Damaged) => return refuse(IamError::Damaged("identity")),
+        };
+        let now = self.clock.now();
+        let context = request_context(&verified, &parts.headers, request_id, peer, now);
+        let form = if parts.method == Method::GET {
+            parts.uri.query().unwrap_or_default().as_bytes()
+        } else {
+            &body
+        };
+        full(handle(&self.iam, service, &context, form).await)
+    }
+
+    /// Finds the holder of the access key that is claimed, and verifies the claim.
+    async fn believe(
+        &self,
+        claim: Result<Claim<'_>, AuthError>,
+        request_id: &str,
+    ) -> Result<Verified, Refusal> {
+        let claimed = async {
+            let claim = claim.map_err(IamError::NotAuthenticated)?;
+            let holder = self
+                .iam
+                .lookup(claim.access_key_id(), claim.session_token())
+                .await?;
+            claim.verify(holder).map_err(IamError::NotAuthenticated)
+        };
+        claimed.await.map_err(|error| match error {
+            IamError::NotAuthenticated(error) => {
+                log_refusal(&error);
+                Refusal::Caller(error)
+            }
+            error if error.is_outage() => {
+                warn!(event = "auth.outage", request_id, error = error.chain());
+                Refusal::Later
+            }
+            error => {
+                error!(event = "auth.failed", request_id, error = error.chain());
+                Refusal::Damaged
+            }
+        })
+    }
+
     async fn s3(
         &self,
         mut parts: Parts,
@@ -201,10 +295,20 @@ impl Endpoint {
         request_id: &str,
         peer: SocketAddr,
     ) -> Response {
-        let verified = match self.verifier.verify_s3(&parts) {
+        let refuse_later =
+            |status, code, message| full(error_response(status, code, message, request_id, &[]));
+        let claim = self.verifier.claim_s3(&parts);
+        let verified = match self.believe(claim, request_id).await {
             Ok(verified) => verified,
-            Err(error) => {
-                log_refusal(&error);
+            Err(Refusal::Later) => {
+                let code = "ServiceUnavailable";
+                return refuse_later(StatusCode::SERVICE_UNAVAILABLE, code, IDENTITIES_AWAY);
+            }
+            Err(Refusal::Damaged) => {
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                return refuse_later(status, "InternalError", INTERNAL);
+            }
+            Err(Refusal::Caller(error)) => {
                 let region = error.expected_region().map(|region| ("Region", region));
                 let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::FORBIDDEN);
                 let fields = region.as_slice();
@@ -298,6 +402,23 @@ fn hide_secrets(headers: &mut HeaderMap) {
             value.set_sensitive(true);
         }
     }
+}
+
+/// Why a request was not believed, by who must act.
+enum Refusal {
+    /// The caller.
+    Caller(AuthError),
+    /// Whoever tries again: identities cannot be had now.
+    Later,
+    /// The operator: identities cannot be trusted.
+    Damaged,
+}
+
+/// IAM and STS have no path and no header of their own: the scope of the signature names them.
+fn query_service(parts: &Parts) -> Option<Service> {
+    let service = Service::claimed(parts)?;
+    let asks = parts.uri.path() == "/" && [Method::GET, Method::POST].contains(&parts.method);
+    (asks && matches!(service, Service::Iam | Service::Sts)).then_some(service)
 }
 
 /// KMS requests name their operation in a header; S3 ones never do.

@@ -19,7 +19,8 @@ use crate::audit::{Audit, AuditSettings};
 use crate::auth::sigv4::Verifier;
 use crate::blob::FsBlobs;
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, Limits, read_credentials};
+use crate::config::{Config, ConfigError, Limits};
+use crate::iam::Iam;
 use crate::kms::{
     Kms, KmsSettings, TokenGroups, WRAP_COUNT_BLOCK_DEFAULT, WRAPS_PER_BACKING_KEY_MAX_DEFAULT,
     audited_chain,
@@ -93,6 +94,8 @@ pub struct Parts {
     pub groups: TokenGroups,
     /// Keys.
     pub kms: Arc<Kms>,
+    /// Identities.
+    pub iam: Arc<Iam>,
     /// Objects.
     pub store: Store,
     /// Records.
@@ -112,8 +115,7 @@ impl Server {
     ///
     /// [`StartError`]; an absent token is none.
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
-        let credentials =
-            Arc::new(read_credentials(&config.credentials_file).map_err(StartError::Config)?);
+        let accounts = config.read_accounts().map_err(StartError::Config)?;
         let meta_path = config.data_dir.join("meta.redb");
         let meta = RedbMeta::open(&meta_path).map_err(data_error("metadata store", &meta_path))?;
         let meta: Arc<dyn Meta> = Arc::new(meta);
@@ -162,12 +164,8 @@ impl Server {
                 "deleted what an earlier process left unfinished"
             );
         }
-        let verifier = Verifier::new(
-            credentials,
-            config.account.clone(),
-            config.regions.clone(),
-            Arc::clone(&clock),
-        );
+        let iam = Arc::new(Iam::new(Arc::clone(&kms), Arc::clone(&clock), accounts));
+        let verifier = Verifier::new(config.regions.clone(), Arc::clone(&clock));
         let front = Front::new(
             store.clone(),
             Arc::clone(&kms),
@@ -177,7 +175,7 @@ impl Server {
         let endpoint = Endpoint::new(
             verifier,
             front,
-            Arc::clone(&kms),
+            (Arc::clone(&kms), Arc::clone(&iam)),
             groups.clone(),
             config.account,
             config.limits,
@@ -201,6 +199,7 @@ impl Server {
             parts: Parts {
                 groups,
                 kms,
+                iam,
                 store,
                 meta,
             },

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use strongroom::auth::{AccountId, Operation, Principal, RequestContext};
+use strongroom::auth::{AccountId, Principal, RequestContext};
 use strongroom::config::{Config, Isolation, RawConfig};
 use tempfile::TempDir;
 
@@ -68,15 +68,5 @@ pub(crate) fn config() -> Option<Config> {
 /// The account's root, as a front end hands it down.
 pub(crate) fn caller() -> RequestContext {
     let account = AccountId::parse("000000000000").expect("twelve digits");
-    RequestContext {
-        principal: Principal::root(account, "test"),
-        request_id: "test".into(),
-        source_ip: None,
-        secure_transport: false,
-        time: time::OffsetDateTime::UNIX_EPOCH,
-        user_agent: None,
-        referer: None,
-        presigned: false,
-        operation: Operation::default(),
-    }
+    RequestContext::new(Principal::root(account, "test"), "test")
 }

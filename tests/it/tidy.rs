@@ -89,6 +89,7 @@ fn front_ends_only_translate() {
             "crate::blob",
             "crate::envelope",
             "kms::api",
+            "crate::iam",
         ],
     );
     nobody_in(
@@ -99,7 +100,31 @@ fn front_ends_only_translate() {
             "crate::blob",
             "crate::store",
             "crate::s3",
+            "crate::iam",
         ],
+    );
+    nobody_in(
+        "src/iam/api",
+        &[
+            "strongroom_hsm",
+            "crate::meta",
+            "crate::blob",
+            "crate::store",
+            "crate::s3",
+            "kms::api",
+        ],
+    );
+}
+
+#[test]
+fn auth_does_not_know_where_access_keys_are_kept() {
+    nobody_in(
+        "src/auth",
+        &["crate::iam", "crate::kms", "crate::store", "crate::meta"],
+    );
+    nobody_in(
+        "src/iam",
+        &["crate::s3", "crate::store", "crate::blob", "crate::server"],
     );
 }
 
@@ -113,6 +138,7 @@ fn kms_does_not_know_s3_and_hsm_does_not_know_kms() {
             "crate::blob",
             "crate::envelope",
             "crate::server",
+            "crate::iam",
         ],
     );
     nobody_in("hsm/src", &["kms::", "Kms"]);

@@ -1,4 +1,4 @@
-//! Why a request was not authenticated, and how S3 and KMS say so.
+//! Why a request was not authenticated, and how each service says so.
 
 /// The caller's fault, always: nothing here is cured by a retry of the same request.
 ///
@@ -64,9 +64,12 @@ pub enum AuthError {
     /// The signature is another than the one calculated here.
     #[error("signature does not match")]
     SignatureDoesNotMatch,
-    /// A session token: there are no sessions yet.
-    #[error("session tokens are not supported")]
-    TokenUnsupported,
+    /// A session token that was not made here, or not for this access key, or whose role is gone.
+    #[error("session token is not valid")]
+    TokenInvalid,
+    /// A session whose time is over.
+    #[error("session has expired")]
+    TokenExpired,
     /// A header that is required exactly once is absent or repeated.
     #[error("header {0} is required exactly once")]
     HeaderRequired(&'static str),
@@ -126,7 +129,8 @@ impl AuthError {
             Self::TimeTooSkewed => "RequestTimeTooSkewed",
             Self::UnknownAccessKey => "InvalidAccessKeyId",
             Self::SignatureDoesNotMatch => "SignatureDoesNotMatch",
-            Self::TokenUnsupported => "InvalidToken",
+            Self::TokenInvalid => "InvalidToken",
+            Self::TokenExpired => "ExpiredToken",
             Self::PayloadUnsupported => "NotImplemented",
             Self::DecodedLengthMissing => "MissingContentLength",
             Self::HeadersTooLarge => "RequestHeaderSectionTooLarge",
@@ -158,7 +162,59 @@ impl AuthError {
             | Self::Expired
             | Self::NotYetValid
             | Self::SignatureDoesNotMatch => "InvalidSignatureException",
-            Self::UnknownAccessKey | Self::TokenUnsupported => "UnrecognizedClientException",
+            Self::UnknownAccessKey | Self::TokenInvalid => "UnrecognizedClientException",
+            Self::TokenExpired => "ExpiredTokenException",
+        }
+    }
+
+    /// The code that IAM and STS answer.
+    pub fn query_code(&self) -> &'static str {
+        match self {
+            Self::Missing => "MissingAuthenticationToken",
+            Self::MechanismUnsupported
+            | Self::SeveralMechanisms
+            | Self::HeaderMalformed(_)
+            | Self::QueryMalformed(_)
+            | Self::InvalidUri
+            | Self::DateMissing
+            | Self::HeaderRequired(_)
+            | Self::ContentSha256Invalid
+            | Self::PayloadUnsupported
+            | Self::DecodedLengthMissing
+            | Self::DecodedLengthInvalid
+            | Self::TrailerUnsupported
+            | Self::HeadersTooLarge
+            | Self::TooManyQueryParameters => "IncompleteSignature",
+            Self::WrongRegion { .. }
+            | Self::WrongService { .. }
+            | Self::HeadersNotSigned(_)
+            | Self::TimeTooSkewed
+            | Self::Expired
+            | Self::NotYetValid
+            | Self::SignatureDoesNotMatch => "SignatureDoesNotMatch",
+            Self::UnknownAccessKey | Self::TokenInvalid => "InvalidClientTokenId",
+            Self::TokenExpired => "ExpiredToken",
+        }
+    }
+
+    /// The HTTP status that IAM and STS answer.
+    pub fn query_status(&self) -> u16 {
+        match self.query_code() {
+            "IncompleteSignature" => 400,
+            _ => 403,
+        }
+    }
+
+    /// The text for the caller, in the words of the services other than S3.
+    pub fn service_message(&self) -> String {
+        match self {
+            Self::UnknownAccessKey | Self::TokenInvalid => {
+                "The security token included in the request is invalid.".to_owned()
+            }
+            Self::TokenExpired => {
+                "The security token included in the request is expired".to_owned()
+            }
+            other => other.message(),
         }
     }
 
@@ -180,7 +236,8 @@ impl AuthError {
             | Self::WrongRegion { .. }
             | Self::WrongService { .. }
             | Self::InvalidUri
-            | Self::TokenUnsupported
+            | Self::TokenInvalid
+            | Self::TokenExpired
             | Self::HeaderRequired(_)
             | Self::ContentSha256Invalid
             | Self::DecodedLengthInvalid
@@ -254,7 +311,8 @@ impl AuthError {
                 "The AWS Access Key Id you provided does not exist in our records."
             }
             Self::SignatureDoesNotMatch => SIGNATURE_DOES_NOT_MATCH,
-            Self::TokenUnsupported => "The provided token is malformed or otherwise invalid.",
+            Self::TokenInvalid => "The provided token is malformed or otherwise invalid.",
+            Self::TokenExpired => "The provided token has expired.",
             Self::ContentSha256Invalid => {
                 "x-amz-content-sha256 must be UNSIGNED-PAYLOAD, \
                  STREAMING-UNSIGNED-PAYLOAD-TRAILER, STREAMING-AWS4-HMAC-SHA256-PAYLOAD, \

@@ -10,7 +10,11 @@
 //! SSE-KMS key id would choose the key. `x-amz-content-sha256` of a presigned request is excepted, since it only adds a
 //! check of the body.
 //!
-//! Only AWS4-HMAC-SHA256: neither version 2 nor version 4A, and no session tokens.
+//! In two steps: a [`Claim`] is what a request says, parsed, bounded and in its time; whoever keeps the access keys is
+//! then asked for the [`Holder`] of the one it names; [`Claim::verify`] believes it or not. So nothing here needs to know
+//! where access keys are kept, and nobody is asked about a request that could not be verified anyway.
+//!
+//! Only AWS4-HMAC-SHA256: neither version 2 nor version 4A.
 
 use std::sync::Arc;
 
@@ -19,9 +23,9 @@ use http::uri::PathAndQuery;
 use http::{Uri, header};
 use time::Duration;
 
-use super::credentials::Credentials;
+use super::Principal;
+use super::credentials::Holder;
 use super::payload::{Declared, Payload};
-use super::{AccountId, Principal};
 use crate::clock::Clock;
 
 mod canonical;
@@ -46,6 +50,7 @@ use presented::{Presented, QUERY_PARAMETERS};
 pub const SKEW_MAX: Duration = Duration::minutes(15);
 
 const CONTENT_SHA256: &str = "x-amz-content-sha256";
+const SECURITY_TOKEN: &str = "x-amz-security-token";
 
 /// A service that a request can be signed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +59,10 @@ pub enum Service {
     S3,
     /// Keys.
     Kms,
+    /// Identities and their policies.
+    Iam,
+    /// Sessions.
+    Sts,
 }
 
 impl Service {
@@ -62,6 +71,25 @@ impl Service {
         match self {
             Self::S3 => "s3",
             Self::Kms => "kms",
+            Self::Iam => "iam",
+            Self::Sts => "sts",
+        }
+    }
+
+    /// The service that a request says it is signed for, which nobody believes yet. Tells IAM and STS from the rest of
+    /// the endpoint: they have no header and no path of their own.
+    pub fn claimed(head: &Parts) -> Option<Self> {
+        let name = presented::claimed_service(head)?;
+        [Self::S3, Self::Kms, Self::Iam, Self::Sts]
+            .into_iter()
+            .find(|service| service.as_str() == name)
+    }
+
+    /// The region that a service is signed for which has one for the whole world.
+    fn global_region(self) -> Option<&'static str> {
+        match self {
+            Self::S3 | Self::Kms => None,
+            Self::Iam | Self::Sts => Some("us-east-1"),
         }
     }
 }
@@ -96,35 +124,22 @@ impl Verified {
 /// Finds out who signed a request.
 #[derive(Debug)]
 pub struct Verifier {
-    credentials: Arc<Credentials>,
-    account: AccountId,
     regions: Vec<String>,
     clock: Arc<dyn Clock>,
 }
 
 impl Verifier {
-    /// A verifier for the access keys of one account in some regions, the first of which is named to callers that signed
-    /// for another.
-    pub fn new(
-        credentials: Arc<Credentials>,
-        account: AccountId,
-        regions: Vec<String>,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
-        Self {
-            credentials,
-            account,
-            regions,
-            clock,
-        }
+    /// A verifier for some regions, the first of which is named to callers that signed for another.
+    pub fn new(regions: Vec<String>, clock: Arc<dyn Clock>) -> Self {
+        Self { regions, clock }
     }
 
-    /// Verifies a request to S3 by its head. The body is to be read through [`Verified::payload`].
+    /// Reads what the head of a request to S3 claims. The body is to be read through [`Verified::payload`].
     ///
     /// # Errors
     ///
-    /// Why the caller is not authenticated.
-    pub fn verify_s3(&self, head: &Parts) -> Result<Verified, AuthError> {
+    /// Why the caller cannot be authenticated, whoever it is.
+    pub fn claim_s3<'a>(&self, head: &'a Parts) -> Result<Claim<'a>, AuthError> {
         let query = read_query(head)?;
         let presented = Presented::find(head, &query)?;
         let presigned = presented.expires.is_some();
@@ -151,20 +166,25 @@ impl Verifier {
             let payload_hash = header.ok_or(AuthError::HeaderRequired(CONTENT_SHA256))?;
             (payload_hash, Declared::parse(payload_hash)?)
         };
-        let signer = self.check(head, &query, &presented, Service::S3, payload_hash)?;
-        let payload = Payload::new(declared, &head.headers, signer, presented.signature)?;
-        Ok(self.verified(presented, Service::S3, payload))
+        let payload_hash = payload_hash.to_owned();
+        self.claim(head, query, presented, Service::S3, payload_hash, declared)
     }
 
-    /// Verifies a request to KMS by its head and its whole body, which the caller has collected within its own bound.
+    /// Reads what a request to another service claims by its head and its whole body, which the caller has collected
+    /// within its own bound. KMS takes no presigned requests; STS does, and IAM with it.
     ///
     /// # Errors
     ///
-    /// Why the caller is not authenticated.
-    pub fn verify_kms(&self, head: &Parts, body: &[u8]) -> Result<Verified, AuthError> {
+    /// Why the caller cannot be authenticated, whoever it is.
+    pub fn claim_whole<'a>(
+        &self,
+        service: Service,
+        head: &'a Parts,
+        body: &[u8],
+    ) -> Result<Claim<'a>, AuthError> {
         let query = read_query(head)?;
         let presented = Presented::find(head, &query)?;
-        if presented.expires.is_some() {
+        if presented.expires.is_some() && service == Service::Kms {
             return Err(AuthError::MechanismUnsupported);
         }
         // The header is not needed, and where it comes it must be true: the digest that was signed is that of this body.
@@ -173,49 +193,34 @@ impl Verifier {
         if !given.eq_ignore_ascii_case(&computed) {
             return Err(AuthError::SignatureDoesNotMatch);
         }
-        let signer = self.check(head, &query, &presented, Service::Kms, given)?;
-        let payload = Payload::new(
-            Declared::parse(given)?,
-            &head.headers,
-            signer,
-            presented.signature,
-        )?;
-        Ok(self.verified(presented, Service::Kms, payload))
+        let declared = Declared::parse(given)?;
+        let payload_hash = given.to_owned();
+        self.claim(head, query, presented, service, payload_hash, declared)
     }
 
-    /// Everything but the payload, the cheap refusals first.
-    fn check(
+    /// Everything that needs no access key, the cheap refusals first.
+    fn claim<'a>(
         &self,
-        head: &Parts,
-        query: &Query,
-        presented: &Presented,
+        head: &'a Parts,
+        query: Query,
+        presented: Presented,
         service: Service,
-        payload_hash: &str,
-    ) -> Result<Signer, AuthError> {
-        if head.headers.contains_key("x-amz-security-token") || query.has("X-Amz-Security-Token") {
-            return Err(AuthError::TokenUnsupported);
-        }
-        self.check_scope(presented, service)?;
-        self.check_time(presented)?;
-        check_signed_headers(head, presented)?;
-
-        let credential = &presented.credential;
-        let secret = self
-            .credentials
-            .secret(&credential.access_key_id)
-            .ok_or(AuthError::UnknownAccessKey)?;
-        let signer = Signer::derive(
-            secret,
-            &presented.timestamp,
-            &credential.date,
-            &credential.region,
-            &credential.service,
-        );
-        let request = canonical::request(head, query, &presented.signed_headers, payload_hash)?;
-        signer
-            .check_request(&request, &presented.signature)
-            .map_err(|signing::Mismatch| AuthError::SignatureDoesNotMatch)?;
-        Ok(signer)
+        payload_hash: String,
+        declared: Declared,
+    ) -> Result<Claim<'a>, AuthError> {
+        let session_token = session_token(head, &query, presented.expires.is_some())?;
+        self.check_scope(&presented, service)?;
+        self.check_time(&presented)?;
+        check_signed_headers(head, &presented)?;
+        Ok(Claim {
+            head,
+            query,
+            presented,
+            service,
+            payload_hash,
+            declared,
+            session_token,
+        })
     }
 
     fn check_scope(&self, presented: &Presented, service: Service) -> Result<(), AuthError> {
@@ -229,7 +234,8 @@ impl Verifier {
                 expected: service.as_str(),
             });
         }
-        if !self.regions.contains(&credential.region) {
+        let is_global = service.global_region() == Some(credential.region.as_str());
+        if !is_global && !self.regions.contains(&credential.region) {
             let expected = self.regions.first().cloned().unwrap_or_default();
             return Err(AuthError::WrongRegion {
                 presigned,
@@ -249,15 +255,68 @@ impl Verifier {
             Some(_) | None => Ok(()),
         }
     }
+}
 
-    fn verified(&self, presented: Presented, service: Service, payload: Payload) -> Verified {
-        Verified {
-            principal: Principal::root(self.account.clone(), presented.credential.access_key_id),
-            service,
-            region: presented.credential.region,
+/// What a request says of itself: parsed, bounded and in its time, and not believed.
+#[derive(Debug)]
+#[must_use = "a claim authenticates nobody"]
+pub struct Claim<'a> {
+    head: &'a Parts,
+    query: Query,
+    presented: Presented,
+    service: Service,
+    payload_hash: String,
+    declared: Declared,
+    session_token: Option<String>,
+}
+
+impl Claim<'_> {
+    /// The access key that it names.
+    pub fn access_key_id(&self) -> &str {
+        &self.presented.credential.access_key_id
+    }
+
+    /// The session token that it brings. Signed, as far as it is signed at all.
+    pub fn session_token(&self) -> Option<&str> {
+        self.session_token.as_deref()
+    }
+
+    /// Believes the claim if the holder of its access key signed it.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthError::SignatureDoesNotMatch`]; what is wrong about the way the body is sent.
+    pub fn verify(self, holder: Holder) -> Result<Verified, AuthError> {
+        let credential = &self.presented.credential;
+        let signer = Signer::derive(
+            &holder.secret,
+            &self.presented.timestamp,
+            &credential.date,
+            &credential.region,
+            &credential.service,
+        );
+        let request = canonical::request(
+            self.head,
+            &self.query,
+            &self.presented.signed_headers,
+            &self.payload_hash,
+        )?;
+        signer
+            .check_request(&request, &self.presented.signature)
+            .map_err(|signing::Mismatch| AuthError::SignatureDoesNotMatch)?;
+        let payload = Payload::new(
+            self.declared,
+            &self.head.headers,
+            signer,
+            self.presented.signature,
+        )?;
+        Ok(Verified {
+            principal: holder.principal,
+            service: self.service,
+            region: self.presented.credential.region,
             payload,
-            presigned: presented.expires.is_some(),
-        }
+            presigned: self.presented.expires.is_some(),
+        })
     }
 }
 
@@ -293,6 +352,23 @@ fn read_query(head: &Parts) -> Result<Query, AuthError> {
         return Err(AuthError::HeaderRequired("host"));
     }
     Query::parse(head.uri.query())
+}
+
+/// The one session token of a request: in a header, or in the query of a presigned request. Either is signed: the query
+/// always, the header because every `x-amz-*` header must be.
+fn session_token(
+    head: &Parts,
+    query: &Query,
+    presigned: bool,
+) -> Result<Option<String>, AuthError> {
+    let in_header = only_header(&head.headers, SECURITY_TOKEN)?;
+    let in_query = query.only("X-Amz-Security-Token")?;
+    let token = match (in_header, in_query) {
+        (token, None) => token,
+        (None, Some(token)) if presigned => Some(token),
+        (_, Some(_)) => return Err(AuthError::TokenInvalid),
+    };
+    Ok(token.map(str::to_owned))
 }
 
 /// `host` and every `x-amz-*` header that arrived must be signed.

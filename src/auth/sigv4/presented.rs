@@ -171,6 +171,18 @@ impl Presented {
     }
 }
 
+/// The service in the scope of a signature that may not be one.
+pub(super) fn claimed_service(head: &Parts) -> Option<String> {
+    let credential = if let Some(value) = head.headers.get(AUTHORIZATION) {
+        let (_, rest) = value.to_str().ok()?.split_once("Credential=")?;
+        rest.split(',').next()?.trim().to_owned()
+    } else {
+        let query = Query::parse(head.uri.query()).ok()?;
+        query.only("X-Amz-Credential").ok()??.to_owned()
+    };
+    Some(Credential::parse(&credential)?.service)
+}
+
 /// An access key and the scope it signed for.
 #[derive(Debug)]
 pub(super) struct Credential {

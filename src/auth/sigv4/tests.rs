@@ -7,6 +7,8 @@ use time::OffsetDateTime;
 use time::macros::datetime;
 
 use super::*;
+use crate::auth::AccountId;
+use crate::auth::credentials::Secret;
 
 const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 const DATE: &str = "20130524T000000Z";
@@ -37,15 +39,50 @@ impl Clock for Stopped {
     }
 }
 
-fn verifier(now: OffsetDateTime, access_key_id: &str, regions: &[&str]) -> Verifier {
-    let secret = SecretBox::from("wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY".to_owned());
-    let credentials = Credentials::new([(access_key_id.to_owned(), secret)]).expect("good keys");
-    Verifier::new(
-        Arc::new(credentials),
-        AccountId::parse("123456789012").expect("twelve digits"),
-        regions.iter().map(|&region| region.to_owned()).collect(),
-        Arc::new(Stopped(now)),
-    )
+/// A verifier, and the one access key there is.
+#[derive(Debug)]
+struct Rig {
+    verifier: Verifier,
+    access_key_id: String,
+}
+
+impl Rig {
+    fn holder(&self, claim: &Claim) -> Result<Holder, AuthError> {
+        if claim.access_key_id() != self.access_key_id {
+            return Err(AuthError::UnknownAccessKey);
+        }
+        let secret = SecretBox::from("wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY".to_owned());
+        let account = AccountId::parse("123456789012").expect("twelve digits");
+        Ok(Holder {
+            secret: Arc::new(Secret::new(secret)),
+            principal: Principal::root(account, claim.access_key_id()),
+        })
+    }
+
+    fn verify_s3(&self, head: &Parts) -> Result<Verified, AuthError> {
+        let claim = self.verifier.claim_s3(head)?;
+        let holder = self.holder(&claim)?;
+        claim.verify(holder)
+    }
+
+    fn verify_whole(
+        &self,
+        service: Service,
+        head: &Parts,
+        body: &[u8],
+    ) -> Result<Verified, AuthError> {
+        let claim = self.verifier.claim_whole(service, head, body)?;
+        let holder = self.holder(&claim)?;
+        claim.verify(holder)
+    }
+}
+
+fn verifier(now: OffsetDateTime, access_key_id: &str, regions: &[&str]) -> Rig {
+    let regions = regions.iter().map(|&region| region.to_owned()).collect();
+    Rig {
+        verifier: Verifier::new(regions, Arc::new(Stopped(now))),
+        access_key_id: access_key_id.to_owned(),
+    }
 }
 
 /// Verifies at the time of the examples, with their access key.
@@ -58,7 +95,11 @@ fn verify_s3_at(now: OffsetDateTime, head: &Parts) -> Result<Verified, AuthError
 }
 
 fn verify_kms(head: &Parts, body: &[u8]) -> Result<Verified, AuthError> {
-    verifier(THEN, "AKIAIOSFODNN7EXAMPLE", &["us-east-1", "eu-central-1"]).verify_kms(head, body)
+    verifier(THEN, "AKIAIOSFODNN7EXAMPLE", &["us-east-1", "eu-central-1"]).verify_whole(
+        Service::Kms,
+        head,
+        body,
+    )
 }
 
 pub(in crate::auth) fn head(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts {
@@ -314,9 +355,48 @@ fn repeated_authentication_parameter_is_refused() {
 }
 
 #[test]
-fn session_token_is_refused() {
-    let head = with(get_object(), "x-amz-security-token", "token");
-    assert_eq!(refusal(verify_s3(&head)), AuthError::TokenUnsupported);
+fn unsigned_session_token_is_refused() {
+    let name = "x-amz-security-token";
+    for unsigned in [get_object(), presigned_put()] {
+        let head = with(unsigned, name, "token");
+        assert_eq!(
+            refusal(verify_s3(&head)),
+            AuthError::HeadersNotSigned(name.into())
+        );
+    }
+}
+
+#[test]
+fn session_token_in_the_query_of_a_presigned_request_is_signed() {
+    let mut head = presigned_get();
+    head.uri = format!("{PRESIGNED_GET}&X-Amz-Security-Token=token")
+        .parse()
+        .expect("a URI");
+    assert_eq!(refusal(verify_s3(&head)), AuthError::SignatureDoesNotMatch);
+}
+
+#[test]
+fn session_token_in_the_query_of_a_signed_request_is_refused() {
+    let mut head = get_object();
+    head.uri = "/test.txt?X-Amz-Security-Token=token"
+        .parse()
+        .expect("a URI");
+    assert_eq!(refusal(verify_s3(&head)), AuthError::TokenInvalid);
+}
+
+#[test]
+fn two_session_tokens_are_refused() {
+    let name = "x-amz-security-token";
+    let twice = with(with(get_object(), name, "one"), name, "two");
+    assert_eq!(
+        refusal(verify_s3(&twice)),
+        AuthError::HeaderRequired("x-amz-security-token")
+    );
+    let mut both = with(presigned_get(), name, "one");
+    both.uri = format!("{PRESIGNED_GET}&X-Amz-Security-Token=two")
+        .parse()
+        .expect("a URI");
+    assert_eq!(refusal(verify_s3(&both)), AuthError::TokenInvalid);
 }
 
 #[test]
@@ -574,6 +654,60 @@ fn presigned_request_to_kms_is_refused() {
         refusal(verify_kms(&presigned_get(), b"")),
         AuthError::MechanismUnsupported
     );
+}
+
+/// A request of a service that is signed for one region wherever the server is.
+fn query_request(scope: &str) -> Parts {
+    let authorization = format!(
+        "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/{scope}/aws4_request, \
+         SignedHeaders=host;x-amz-date, Signature={EMPTY}"
+    );
+    let headers = [
+        ("host", LOCAL_HOST),
+        ("authorization", authorization.as_str()),
+        ("x-amz-date", DATE),
+    ];
+    head("POST", "/", &headers)
+}
+
+#[test]
+fn iam_and_sts_are_signed_for_the_whole_world_and_others_are_not() {
+    let rig = verifier(THEN, "AKIAIOSFODNN7EXAMPLE", &["eu-central-1"]);
+    for (service, region, good) in [
+        (Service::Iam, "us-east-1", true),
+        (Service::Sts, "us-east-1", true),
+        (Service::Sts, "eu-central-1", true),
+        (Service::Sts, "us-west-1", false),
+        (Service::Kms, "us-east-1", false),
+    ] {
+        let head = query_request(&format!("{region}/{}", service.as_str()));
+        assert_eq!(Service::claimed(&head), Some(service));
+        let claim = rig.verifier.claim_whole(service, &head, b"");
+        assert_eq!(claim.is_ok(), good, "{service:?} {region}");
+    }
+}
+
+#[test]
+fn request_that_was_signed_for_sts_is_nothing_to_iam() {
+    let head = query_request("us-east-1/sts");
+    let refused = refusal(
+        verifier(THEN, "AKIAIOSFODNN7EXAMPLE", &["us-east-1"]).verify_whole(
+            Service::Iam,
+            &head,
+            b"",
+        ),
+    );
+    assert!(
+        matches!(refused, AuthError::WrongService { .. }),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_service_that_nobody_knows_is_not_claimed() {
+    assert_eq!(Service::claimed(&query_request("us-east-1/ec2")), None);
+    assert_eq!(Service::claimed(&head("GET", "/", &[])), None);
+    assert_eq!(Service::claimed(&presigned_get()), Some(Service::S3));
 }
 
 #[test]

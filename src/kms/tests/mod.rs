@@ -12,15 +12,14 @@ use strongroom_hsm::{HsmGroup, HsmHandle, HsmSettings};
 use super::key::KeyRecord;
 use super::{EncryptionContext, KeyArn, KeyRef, Kms, KmsError, KmsSettings, NewKey, api};
 use crate::auth::policy::Side;
-use crate::auth::{
-    AccountId, Action, Authorised, Operation, Principal, RequestContext, Resource, authorise,
-};
+use crate::auth::{AccountId, Action, Authorised, Principal, RequestContext, Resource, authorise};
 use crate::clock::ShiftedClock;
 use crate::meta::{Batch, KeyRange, Meta, RedbMeta, Row};
 
 mod access;
 mod audit;
 mod crypto;
+mod held;
 mod integrity;
 mod life;
 mod recovery;
@@ -183,20 +182,13 @@ fn text(value: &Value) -> String {
 }
 
 fn request() -> RequestContext {
-    RequestContext {
-        principal: Principal::root(
+    RequestContext::new(
+        Principal::root(
             AccountId::parse("123456789012").expect("twelve digits"),
             "AKIATEST",
         ),
-        request_id: "request-1".to_owned(),
-        source_ip: None,
-        secure_transport: true,
-        time: time::OffsetDateTime::UNIX_EPOCH,
-        user_agent: None,
-        referer: None,
-        presigned: false,
-        operation: Operation::default(),
-    }
+        "request-1",
+    )
 }
 
 fn may(action: &'static str, resource: Resource) -> Authorised {
