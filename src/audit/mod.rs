@@ -28,7 +28,7 @@
 //!
 //! # Records of the chain itself
 //!
-//! A record with the member `auditRecord` is no event but says something of the chain ([`Note`]): `File` begins every
+//! A record with the member `auditRecord` is no event but says something of the chain: `File` begins every
 //! file and repeats server id and hash of the record before, so that a file can be verified alone; `Start` and `Stop`
 //! are of the server's process; `Resumed` says that records could not be written for a while, how many and why;
 //! `Checkpoint` says that the record with this sequence had this hash, with the HSM's proof of it.

@@ -76,7 +76,7 @@ async fn load_head(meta: &dyn Meta, server: ServerId) -> Result<Option<Checkpoin
 }
 
 /// Whose chain is recorded in this store, named on the first call, and the last head that the store knows: what
-/// [`Audit::open`] needs.
+/// [`Audit::open`](crate::audit::Audit::open) needs.
 ///
 /// # Errors
 ///

@@ -211,6 +211,7 @@ python_tests! {
     }
     audit {
         every_use_of_a_key_is_recorded_and_found
+        what_is_denied_and_what_a_rewrap_does_is_recorded
         checkpoints_are_proven_by_the_token_and_tampering_is_found_where_it_is
         a_missing_file_is_found
         a_killed_server_leaves_a_chain_that_goes_on

@@ -53,9 +53,10 @@ impl WireError {
             E::InvalidKeyUsage(_) => ("InvalidKeyUsageException", BAD, message),
             E::InvalidMac => ("KMSInvalidMacException", BAD, message),
             E::InvalidCiphertext => ("InvalidCiphertextException", BAD, String::new()),
-            E::ForeignCiphertext | E::Managed { .. } => ("AccessDeniedException", BAD, message),
+            E::AccessDenied(_) | E::ForeignCiphertext | E::Managed { .. } => {
+                ("AccessDeniedException", BAD, message)
+            }
             E::IncorrectKey => ("IncorrectKeyException", BAD, message),
-            E::AccessDenied(_) => ("AccessDeniedException", BAD, message),
             E::ReservedAlias => ("NotAuthorizedException", BAD, message),
             E::Validation(_) => ("ValidationException", BAD, message),
             E::LimitExceeded(_) => ("LimitExceededException", BAD, message),

@@ -112,6 +112,35 @@ def every_use_of_a_key_is_recorded_and_found():
         _verify(s)
 
 
+def what_is_denied_and_what_a_rewrap_does_is_recorded():
+    with Server() as s:
+        kms, s3 = s.client("kms"), s.client()
+        one, two = (kms.create_key()["KeyMetadata"] for _ in range(2))
+        s3.create_bucket(Bucket="vault")
+        for name in "a", "b":
+            s3.put_object(Bucket="vault", Key=name, Body=b"A", ServerSideEncryption="aws:kms", SSEKMSKeyId=one["Arn"])
+        policy = kms.get_key_policy(KeyId=one["KeyId"])["Policy"]
+        closed = json.loads(policy)
+        closed["Statement"].append({"Effect": "Deny", "Principal": "*", "Action": "kms:Decrypt", "Resource": "*",
+                                    "Condition": {"StringLike": {"kms:ViaService": "s3.*"}}})
+        kms.put_key_policy(KeyId=one["KeyId"], Policy=json.dumps(closed))
+        refused("AccessDenied", s3.get_object, Bucket="vault", Key="a")
+        denied, = _events(s, "--outcome", "denied")
+        assert denied["eventName"] == "Decrypt" and denied["errorCode"] == "AccessDenied", denied
+        assert denied["s3Request"]["resource"] == "arn:aws:s3:::vault/a" and denied["s3Request"]["action"] == "s3:GetObject"
+        assert denied["resources"][0]["ARN"] == one["Arn"] and "explicit deny" in denied["errorMessage"]
+        put, = _events(s, "--event", "PutKeyPolicy")
+        assert json.loads(put["requestParameters"]["policy"]) == closed
+        kms.put_key_policy(KeyId=one["KeyId"], Policy=policy)
+        _strongroom(s, "rewrap", "--from", one["Arn"], "--to", two["Arn"])
+        moved = [e for e in _events(s) if e["eventType"] == "AwsServiceEvent"]
+        assert sorted((e["eventName"], e["resources"][0]["ARN"] == two["Arn"]) for e in moved) == [
+            ("Decrypt", False), ("Decrypt", False), ("Encrypt", True), ("Encrypt", True)], moved
+        assert all(e["serviceEventDetails"]["rewrapId"] for e in moved)
+        assert len(_events(s, "--object", "vault/b")) == 3
+        _verify(s)
+
+
 def checkpoints_are_proven_by_the_token_and_tampering_is_found_where_it_is():
     with Server() as s:
         kms = s.client("kms")
