@@ -12,16 +12,22 @@ use std::time::Duration;
 use secrecy::SecretBox;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::AuditSettings;
 use crate::auth::AccountId;
 use crate::auth::credentials::Credentials;
 use crate::iam::{Account, Accounts, DISPLAY_NAME_CHARS_MAX};
-use crate::store::StoreSettings;
+use crate::store::{BUCKET_KEY_LIFETIME_DEFAULT, StoreSettings};
 
+mod audit;
 mod hsm;
 
+pub use audit::RawAudit;
 pub use hsm::{GROUP_NAME_CHARS_MAX, HsmConfig, Isolation, RawClone, RawHsm, RawTpm, TokenConfig};
 
 use hsm::{check_group_name, check_tpms};
+
+/// The longest time that a bucket key may stay in memory.
+const BUCKET_KEY_SECONDS_MAX: u64 = 3600;
 
 /// Configuration as typed, over the defaults: nothing checked.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -52,6 +58,8 @@ pub struct RawConfig {
     pub kms: RawKms,
     /// The store.
     pub store: RawStore,
+    /// The audit.
+    pub audit: RawAudit,
     /// Logs.
     pub log: RawLog,
 }
@@ -100,6 +108,8 @@ pub struct RawStore {
     pub garbage_grace_s: u64,
     /// Pause between two rounds of garbage collection and of due key deletions, in seconds.
     pub maintenance_s: u64,
+    /// How long a bucket key stays in memory, in seconds; with 0, every use of one asks the HSM.
+    pub bucket_key_seconds: u64,
 }
 
 /// Logs, as typed.
@@ -127,6 +137,7 @@ impl Default for RawConfig {
             limits: RawLimits::default(),
             kms: RawKms::default(),
             store: RawStore::default(),
+            audit: RawAudit::default(),
             log: RawLog::default(),
         }
     }
@@ -148,6 +159,7 @@ impl Default for RawStore {
         Self {
             garbage_grace_s: 900,
             maintenance_s: 60,
+            bucket_key_seconds: BUCKET_KEY_LIFETIME_DEFAULT.as_secs(),
         }
     }
 }
@@ -186,6 +198,8 @@ pub struct Config {
     pub refuse_deletion_while_in_use: bool,
     /// The store.
     pub store: StoreSettings,
+    /// The audit, if there is one.
+    pub audit: Option<AuditSettings>,
     /// Pause between two rounds of maintenance.
     pub maintenance: Duration,
 }
@@ -348,10 +362,17 @@ impl RawConfig {
             self.store.garbage_grace_s,
             0..=30 * 86_400,
         )?;
+        let bucket_key_seconds = bounded(
+            "store.bucket_key_seconds",
+            self.store.bucket_key_seconds,
+            0..=BUCKET_KEY_SECONDS_MAX,
+        )?;
         let store = StoreSettings {
             garbage_grace: Duration::from_secs(garbage_grace),
+            bucket_key_lifetime: Duration::from_secs(bucket_key_seconds),
             ..StoreSettings::default()
         };
+        let audit = self.audit.validate(&data_dir)?;
         let maintenance = bounded("store.maintenance_s", self.store.maintenance_s, 1..=86_400)?;
         Ok(Config {
             listen,
@@ -365,6 +386,7 @@ impl RawConfig {
             limits,
             refuse_deletion_while_in_use: self.kms.refuse_deletion_while_in_use,
             store,
+            audit,
             maintenance: Duration::from_secs(maintenance),
         })
     }

@@ -17,9 +17,9 @@
 //!   ├──────────────────────────────────┼────────────────┬───────────────┤
 //!   │                                  │                │ iam           │  whose is this key
 //!   │ store   DATA PLANE               │ kms   CONTROL PLANE            │
-//!   ├──────────┬──────────┬────────────┼────────────────────────────────┤
-//!   │ envelope │ blob     │ meta       │ strongroom-hsm                 │
-//!   └──────────┴──────────┴────────────┴────────────────────────────────┘
+//!   ├──────────┬──────────┬────────┬───┴────┬───────────────────────────┤
+//!   │ envelope │ blob     │ meta   │ audit  │ strongroom-hsm            │
+//!   └──────────┴──────────┴────────┴────────┴───────────────────────────┘
 //! ```
 //!
 //! # Invariants
@@ -32,7 +32,9 @@
 //! 4. Only `hsm::pkcs11` names `cryptoki`; only [`s3`] and [`server`] name `s3s`; only [`server`] names `axum`.
 //! 5. [`blob`] and [`meta`] see ciphertext and records, never plaintext of an object and never a data key.
 //! 6. Master key bytes have no Rust type: there is nothing to leak.
-//! 7. A plaintext data key is never stored, cloned, serialised or logged, and lives for one request.
+//! 7. A plaintext data key is never stored, cloned, serialised or logged, and lives for one request. Bucket keys are the
+//!    one exception: `store`'s `BucketKeyCache` holds them for a short time, a number of uses, and no longer than the
+//!    state and the policy of their KMS key stay as they are.
 //! 8. The metadata commit is the only commit point. A blob without a record is garbage; a record without its blob
 //!    must be impossible.
 //! 9. LIST, HEAD, health and start-up work with the HSM unplugged. What needs a key fails closed, with a clear 503,
@@ -40,11 +42,13 @@
 //!
 //! # Reading order
 //!
-//! [`strongroom_hsm`], [`envelope`], [`meta`], [`blob`], [`kms`], [`store`], [`auth`], [`iam`], [`s3`], [`server`], [`config`],
+//! [`strongroom_hsm`], [`envelope`], [`meta`], [`blob`], [`audit`], [`kms`], [`store`], [`auth`], [`iam`], [`s3`],
+//! [`server`], [`config`],
 //! [`cli`].
 
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod auth;
 pub mod blob;
 pub mod cli;

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::{
-    BackingKey, BackingKeyId, Health, HsmError, HsmHandle, HsmResult, SecretBytes, State,
+    BackingKey, BackingKeyId, Health, HsmError, HsmHandle, HsmResult, Report, SecretBytes, State,
     TokenInfo, Wrapped,
 };
 
@@ -262,6 +262,16 @@ impl HsmGroup {
             infos.push(member.info().await);
         }
         infos
+    }
+
+    /// Describes every member and reports on it, or says why it does not answer, in the order of the configuration. As
+    /// [`HsmHandle::report`].
+    pub async fn reports(&self) -> Vec<HsmResult<(TokenInfo, Report)>> {
+        let mut reports = Vec::with_capacity(self.members.len());
+        for member in self.members.iter() {
+            reports.push(member.report().await);
+        }
+        reports
     }
 
     /// How each member fares, in the order of the configuration. Never enters a module.

@@ -41,7 +41,7 @@ use self::pool::Pool;
 use self::reply::reply;
 use self::worker::{Call, Seat};
 use crate::{
-    BackingKey, BackingKeyId, HsmError, HsmResult, SecretBytes, Token, TokenInfo, Wrapped,
+    BackingKey, BackingKeyId, HsmError, HsmResult, Report, SecretBytes, Token, TokenInfo, Wrapped,
 };
 
 /// How a token is driven.
@@ -335,6 +335,48 @@ impl HsmHandle {
         self.call(true, |seat| seat.token().info()).await
     }
 
+    /// Describes the token and reports on it ([`Token::report`]), on a thread of its own: it takes its time, and keeps no
+    /// call from its worker.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::Timeout`] beyond [`HsmHandle::REPORT_WAIT_MAX`]; as [`Token::report`].
+    pub async fn report(&self) -> HsmResult<(TokenInfo, Report)> {
+        let token = Arc::clone(&self.shared.pool.token);
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name(REPORT_THREAD.into())
+            .spawn(move || {
+                let report = token.info().and_then(|info| Ok((info, token.report()?)));
+                // Whoever has gone does not want to know.
+                let _gone = reply.send(report);
+            })
+            .map_err(|source| HsmError::Unavailable {
+                reason: "no thread for a report".into(),
+                source: Some(source.into()),
+            })?;
+        self.keep_report_thread(thread);
+        match tokio::time::timeout(Self::REPORT_WAIT_MAX, answer).await {
+            Ok(Ok(report)) => report,
+            Ok(Err(_panic)) => Err(HsmError::Unavailable {
+                reason: "the report broke off".into(),
+                source: None,
+            }),
+            Err(_elapsed) => Err(HsmError::Timeout(Self::REPORT_WAIT_MAX)),
+        }
+    }
+
+    /// Joined by a shutdown, like the workers.
+    fn keep_report_thread(&self, thread: JoinHandle<()>) {
+        let mut threads = self.threads();
+        threads
+            .retain(|other| !other.is_finished() || other.thread().name() != Some(REPORT_THREAD));
+        threads.push(thread);
+    }
+
+    /// The longest that a report may take.
+    pub const REPORT_WAIT_MAX: Duration = Duration::from_mins(2);
+
     /// How the token fares, by what is known already: never enters the module and never waits for it.
     pub fn health(&self) -> Health {
         self.shared.pool.health(Instant::now())
@@ -417,6 +459,8 @@ impl fmt::Debug for HsmHandle {
 /// When a caller looks for its answer unwoken, and each time after twice as long. Workers put waking off while calls are
 /// quick, and then one may hang: who has an answer by then waits at most as long again.
 const LOOK_AFTER: Duration = Duration::from_millis(10);
+
+const REPORT_THREAD: &str = "hsm-report";
 
 /// How often `shutdown` looks whether a thread has ended.
 const JOIN_POLL: Duration = Duration::from_millis(5);

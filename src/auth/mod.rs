@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 mod chunked;
 pub mod credentials;
@@ -150,9 +150,67 @@ pub struct RequestContext {
     pub referer: Option<String>,
     /// Whether the signature came in the query.
     pub presigned: bool,
+    /// The S3 operation that it is, once that is known.
+    pub operation: Operation,
+}
+
+/// The S3 operation of a request: what a use of a key was for. The first that is named stays; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Operation(Arc<OnceLock<(Action, Resource)>>);
+
+impl Operation {
+    /// Names it, unless it has been named.
+    pub fn name(&self, action: Action, resource: &Resource) {
+        self.0.get_or_init(|| (action, resource.clone()));
+    }
+
+    /// What was named.
+    pub fn named(&self) -> Option<(Action, &Resource)> {
+        self.0.get().map(|(action, resource)| (*action, resource))
+    }
+}
+
+/// Where a request came from and what it was for: what the audit says beside who and what.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// Names the request in answers and logs.
+    pub request_id: String,
+    /// Where it came from.
+    pub source_ip: Option<IpAddr>,
+    /// What the client says that it is.
+    pub user_agent: Option<String>,
+    /// The S3 operation that it is. A key that is used then is used by S3, on the caller's behalf.
+    pub operation: Operation,
+}
+
+impl Origin {
+    /// Of a request.
+    pub fn of(context: &RequestContext) -> Self {
+        Self {
+            request_id: context.request_id.clone(),
+            source_ip: context.source_ip,
+            user_agent: context.user_agent.clone(),
+            operation: context.operation.clone(),
+        }
+    }
 }
 
 impl RequestContext {
+    /// A request of which nothing else is known: it came at the epoch, from nowhere, in the clear.
+    pub fn new(principal: Principal, request_id: impl Into<String>) -> Self {
+        Self {
+            principal,
+            request_id: request_id.into(),
+            source_ip: None,
+            secure_transport: false,
+            time: OffsetDateTime::UNIX_EPOCH,
+            user_agent: None,
+            referer: None,
+            presigned: false,
+            operation: Operation::default(),
+        }
+    }
+
     /// What policies can ask about every request.
     fn values(&self) -> Values {
         let mut values = Values::of(&self.principal);
@@ -186,6 +244,8 @@ pub struct Action(pub &'static str);
 pub enum Resource {
     /// Everything of a service.
     Service,
+    /// All buckets of the caller's account.
+    Buckets,
     /// A bucket, by name.
     Bucket(String),
     /// An object, by bucket and key.
@@ -200,9 +260,10 @@ pub enum Resource {
 
 impl Resource {
     /// Its ARN, as policies name it.
-    fn arn(&self) -> String {
+    pub fn arn(&self) -> String {
         match self {
             Self::Service => "*".to_owned(),
+            Self::Buckets => "arn:aws:s3:::*".to_owned(),
             Self::Bucket(bucket) => format!("arn:aws:s3:::{bucket}"),
             Self::Object(bucket, key) => format!("arn:aws:s3:::{bucket}/{key}"),
             Self::KmsKey(arn) | Self::KmsAlias(arn) | Self::Iam(arn) => arn.clone(),
@@ -214,7 +275,8 @@ impl Resource {
 #[derive(Debug)]
 #[must_use = "a decision that nobody looks at protects nothing"]
 pub struct Authorised {
-    principal: Principal,
+    /// Who, and on which request.
+    caller: Arc<(Principal, Origin)>,
     action: Action,
     resource: Resource,
 }
@@ -222,7 +284,7 @@ pub struct Authorised {
 impl Authorised {
     /// Who may.
     pub fn principal(&self) -> &Principal {
-        &self.principal
+        &self.caller.0
     }
 
     /// Do what.
@@ -235,13 +297,20 @@ impl Authorised {
         &self.resource
     }
 
+    /// On which request.
+    pub fn origin(&self) -> &Origin {
+        &self.caller.1
+    }
+
     /// The bucket, or the bucket of the object.
     pub fn bucket(&self) -> Option<&str> {
         match &self.resource {
             Resource::Bucket(bucket) | Resource::Object(bucket, _) => Some(bucket),
-            Resource::Service | Resource::KmsKey(_) | Resource::KmsAlias(_) | Resource::Iam(_) => {
-                None
-            }
+            Resource::Service
+            | Resource::Buckets
+            | Resource::KmsKey(_)
+            | Resource::KmsAlias(_)
+            | Resource::Iam(_) => None,
         }
     }
 
@@ -250,6 +319,7 @@ impl Authorised {
         match &self.resource {
             Resource::Object(bucket, key) => Some((bucket, key)),
             Resource::Service
+            | Resource::Buckets
             | Resource::Bucket(_)
             | Resource::KmsKey(_)
             | Resource::KmsAlias(_)
@@ -259,7 +329,7 @@ impl Authorised {
 }
 
 /// Caller: may not. Says which action, on what, and what kind of policy says so: as AWS does.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error(
     "User: {principal} is not authorized to perform: {action} on resource: {resource} {reason}"
 )]
@@ -300,7 +370,7 @@ pub fn authorise(
     });
     match decision {
         Decision::Allowed => Ok(Authorised {
-            principal: context.principal.clone(),
+            caller: Arc::new((context.principal.clone(), Origin::of(context))),
             action,
             resource,
         }),

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Isolation, RawConfig, TokenConfig, environment};
 
+mod audit;
 mod client;
 mod hsm;
 mod init;
@@ -39,6 +40,8 @@ enum Command {
     Key(key::Key),
     /// Manage custom key stores of a running server
     KeyStore(key_store::KeyStore),
+    /// Look into the audit
+    Audit(audit::Audit),
     /// Move what depends on one KMS key to another, on a running server
     Rewrap(rewrap::Rewrap),
 }
@@ -55,6 +58,7 @@ pub fn run() -> Result<(), CliError> {
         Command::Hsm(hsm) => hsm.run(),
         Command::Key(key) => key.run(),
         Command::KeyStore(store) => store.run(),
+        Command::Audit(audit) => audit.run(),
         Command::Rewrap(rewrap) => rewrap.run(),
     }
 }

@@ -255,6 +255,7 @@ fn check_proof(proof: &Authorised, actions: &[&str], arn: &str) -> Result<(), Ia
         Resource::Iam(proven) if proven == arn => Ok(()),
         Resource::Iam(_) => Err(IamError::Concurrent),
         Resource::Service
+        | Resource::Buckets
         | Resource::Bucket(_)
         | Resource::Object(..)
         | Resource::KmsKey(_)

@@ -154,13 +154,21 @@ impl Kms {
     ///
     /// # Errors
     ///
-    /// [`KmsError::AccessDenied`].
+    /// [`KmsError::AccessDenied`]; [`KmsError::Unsupported`] for a caller of another account: all keys are of the first
+    /// one, and another account uses them by their policies and grants.
     pub fn authorise_without_key(
         &self,
         caller: &RequestContext,
         ask: &Ask<'_>,
         resource: Resource,
     ) -> Result<Authorised, KmsError> {
+        if caller.principal.account != *self.account() {
+            let account = self.account();
+            return Err(KmsError::Unsupported(format!(
+                "{} of another account than {account} is not supported",
+                ask.action
+            )));
+        }
         let add = |values: &mut Values| add_values(values, caller, ask, None);
         authorise(caller, Action(ask.action), resource, Side::None, add)
             .map_err(KmsError::AccessDenied)

@@ -90,10 +90,8 @@ impl Kms {
     ) -> Result<(DataKey, EncryptedDataKey), KmsError> {
         check_proof(proof, &[GENERATE], key)?;
         let data_key = DataKey::random().map_err(KmsError::hsm)?;
-        let encrypted = self
-            .encrypt_direct(key, context, SecretBytes::from(&data_key))
-            .await?;
-        Ok((data_key, encrypted.ciphertext))
+        let encrypted = self.wrap_data_key(proof, key, context, &data_key).await?;
+        Ok((data_key, encrypted))
     }
 
     /// Wraps a data key that exists under `key`: a copy or a change of the KMS key. The caller needs the right to
@@ -110,10 +108,13 @@ impl Kms {
         data_key: &DataKey,
     ) -> Result<EncryptedDataKey, KmsError> {
         check_proof(proof, &[GENERATE, ENCRYPT, RE_ENCRYPT_TO], key)?;
-        Ok(self
+        self.check_audit()?;
+        let outcome = self
             .encrypt_direct(key, context, SecretBytes::from(data_key))
-            .await?
-            .ciphertext)
+            .await;
+        let material = outcome.as_ref().map(|encrypted| encrypted.material);
+        self.record_use(proof, key, context, material).await?;
+        Ok(outcome?.ciphertext)
     }
 
     /// Unwraps a data key. `proof` is of [`Kms::arn_of`] the encrypted key. One unwrap by the HSM.
@@ -128,16 +129,32 @@ impl Kms {
         encrypted: &EncryptedDataKey,
         context: &EncryptionContext,
     ) -> Result<DataKey, KmsError> {
-        check_proof(proof, &[DECRYPT, RE_ENCRYPT_FROM], &self.arn_of(encrypted))?;
+        let key = self.arn_of(encrypted);
+        check_proof(proof, &[DECRYPT, RE_ENCRYPT_FROM], &key)?;
+        self.check_audit()?;
+        let outcome = self.unwrap_direct(encrypted, context).await;
+        let material = outcome.as_ref().map(|(_, material)| *material);
+        self.record_use(proof, &key, context, material).await?;
+        outcome.map(|(data_key, _)| data_key)
+    }
+
+    /// Unwraps a data key that is wrapped by the HSM itself, and says under which backing key.
+    pub(super) async fn unwrap_direct(
+        &self,
+        encrypted: &EncryptedDataKey,
+        context: &EncryptionContext,
+    ) -> Result<(DataKey, KeyMaterialId), KmsError> {
         let header = encrypted.header();
         let parts = encrypted.parts()?;
         if header.form != Form::Direct {
             return Err(KmsError::InvalidCiphertext);
         }
-        let (secret, _material) = self
+        let (secret, material) = self
             .unwrap_ciphertext(header, context, parts.wrapped)
             .await?;
-        DataKey::from_secret(&secret).map_err(|_length| KmsError::InvalidCiphertext)
+        let data_key =
+            DataKey::from_secret(&secret).map_err(|_length| KmsError::InvalidCiphertext)?;
+        Ok((data_key, material))
     }
 
     /// kms:Encrypt of up to [`PLAINTEXT_BYTES_MAX`] bytes.

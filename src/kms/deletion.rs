@@ -259,7 +259,10 @@ impl Kms {
             }
             batch = batch.and(grants::delete_all(&rows, key.key_id()).await?);
             if self.commit(batch).await? {
+                self.tell(key);
                 tracing::info!(event = "kms.key.destroyed", %key);
+                let details = serde_json::json!({ "keyId": key.as_str() });
+                self.record_own("DeleteKey", key, details).await;
                 return Ok(true);
             }
         }

@@ -9,6 +9,7 @@ use strongroom_hsm::{BoxError, HsmError};
 
 use super::dependants::Dependent;
 use super::key::KeyArn;
+use crate::audit::AuditError;
 use crate::auth::Denied;
 use crate::meta::MetaError;
 
@@ -121,6 +122,9 @@ pub enum KmsError {
     /// Operator: the metadata store failed.
     #[error("the metadata store failed")]
     Storage(#[source] MetaError),
+    /// Operator: the audit cannot be written, and no key is used without.
+    #[error("the audit record cannot be written")]
+    Audit(#[source] AuditError),
     /// Operator: what should not happen, and a proof of authorisation that does not fit what is asked.
     #[error("internal: {what}")]
     Internal {
@@ -242,6 +246,7 @@ impl KmsError {
                 | Self::Unavailable(_)
                 | Self::Damaged(_)
                 | Self::Storage(_)
+                | Self::Audit(_)
                 | Self::Internal { .. }
         )
     }

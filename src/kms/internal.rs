@@ -27,14 +27,20 @@ pub enum InternalKey {
     SseS3,
     /// The key that keeps the secrets of access keys.
     Credential,
+    /// Proofs of the audit's checkpoints.
+    Audit,
 }
 
 impl InternalKey {
+    /// All of them.
+    pub(super) const ALL: [Self; 3] = [Self::SseS3, Self::Credential, Self::Audit];
+
     /// Its name in rows and AAD. Never changes.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::SseS3 => "sse-s3",
             Self::Credential => "credential",
+            Self::Audit => "audit",
         }
     }
 
@@ -110,6 +116,36 @@ impl Kms {
             .unwrap_under(&owner, version, aad, token_wrapped)
             .await?;
         DataKey::from_secret(&secret).map_err(|_length| invalid())
+    }
+
+    /// The version of the backing key that wraps for `purpose` now. Makes the first one.
+    ///
+    /// # Errors
+    ///
+    /// By the HSM and the records.
+    pub async fn internal_version(&self, purpose: InternalKey) -> Result<u32, KmsError> {
+        let owner = Owner::Internal(purpose);
+        let row = table::head_row(&owner);
+        let there = self.rows().await?.load("head of a key", row).await?;
+        let head = if let Some(head) = there {
+            head
+        } else {
+            self.make_internal(&owner).await?;
+            self.rows().await?.head(&owner).await?
+        };
+        Ok(head.record.enabled(&owner)?.record.current)
+    }
+
+    /// The version of the backing key that made a value of [`Kms::wrap_internal`].
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::InvalidCiphertext`] for anything else.
+    pub fn internal_version_of(wrapped: &[u8]) -> Result<u32, KmsError> {
+        match wrapped.first_chunk::<HEADER_BYTES>() {
+            Some([VERSION, version @ ..]) => Ok(u32::from_be_bytes(*version)),
+            _ => Err(KmsError::InvalidCiphertext),
+        }
     }
 
     async fn has_internal(&self, owner: &Owner) -> Result<bool, KmsError> {

@@ -102,6 +102,8 @@ impl Kms {
             S3_DESCRIPTION.clone_into(&mut record.description);
             let document = policy::managed_document(self.account(), self.region());
             if let Some(metadata) = self.make_key(record, &document, Some(S3_ALIAS)).await? {
+                let details = serde_json::json!({ "aliasName": S3_ALIAS });
+                self.record_own("CreateKey", &metadata.arn, details).await;
                 return Ok(metadata.arn);
             }
         }

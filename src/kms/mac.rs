@@ -22,7 +22,8 @@ use super::key::{BackingRecord, Cause};
 use super::{COMMIT_ATTEMPTS_MAX, Kms, internal, table};
 use crate::meta::{Batch, KeyRange, codec, table as tables};
 
-const NAME: &str = "metadata-mac";
+/// Its name in its row and its AAD.
+pub(super) const NAME: &str = "metadata-mac";
 const DOMAIN: &[u8] = b"strongroom row v1";
 const TAG_BYTES: usize = 32;
 
@@ -145,6 +146,18 @@ impl Kms {
         Ok(Some(Arc::clone(
             self.mac.get_or_init(|| Arc::new(MetadataMac::new(&key))),
         )))
+    }
+
+    /// The backing key of the MAC key, which has been made.
+    pub(super) async fn mac_backing(&self) -> Result<BackingRecord, KmsError> {
+        let snapshot = self.meta.snapshot().await.map_err(KmsError::meta)?;
+        let stored = snapshot.load(&table::internal_row(NAME)).await;
+        let stored = stored
+            .map_err(KmsError::meta)?
+            .ok_or(KmsError::Damaged("metadata MAC key"))?;
+        let record: MacRecord =
+            codec::decode("metadata MAC key", &stored).map_err(KmsError::meta)?;
+        Ok(record.backing)
     }
 
     /// Makes the MAC key, unless another server does meanwhile.

@@ -18,8 +18,8 @@
 //! # Reading order
 //!
 //! `key`, `context`, `ciphertext`, `table`, `mac`, `backing`, `wraps`, `access`, `data`, then the use cases:
-//! `keys`, `stores`, `aliases`, `tags`, `policy`, `grants`, `rotation`, `dependants`, `deletion`, `rewrap`, `internal`;
-//! the front end is [`api`].
+//! `keys`, `stores`, `aliases`, `tags`, `policy`, `grants`, `rotation`, `dependants`, `deletion`, `rewrap`, `internal`,
+//! `held`, `audit`, `inventory`; the front end is [`api`].
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard, Notify};
 
+use crate::audit::Audit;
 use crate::auth::{AccountId, Authorised, Resource};
 use crate::clock::Clock;
 use crate::meta::{Batch, KeyRange, Meta, MetaError};
@@ -34,6 +35,7 @@ use crate::meta::{Batch, KeyRange, Meta, MetaError};
 mod access;
 mod aliases;
 pub mod api;
+mod audit;
 mod backing;
 mod ciphertext;
 mod context;
@@ -42,7 +44,9 @@ mod deletion;
 mod dependants;
 mod error;
 mod grants;
+mod held;
 mod internal;
+mod inventory;
 mod key;
 mod keys;
 mod mac;
@@ -58,6 +62,7 @@ mod wraps;
 
 pub use access::Ask;
 pub use aliases::{ALIASES_PER_KEY_MAX, AliasEntry, AliasName};
+pub use audit::{KnownHead, audited_chain};
 pub use ciphertext::{CIPHERTEXT_BYTES_MAX, EncryptedDataKey, PLAINTEXT_BYTES_MAX};
 pub use context::{CONTEXT_BYTES_MAX, EncryptionContext};
 pub use data::{Decrypted, Encrypted, GENERATED_BYTES_MAX, Generated, ReEncrypted};
@@ -72,7 +77,9 @@ pub use grants::{
     GRANTS_PER_KEY_MAX, Grant, GrantConstraint, GrantCursor, GrantFilter, GrantId, GrantOperation,
     NewGrant, is_principal_arn,
 };
+pub use held::KeyWatch;
 pub use internal::InternalKey;
+pub use inventory::{InventoryEntry, InventoryVersion, ObjectFacts};
 pub use key::{
     KeyArn, KeyId, KeyManager, KeyMaterialId, KeyRef, KeyState, RotationSchedule, Timestamp,
 };
@@ -133,8 +140,10 @@ pub struct Kms {
     making_mac: Mutex<()>,
     wraps: WrapCounts,
     read_policies: access::ReadPolicies,
+    watchers: held::Watchers,
     /// Names this process in the intents it writes.
     process: [u8; 16],
+    audit: Option<Arc<Audit>>,
     /// Who keeps what was wrapped here; nobody without.
     dependants: Option<Arc<dyn Dependants>>,
     refuse_deletion_while_in_use: bool,
@@ -191,10 +200,21 @@ impl Kms {
             making_mac: Mutex::new(()),
             wraps: WrapCounts::default(),
             read_policies: access::ReadPolicies::default(),
+            watchers: held::Watchers::default(),
             process: *uuid::Uuid::new_v4().as_bytes(),
             dependants: None,
             refuse_deletion_while_in_use: false,
             rewraps: Notify::new(),
+            audit: None,
+        }
+    }
+
+    /// The same, with every use of a key and every call of the API recorded. Without an audit none is.
+    #[must_use]
+    pub fn with_audit(self, audit: Arc<Audit>) -> Self {
+        Self {
+            audit: Some(audit),
+            ..self
         }
     }
 
@@ -365,6 +385,9 @@ impl Kms {
                 batch = batch.range_empty(range.clone());
             }
             if self.commit(batch).await? {
+                if record.state != head.record.state {
+                    self.tell(key);
+                }
                 return Ok(answer);
             }
         }

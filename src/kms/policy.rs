@@ -50,6 +50,7 @@ impl Kms {
                 None => rows.insert(row, &record),
             };
             if self.commit(put.and(head.unchanged())).await? {
+                self.tell(key);
                 return Ok(());
             }
         }

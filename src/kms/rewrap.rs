@@ -9,7 +9,7 @@ use minicbor::{Decode, Encode};
 use strongroom_hsm::{DataKey, SecretBytes};
 use uuid::Uuid;
 
-use super::ciphertext::{EncryptedDataKey, Form};
+use super::ciphertext::EncryptedDataKey;
 use super::context::EncryptionContext;
 use super::dependants::{Dependent, Scope, Usage};
 use super::error::KmsError;
@@ -450,18 +450,15 @@ impl Kms {
         encrypted: &EncryptedDataKey,
         context: &EncryptionContext,
     ) -> Result<DataKey, KmsError> {
-        let header = encrypted.header();
-        if header.key_id != lease.rewrap.from.key_id() {
+        if encrypted.header().key_id != lease.rewrap.from.key_id() {
             return Err(KmsError::IncorrectKey);
         }
-        let parts = encrypted.parts()?;
-        if header.form != Form::Direct {
-            return Err(KmsError::InvalidCiphertext);
-        }
-        let (secret, _material) = self
-            .unwrap_ciphertext(header, context, parts.wrapped)
+        self.check_audit()?;
+        let outcome = self.unwrap_direct(encrypted, context).await;
+        let material = outcome.as_ref().map(|(_, material)| *material);
+        self.record_rewrap(&lease.rewrap, "Decrypt", context, material)
             .await?;
-        DataKey::from_secret(&secret).map_err(|_length| KmsError::InvalidCiphertext)
+        outcome.map(|(data_key, _)| data_key)
     }
 
     /// Wraps a data key that a re-wrap moves.
@@ -475,11 +472,13 @@ impl Kms {
         context: &EncryptionContext,
         data_key: &DataKey,
     ) -> Result<EncryptedDataKey, KmsError> {
+        self.check_audit()?;
         let secret = SecretBytes::from(data_key);
-        let encrypted = self
-            .encrypt_direct(&lease.rewrap.to, context, secret)
+        let outcome = self.encrypt_direct(&lease.rewrap.to, context, secret).await;
+        let material = outcome.as_ref().map(|encrypted| encrypted.material);
+        self.record_rewrap(&lease.rewrap, "Encrypt", context, material)
             .await?;
-        Ok(encrypted.ciphertext)
+        Ok(outcome?.ciphertext)
     }
 
     /// Checks what a re-wrap may be, and says which versions it leaves.

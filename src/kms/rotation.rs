@@ -6,12 +6,13 @@
 use super::backing::{MadeBacking, Target};
 use super::deletion::LIST_STEP;
 use super::error::{KeyStoreError, KmsError};
+use super::internal::InternalKey;
 use super::key::{
     Cause, KeyArn, KeyManager, KeyMaterialId, KeyRecord, KeyState, Owner, RotationSchedule,
     Timestamp,
 };
 use super::stores::KeyStoreId;
-use super::{COMMIT_ATTEMPTS_MAX, Kms, Page, check_proof};
+use super::{COMMIT_ATTEMPTS_MAX, Kms, Page, check_proof, table};
 use crate::auth::Authorised;
 use crate::meta::Batch;
 
@@ -64,6 +65,16 @@ pub(super) enum Rotation {
 }
 
 impl Rotation {
+    /// As `CloudTrail` has it, and in its manner what it does not know.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::OnDemand => "ON_DEMAND",
+            Self::Schedule => "AUTOMATIC",
+            Self::WrapLimit => "WRAP_LIMIT",
+            Self::Move(_) => "MOVE",
+        }
+    }
+
     fn cause(&self) -> Cause {
         match self {
             Self::OnDemand => Cause::OnDemand,
@@ -284,9 +295,34 @@ impl Kms {
             }
             match step.last {
                 Some(last) => after = Some(last),
-                None => return outage.map_or(Ok(rotated), Err),
+                None => break,
             }
         }
+        match self.rotate_internal_if_due(InternalKey::SseS3).await {
+            Ok(by_us) => rotated += usize::from(by_us),
+            Err(error) if error.is_outage() => outage = outage.or(Some(error)),
+            Err(error) => {
+                tracing::error!(event = "kms.rotation.failed", key = "sse-s3", %error);
+            }
+        }
+        outage.map_or(Ok(rotated), Err)
+    }
+
+    /// Rotates an internal key, if there is one, every year like those that the service manages.
+    async fn rotate_internal_if_due(&self, purpose: InternalKey) -> Result<bool, KmsError> {
+        let owner = Owner::Internal(purpose);
+        let rows = self.rows().await?;
+        let head = rows
+            .load::<KeyRecord>("head of a key", table::head_row(&owner))
+            .await?;
+        let Some(record) = head.map(|head| head.record) else {
+            return Ok(false);
+        };
+        if schedule_of(&record).is_none_or(|schedule| schedule.next > self.now()) {
+            return Ok(false);
+        }
+        self.rotate(&owner, record.current, Rotation::Schedule)
+            .await
     }
 
     /// Gives `owner` a backing key after version `from`. `false`: it has one already, made by somebody else.
@@ -322,6 +358,14 @@ impl Kms {
                     // After an error of the store the batch may have been applied: the key is not touched then.
                     if self.commit(batch).await? {
                         tracing::info!(event = "kms.key.rotated", label = owner.label(version), %material, ?rotation);
+                        if let Owner::Key(key) = owner {
+                            let details = serde_json::json!({
+                                "keyId": key.as_str(),
+                                "rotationType": rotation.name(),
+                                "currentKeyMaterialId": material.to_string(),
+                            });
+                            self.record_own("RotateKey", key, details).await;
+                        }
                         return Ok(true);
                     }
                 }
@@ -388,6 +432,7 @@ fn rotated(
         }
         Rotation::OnDemand => record.on_demand_rotations += 1,
         Rotation::Schedule => {
+            record.rotation = schedule_of(head);
             // The schedule keeps its days, however late this one is; what was missed is not made up for.
             if let Some(schedule) = &mut record.rotation {
                 while schedule.next <= now && schedule.period_days > 0 {
@@ -399,6 +444,17 @@ fn rotated(
         Rotation::Move(to) => record.store.clone_from(to),
     }
     Ok(Some(record))
+}
+
+/// The schedule of a key. Internal keys have the one that the service gives its own, and record it with their first
+/// rotation.
+fn schedule_of(record: &KeyRecord) -> Option<RotationSchedule> {
+    match record.manager {
+        KeyManager::Internal => record
+            .rotation
+            .or_else(|| initial_schedule(KeyManager::Aws, record.created)),
+        KeyManager::Customer | KeyManager::Aws => record.rotation,
+    }
 }
 
 /// The schedule of a new key.

@@ -527,6 +527,19 @@ impl Kms {
         self.groups.recorded(Some(&store.group))
     }
 
+    /// The name of the token group that a backing key is in; none is the default one.
+    pub(super) async fn group_name_of(
+        &self,
+        rows: &Rows,
+        backing: &BackingRecord,
+    ) -> Result<Option<String>, KmsError> {
+        let Some(id) = &backing.store else {
+            return Ok(None);
+        };
+        let stores = KeyStores::load(rows).await?.record;
+        Ok(Some(stores.find(id)?.group.clone()))
+    }
+
     /// All tokens that may hold a backing key of `owner`: those of groups that its store was on before, too.
     pub(super) async fn all_hsms_of(
         &self,

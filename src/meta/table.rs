@@ -17,6 +17,10 @@ pub const PART: u8 = b'p';
 pub const BLOB: u8 = b'r';
 /// Intent row of a pending blob. Owner: `store`.
 pub const PENDING_BLOB: u8 = b'w';
+/// Bucket key by bucket UUID, id. Owner: `store`.
+pub const BUCKET_KEY: u8 = b'K';
+/// What hangs on a bucket key, by its id and the digest of the dependant's row. Owner: `store`.
+pub const BUCKET_KEY_USE: u8 = b'U';
 
 /// What depends on a key, by key, version, bucket, and what it is: see `store::usage`. Owner: `store`.
 pub const DEPENDANT: u8 = b'd';
@@ -41,6 +45,8 @@ pub const KMS_INTERNAL: u8 = b'n';
 /// Re-wrap by id. Owner: `kms`.
 pub const KMS_REWRAP: u8 = b'j';
 
+/// The audit's chain: whose it is, and its last attested head. Owner: `kms`.
+pub const AUDIT: u8 = b'h';
 /// Accounts' identities, access keys and managed policies, by a second byte. Owner: `iam`.
 pub const IAM: u8 = b'I';
 

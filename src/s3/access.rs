@@ -8,7 +8,7 @@ use s3s::{S3Request, S3Result};
 use super::{Front, error};
 use crate::auth::policy::{Side, Values};
 use crate::auth::{Action, Authorised, RequestContext, Resource, authorise};
-use crate::kms::{Ask, EncryptionContext, KeyArn, KeyRef};
+use crate::kms::{Ask, EncryptionContext, KeyArn, KeyRef, KmsError};
 use crate::store::{Located, StoreError};
 
 /// Headers that policies can ask about, each as `s3:` and its name.
@@ -51,14 +51,15 @@ impl Front {
         self.may(request, action, resource, bucket).await
     }
 
-    /// Decides about an operation on no bucket.
-    pub(super) fn may_service<T>(
+    /// Decides about an operation on all buckets of the caller.
+    pub(super) fn may_buckets<T>(
         request: &S3Request<T>,
         action: &'static str,
     ) -> S3Result<Authorised> {
         let caller = super::context(request)?;
         let add = |values: &mut Values| add_values(values, request);
-        authorise(caller, Action(action), Resource::Service, Side::None, add).map_err(error::denied)
+        authorise(caller, Action(action), Resource::Buckets, Side::None, add)
+            .map_err(|denied| error::denied(denied, true))
     }
 
     /// The object of the proof. Who may not list the bucket is not told that there is none (S3 API, `GetObject`).
@@ -87,15 +88,19 @@ impl Front {
     ) -> S3Result<Authorised> {
         let caller = super::context(request)?;
         let access = self.store.bucket_access(bucket).await?;
+        // A bucket that is not there is whoever's account asks: the answer is that it is not there.
+        let owner = access
+            .as_ref()
+            .map_or(&caller.principal.account, |access| &access.owner);
         let side = Side::Bucket {
-            // A bucket that is not there is whoever's account asks: the answer is that it is not there.
-            owner: access
-                .as_ref()
-                .map_or(&caller.principal.account, |access| &access.owner),
+            owner,
             policy: access.as_ref().and_then(|access| access.policy.as_deref()),
         };
         let add = |values: &mut Values| add_values(values, request);
-        authorise(caller, Action(action), resource, side, add).map_err(error::denied)
+        caller.operation.name(Action(action), &resource);
+        let own = owner == &caller.principal.account;
+        authorise(caller, Action(action), resource, side, add)
+            .map_err(|denied| error::denied(denied, own))
     }
 
     /// Decides about a KMS key that an object is to be written with or is read by.
@@ -112,6 +117,10 @@ impl Front {
             .via("s3", self.kms.region());
         let ask = named.into_iter().fold(ask, Ask::named);
         let decided = self.kms.authorise(caller, &ask, key).await;
+        if let Err(KmsError::AccessDenied(denied)) = &decided {
+            let recorded = self.kms.record_denied(caller, denied, key, context).await;
+            recorded.map_err(error::kms)?;
+        }
         decided.map_err(error::kms)
     }
 }

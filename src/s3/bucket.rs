@@ -33,7 +33,7 @@ pub(super) async fn list(
     front: &Front,
     request: S3Request<ListBucketsInput>,
 ) -> S3Result<S3Response<ListBucketsOutput>> {
-    let proof = Front::may_service(&request, "s3:ListAllMyBuckets")?;
+    let proof = Front::may_buckets(&request, "s3:ListAllMyBuckets")?;
     let input = &request.input;
     let prefix = input.prefix.clone().unwrap_or_default();
     let after = input.continuation_token.clone().unwrap_or_default();
@@ -183,12 +183,6 @@ pub(super) async fn put_encryption(
     else {
         return Err(malformed());
     };
-    if rule.bucket_key_enabled == Some(true) {
-        return Err(s3_error!(
-            NotImplemented,
-            "S3 Bucket Keys are not implemented"
-        ));
-    }
     let by_default = rule
         .apply_server_side_encryption_by_default
         .as_ref()
@@ -213,7 +207,8 @@ pub(super) async fn put_encryption(
     };
     front
         .store
-        .put_bucket_encryption(&proof, &encryption)
+        // With SSE-S3 it waits for requests that ask for SSE-KMS.
+        .put_bucket_encryption(&proof, &encryption, rule.bucket_key_enabled == Some(true))
         .await?;
     Ok(S3Response::new(PutBucketEncryptionOutput {}))
 }
@@ -229,7 +224,8 @@ pub(super) async fn get_encryption(
             &request.input.bucket,
         )
         .await?;
-    let by_default = match front.store.load_bucket(&proof).await?.encryption {
+    let record = front.store.load_bucket(&proof).await?;
+    let by_default = match record.encryption {
         DefaultEncryption::S3 => ServerSideEncryptionByDefault {
             kms_master_key_id: None,
             sse_algorithm: aes256(),
@@ -241,7 +237,7 @@ pub(super) async fn get_encryption(
     };
     let rule = ServerSideEncryptionRule {
         apply_server_side_encryption_by_default: Some(by_default),
-        bucket_key_enabled: Some(false),
+        bucket_key_enabled: Some(record.bucket_key),
     };
     Ok(S3Response::new(GetBucketEncryptionOutput {
         server_side_encryption_configuration: Some(ServerSideEncryptionConfiguration {
@@ -263,7 +259,7 @@ pub(super) async fn delete_encryption(
         .await?;
     front
         .store
-        .put_bucket_encryption(&proof, &DefaultEncryption::S3)
+        .put_bucket_encryption(&proof, &DefaultEncryption::S3, false)
         .await?;
     Ok(S3Response::with_status(
         DeleteBucketEncryptionOutput {},

@@ -37,8 +37,8 @@ pub(super) async fn put(
             policy: Some(&document),
         };
         let resource = Resource::Bucket(bucket.clone());
-        let _again =
-            authorise(caller, Action(PUT), resource, side, |_values| ()).map_err(error::denied)?;
+        let _again = authorise(caller, Action(PUT), resource, side, |_values| ())
+            .map_err(|denied| error::denied(denied, true))?;
     }
     front.store.put_bucket_policy(&proof, Some(policy)).await?;
     Ok(S3Response::with_status(

@@ -150,7 +150,7 @@ pub(super) async fn copy(
             conditions: conditions_of_target(&request.headers)?,
         })
         .await?;
-    let answer = SseAnswer::with_context(&written.sse, &request.headers);
+    let answer = SseAnswer::with_context(&written.sse, written.bucket_key, &request.headers);
     let mut result = CopyObjectResult {
         e_tag: Some(etag(&written.etag)),
         last_modified: Some(timestamp(written.last_modified_ms)),
@@ -162,6 +162,7 @@ pub(super) async fn copy(
     }
     Ok(S3Response::new(CopyObjectOutput {
         copy_object_result: Some(result),
+        bucket_key_enabled: answer.bucket_key,
         server_side_encryption: answer.algorithm,
         ssekms_key_id: answer.kms_key,
         ssekms_encryption_context: answer.context,
@@ -240,7 +241,11 @@ pub(super) async fn copy_part(
         .store
         .put_part(&upload, &upload_access, number, incoming)
         .await?;
-    let answer = SseAnswer::new(&upload.record().sse, &request.headers);
+    let answer = SseAnswer::new(
+        &upload.record().sse,
+        upload.says_bucket_key(),
+        &request.headers,
+    );
     let mut result = CopyPartResult {
         e_tag: Some(etag(&part.etag)),
         last_modified: Some(timestamp(part.last_modified_ms)),
@@ -257,6 +262,7 @@ pub(super) async fn copy_part(
     );
     Ok(S3Response::new(UploadPartCopyOutput {
         copy_part_result: Some(result),
+        bucket_key_enabled: answer.bucket_key,
         server_side_encryption: answer.algorithm,
         ssekms_key_id: answer.kms_key,
         sse_customer_algorithm: answer.customer_algorithm,

@@ -52,9 +52,12 @@ fn escape(text: &str) -> String {
         .collect()
 }
 
-/// A decision that was no.
-pub(super) fn denied(denied: Denied) -> S3Error {
+/// A decision that was no. Why is told to callers of the account that owns the bucket (`own`), as AWS does.
+pub(super) fn denied(denied: Denied, own: bool) -> S3Error {
     let mut error = s3s::s3_error!(AccessDenied, "Access Denied");
+    if own {
+        error.set_message(denied.to_string());
+    }
     error.set_source(Box::new(denied));
     error
 }
@@ -260,7 +263,7 @@ pub(super) fn kms(error: KmsError) -> S3Error {
         E::Disabled(_) => coded(BAD, "KMS.DisabledException", message),
         E::InvalidState { .. } => coded(BAD, "KMS.KMSInvalidStateException", message),
         E::InvalidKeyUsage(_) => coded(BAD, "KMS.InvalidKeyUsageException", message),
-        E::AccessDenied(denied_by) => denied(denied_by),
+        E::AccessDenied(denied_by) => denied(denied_by, true),
         E::Validation(_) => coded(BAD, "InvalidArgument", message),
         E::Busy => coded(
             UNAVAILABLE,
@@ -273,6 +276,14 @@ pub(super) fn kms(error: KmsError) -> S3Error {
                 UNAVAILABLE,
                 "ServiceUnavailable",
                 "The hardware security module that holds the key is unavailable. Please try again.",
+            )
+        }
+        E::Audit(_) => {
+            error!(event = "s3.audit_failing", error = %Chain(&error));
+            coded(
+                UNAVAILABLE,
+                "ServiceUnavailable",
+                "The audit record of the use of the key cannot be written. Please try again.",
             )
         }
         // A wrap that was stored does not open: of an object, that is damage. The rest cannot come from these calls.

@@ -69,6 +69,11 @@ impl Front {
         }
     }
 
+    /// Where its objects are.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// The service that answers requests.
     pub fn into_service(self) -> S3Service {
         let mut builder = S3ServiceBuilder::new(self.clone());

@@ -8,12 +8,14 @@ use s3s::dto::{
 };
 use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
 
+use super::error::kms;
 use super::headers::{self, etag, length, timestamp};
 use super::sse::{self, SseAnswer};
 use super::{Front, checksum, context, object};
 use crate::auth::RequestContext;
-use crate::store::record::{ChecksumAlgorithm, ChecksumKind, SseRecord};
-use crate::store::{CompletePart, CompleteRequest, KeyAccess, StoreError, UploadTarget};
+use crate::kms::KeyArn;
+use crate::store::record::{ChecksumAlgorithm, ChecksumKind, KeptContext, SseRecord};
+use crate::store::{CompletePart, CompleteRequest, KeyAccess, SseTarget, StoreError, UploadTarget};
 
 /// The most parts of one `ListParts`: AWS's limit.
 const PARTS_LISTED_MAX: usize = 1000;
@@ -27,6 +29,7 @@ impl Front {
         upload: &UploadTarget,
         name: (&str, &str),
     ) -> S3Result<KeyAccess> {
+        sse::refuse_bucket_key(headers)?;
         let customer = sse::customer_key_of(headers)?;
         let sse = &upload.record().sse;
         match (sse, &customer) {
@@ -44,8 +47,29 @@ impl Front {
             }
             _ => {}
         }
-        self.key_access(caller, sse, upload.caller_context(), customer, name)
-            .await
+        let kept = upload.caller_context();
+        if let SseRecord::Kms(arn) = sse {
+            let arn = self.kms.arn_of_record(arn).map_err(kms)?;
+            self.may_also(caller, "kms:GenerateDataKey", &arn, kept, name)
+                .await?;
+        }
+        self.key_access(caller, sse, kept, customer, name).await
+    }
+
+    /// Every step of a multipart upload takes both rights: to make a data key and to decrypt it (S3 User Guide,
+    /// "Multipart upload API and permissions").
+    async fn may_also(
+        &self,
+        caller: &RequestContext,
+        action: &'static str,
+        arn: &KeyArn,
+        kept: KeptContext<'_>,
+        (bucket, key): (&str, &str),
+    ) -> S3Result<()> {
+        let named = sse::arn_of_wrap(kept.bucket_key, bucket, key);
+        let context = sse::full_context(kept.caller, &named)?;
+        let _proof = self.may_key(caller, action, arn, None, &context).await?;
+        Ok(())
     }
 }
 
@@ -126,17 +150,35 @@ pub(super) async fn create(
     let target = front
         .sse_target(context(&request)?, &request.headers, &record, &bucket, &key)
         .await?;
+    if let SseTarget::Kms {
+        key: arn,
+        caller_context,
+        bucket_key,
+        ..
+    } = &target
+    {
+        let kept = KeptContext {
+            caller: caller_context,
+            bucket_key: *bucket_key,
+        };
+        let name = (bucket.as_str(), key.as_str());
+        front
+            .may_also(context(&request)?, "kms:Decrypt", arn, kept, name)
+            .await?;
+    }
     let asked = request.input.checksum_algorithm.is_some();
     let id = front
         .store
         .create_upload(&proof, &target, kept, (checksum, asked))
         .await?;
-    let answer = SseAnswer::with_context(&target.record(), &request.headers);
+    let answer =
+        SseAnswer::with_context(&target.record(), target.says_bucket_key(), &request.headers);
     Ok(S3Response::new(CreateMultipartUploadOutput {
         bucket: Some(bucket),
         checksum_algorithm: request.input.checksum_algorithm,
         checksum_type: asked.then(|| checksum::kind_name(checksum)),
         key: Some(key),
+        bucket_key_enabled: answer.bucket_key,
         server_side_encryption: answer.algorithm,
         ssekms_key_id: answer.kms_key,
         ssekms_encryption_context: answer.context,
@@ -180,9 +222,14 @@ pub(super) async fn put_part(
         .put_part(&upload, &access, number, incoming)
         .await
         .map_err(of_an_upload)?;
-    let answer = SseAnswer::new(&upload.record().sse, &request.headers);
+    let answer = SseAnswer::new(
+        &upload.record().sse,
+        upload.says_bucket_key(),
+        &request.headers,
+    );
     let mut output = UploadPartOutput {
         e_tag: Some(etag(&part.etag)),
+        bucket_key_enabled: answer.bucket_key,
         server_side_encryption: answer.algorithm,
         ssekms_key_id: answer.kms_key,
         sse_customer_algorithm: answer.customer_algorithm,
@@ -319,7 +366,7 @@ pub(super) async fn complete(
         })
         .await
         .map_err(of_an_upload)?;
-    let answer = SseAnswer::new(&written.sse, &request.headers);
+    let answer = SseAnswer::new(&written.sse, written.bucket_key, &request.headers);
     let parts = u32::try_from(
         input
             .multipart_upload
@@ -333,6 +380,7 @@ pub(super) async fn complete(
         location: Some(format!("/{bucket}/{key}")),
         bucket: Some(bucket),
         key: Some(key),
+        bucket_key_enabled: answer.bucket_key,
         server_side_encryption: answer.algorithm,
         ssekms_key_id: answer.kms_key,
         ..CompleteMultipartUploadOutput::default()

@@ -46,9 +46,10 @@ pub(super) async fn put(
             incoming,
         })
         .await?;
-    let answer = SseAnswer::with_context(&written.sse, &request.headers);
+    let answer = SseAnswer::with_context(&written.sse, written.bucket_key, &request.headers);
     let mut output = PutObjectOutput {
         e_tag: Some(etag(&written.etag)),
+        bucket_key_enabled: answer.bucket_key,
         server_side_encryption: answer.algorithm,
         ssekms_key_id: answer.kms_key,
         ssekms_encryption_context: answer.context,
@@ -99,7 +100,7 @@ impl Reader {
 macro_rules! describe {
     ($Output:ident, $request:expr, $located:expr, $reader:expr, $range:expr) => {{
         let record = $located.record();
-        let answer = SseAnswer::new(&record.sse, &$request.headers);
+        let answer = SseAnswer::new(&record.sse, record.says_bucket_key(), &$request.headers);
         let (input, kept) = ($request.input, &record.headers);
         let part_of = !matches!($reader.selection, Selection::Whole) && !$range.is_empty();
         let content_type = input
@@ -128,6 +129,7 @@ macro_rules! describe {
             last_modified: Some(timestamp(record.last_modified_ms)),
             metadata: headers::user_metadata(kept),
             parts_count: parts_count($reader.selection, record.parts),
+            bucket_key_enabled: answer.bucket_key,
             server_side_encryption: answer.algorithm,
             ssekms_key_id: answer.kms_key,
             sse_customer_algorithm: answer.customer_algorithm,

@@ -25,16 +25,12 @@ const NOT_IMPLEMENTED: [&str; 15] = [
 ];
 
 /// Headers that may have these values only: what they ask for is what is done anyway.
-const ONLY: [(&str, &[&str]); 5] = [
+const ONLY: [(&str, &[&str]); 4] = [
     (
         "x-amz-acl",
         &["private", "bucket-owner-full-control", "bucket-owner-read"],
     ),
     ("x-amz-storage-class", &["STANDARD"]),
-    (
-        "x-amz-server-side-encryption-bucket-key-enabled",
-        &["false"],
-    ),
     ("x-amz-bucket-object-lock-enabled", &["false"]),
     ("x-amz-object-ownership", &["BucketOwnerEnforced"]),
 ];
@@ -271,7 +267,7 @@ mod tests {
             Some("InvalidStorageClass")
         );
         assert_eq!(
-            refused("x-amz-server-side-encryption-bucket-key-enabled", "true").as_deref(),
+            refused("x-amz-bucket-object-lock-enabled", "true").as_deref(),
             Some("NotImplemented")
         );
         assert_eq!(

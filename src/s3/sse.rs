@@ -1,6 +1,7 @@
 //! Server-side encryption on the wire: headers to a target, and back.
 //!
-//! The encryption context `aws:s3:arn` is set here; a caller may send it only with the same value.
+//! The encryption context `aws:s3:arn` is set here; a caller may send it only with the same value. It is the ARN of the
+//! object, and that of the bucket where a bucket key lies between: as AWS has it.
 
 use std::collections::BTreeMap;
 
@@ -17,12 +18,13 @@ use super::error::{coded, kms};
 use super::{Front, error};
 use crate::auth::RequestContext;
 use crate::kms::{EncryptionContext, KeyArn, KeyRef};
-use crate::store::record::{BucketRecord, DefaultEncryption, SseRecord};
+use crate::store::record::{BucketRecord, DefaultEncryption, KeptContext, SseRecord};
 use crate::store::{CustomerKey, KeyAccess, SseTarget, StoreError};
 
 const ALGORITHM: &str = "x-amz-server-side-encryption";
 const KMS_KEY: &str = "x-amz-server-side-encryption-aws-kms-key-id";
 const CONTEXT: &str = "x-amz-server-side-encryption-context";
+const BUCKET_KEY: &str = "x-amz-server-side-encryption-bucket-key-enabled";
 const CUSTOMER: &str = "x-amz-server-side-encryption-customer-";
 const COPY_SOURCE_CUSTOMER: &str = "x-amz-copy-source-server-side-encryption-customer-";
 const ARN_CONTEXT: &str = "aws:s3:arn";
@@ -34,13 +36,15 @@ pub(super) struct SseAnswer {
     pub(super) kms_key: Option<String>,
     pub(super) customer_algorithm: Option<String>,
     pub(super) customer_md5: Option<String>,
+    /// Said only where it is so.
+    pub(super) bucket_key: Option<bool>,
     /// Echoed by `PutObject`, `CopyObject` and `CreateMultipartUpload` only.
     pub(super) context: Option<String>,
 }
 
 impl SseAnswer {
-    /// What a record and a request's headers say.
-    pub(super) fn new(record: &SseRecord, headers: &HeaderMap) -> Self {
+    /// What a record, whether a bucket key is to be named, and a request's headers say.
+    pub(super) fn new(record: &SseRecord, bucket_key: bool, headers: &HeaderMap) -> Self {
         match record {
             SseRecord::S3 => Self {
                 algorithm: Some(aes256()),
@@ -51,6 +55,7 @@ impl SseAnswer {
                     ServerSideEncryption::AWS_KMS,
                 )),
                 kms_key: Some(arn.clone()),
+                bucket_key: bucket_key.then_some(true),
                 ..Self::default()
             },
             SseRecord::Customer => Self {
@@ -62,13 +67,13 @@ impl SseAnswer {
     }
 
     /// The same, with the context as it was sent.
-    pub(super) fn with_context(record: &SseRecord, headers: &HeaderMap) -> Self {
+    pub(super) fn with_context(record: &SseRecord, bucket_key: bool, headers: &HeaderMap) -> Self {
         let context = text(headers, CONTEXT)
             .map(str::to_owned)
             .filter(|_| matches!(record, SseRecord::Kms(_)));
         Self {
             context,
-            ..Self::new(record, headers)
+            ..Self::new(record, bucket_key, headers)
         }
     }
 }
@@ -77,9 +82,13 @@ pub(super) fn aes256() -> ServerSideEncryption {
     ServerSideEncryption::from_static(ServerSideEncryption::AES256)
 }
 
-/// Name of an object as policies and encryption contexts know it.
-fn object_arn(bucket: &str, key: &str) -> String {
-    format!("arn:aws:s3:::{bucket}/{key}")
+/// What policies and encryption contexts know an object by; its bucket, where the wrap is that of a bucket key.
+pub(super) fn arn_of_wrap(bucket_key: bool, bucket: &str, key: &str) -> String {
+    if bucket_key {
+        format!("arn:aws:s3:::{bucket}")
+    } else {
+        format!("arn:aws:s3:::{bucket}/{key}")
+    }
 }
 
 impl Front {
@@ -98,6 +107,10 @@ impl Front {
         let customer = customer_key(headers, CUSTOMER, without_md5)?;
         let algorithm = text_or_refuse(headers, ALGORITHM)?;
         let kms_key = text_or_refuse(headers, KMS_KEY)?;
+        let asked = bucket_key_asked(headers)?;
+        if asked == Some(true) && customer.is_some() {
+            return Err(bucket_key_without_kms());
+        }
         if customer.is_some()
             && (algorithm.is_some() || kms_key.is_some() || headers.contains_key(CONTEXT))
         {
@@ -122,6 +135,9 @@ impl Front {
                         "Server Side Encryption with AWS KMS managed key requires HTTP header x-amz-server-side-encryption : aws:kms",
                     ));
                 }
+                if asked == Some(true) {
+                    return Err(bucket_key_without_kms());
+                }
                 return Ok(SseTarget::S3);
             }
             (Some(_), _) => {
@@ -141,7 +157,10 @@ impl Front {
             }
         };
         let caller_context = caller_context(headers)?;
-        let context = full_context(&caller_context, bucket, key)?;
+        let bucket_key = asked.unwrap_or(bucket_record.bucket_key);
+        let arn = arn_of_wrap(bucket_key, bucket, key);
+        // What a policy sees of the context: all of it, with or without a bucket key.
+        let context = full_context(&caller_context, &arn)?;
         let (key, named) = self.resolve(key_name.as_deref()).await?;
         let named = named.as_ref();
         let proof = self
@@ -150,8 +169,9 @@ impl Front {
         Ok(SseTarget::Kms {
             proof,
             key,
-            context,
+            context: context_of_wrap(bucket_key, context, &arn)?,
             caller_context,
+            bucket_key,
         })
     }
 
@@ -171,7 +191,7 @@ impl Front {
         &self,
         caller: &RequestContext,
         record: &SseRecord,
-        caller_context: &[(String, String)],
+        kept: KeptContext<'_>,
         customer: Option<CustomerKey>,
         (bucket, key): (&str, &str),
     ) -> S3Result<KeyAccess> {
@@ -179,11 +199,14 @@ impl Front {
             (_, Some(customer)) => Ok(KeyAccess::Customer(customer)),
             (SseRecord::S3 | SseRecord::Customer, None) => Ok(KeyAccess::Plain),
             (SseRecord::Kms(arn), None) => {
-                let context = full_context(caller_context, bucket, key)?;
+                let named = arn_of_wrap(kept.bucket_key, bucket, key);
+                // What a policy sees, as when it was written.
+                let context = full_context(kept.caller, &named)?;
                 let arn = self.kms.arn_of_record(arn).map_err(kms)?;
                 let proof = self
                     .may_key(caller, "kms:Decrypt", &arn, None, &context)
                     .await?;
+                let context = context_of_wrap(kept.bucket_key, context, &named)?;
                 Ok(KeyAccess::Kms { proof, context })
             }
         }
@@ -192,10 +215,16 @@ impl Front {
 
 /// Reading an object takes no encryption headers but a customer's.
 pub(super) fn refuse_on_read(headers: &HeaderMap) -> S3Result<()> {
-    if [ALGORITHM, KMS_KEY, CONTEXT]
-        .iter()
-        .any(|name| headers.contains_key(*name))
-    {
+    refuse_any(headers, &[ALGORITHM, KMS_KEY, CONTEXT, BUCKET_KEY])
+}
+
+/// A part has a bucket key as its upload does.
+pub(super) fn refuse_bucket_key(headers: &HeaderMap) -> S3Result<()> {
+    refuse_any(headers, &[BUCKET_KEY])
+}
+
+fn refuse_any(headers: &HeaderMap, names: &[&str]) -> S3Result<()> {
+    if names.iter().any(|name| headers.contains_key(*name)) {
         return Err(invalid(
             "x-amz-server-side-encryption header is not supported for this operation.",
         ));
@@ -285,20 +314,47 @@ fn caller_context(headers: &HeaderMap) -> S3Result<Vec<(String, String)>> {
     Ok(map.into_iter().collect())
 }
 
-/// The caller's context with the object's ARN.
-pub(super) fn full_context(
-    caller: &[(String, String)],
-    bucket: &str,
-    key: &str,
+/// Whether a request asks for a bucket key, or asks for none.
+fn bucket_key_asked(headers: &HeaderMap) -> S3Result<Option<bool>> {
+    match text_or_refuse(headers, BUCKET_KEY)? {
+        None => Ok(None),
+        Some(text) if text.eq_ignore_ascii_case("true") => Ok(Some(true)),
+        Some(text) if text.eq_ignore_ascii_case("false") => Ok(Some(false)),
+        Some(_) => Err(invalid(
+            "The value of x-amz-server-side-encryption-bucket-key-enabled is neither true nor false",
+        )),
+    }
+}
+
+/// Bucket keys are of SSE-KMS, and what nobody would do is not taken.
+fn bucket_key_without_kms() -> S3Error {
+    invalid(
+        "x-amz-server-side-encryption-bucket-key-enabled requires HTTP header x-amz-server-side-encryption : aws:kms",
+    )
+}
+
+/// What the HSM's wrap is bound to: that of a bucket key serves all objects, and knows nothing of a caller.
+pub(super) fn context_of_wrap(
+    bucket_key: bool,
+    full: EncryptionContext,
+    arn: &str,
 ) -> S3Result<EncryptionContext> {
-    let arn = object_arn(bucket, key);
+    if bucket_key {
+        full_context(&[], arn)
+    } else {
+        Ok(full)
+    }
+}
+
+/// The caller's context with the ARN of what is wrapped for.
+pub(super) fn full_context(caller: &[(String, String)], arn: &str) -> S3Result<EncryptionContext> {
     let mut map: BTreeMap<String, String> = caller.iter().cloned().collect();
     if map
-        .insert(ARN_CONTEXT.to_owned(), arn.clone())
+        .insert(ARN_CONTEXT.to_owned(), arn.to_owned())
         .is_some_and(|given| given != arn)
     {
         return Err(invalid(
-            "The encryption context aws:s3:arn is reserved for the ARN of the object",
+            "The encryption context aws:s3:arn is reserved for the ARN of the object, or of the bucket with a bucket key",
         ));
     }
     EncryptionContext::from_map(map).map_err(kms)

@@ -8,7 +8,7 @@ use s3s::xml::{DeError, DeResult, Deserializer};
 use s3s::{Body, S3Error, S3Request, S3Response, S3Result, s3_error};
 
 use super::error::kms;
-use super::sse::{self, full_context};
+use super::sse::{self, arn_of_wrap, context_of_wrap, full_context};
 use super::{Front, checksum, context};
 use crate::kms::{KeyArn, KeyRef};
 use crate::store::record::SseRecord;
@@ -77,38 +77,39 @@ async fn update(front: &Front, request: &S3Request<Body>) -> S3Result<()> {
     // The server has read the document and checked it against its digest.
     let document = request.input.bytes().unwrap_or_default();
     let wanted = read(&document)?;
-    if wanted.bucket_key {
-        return Err(s3_error!(
-            NotImplemented,
-            "Bucket Keys are not implemented: BucketKeyEnabled"
-        ));
-    }
     let caller = context(request)?;
     let (target, named) = target_key(front, &wanted.key).await?;
     let source = front.store.locate(&proof).await?;
-    let caller_context = source.caller_context().to_vec();
-    let bound_to = full_context(&caller_context, &bucket, &key)?;
+    let kept = source.caller_context();
+    let caller_context = kept.caller.to_vec();
+    let arn = arn_of_wrap(wanted.bucket_key, &bucket, &key);
+    // What a policy sees of the context: all of it, with or without a bucket key.
+    let seen = full_context(&caller_context, &arn)?;
+    let seen_before = full_context(
+        &caller_context,
+        &arn_of_wrap(kept.bucket_key, &bucket, &key),
+    )?;
     // The rights on the target, by all the names that AWS asks for; the last is the one that wraps.
-    let may = async |action, key: &KeyArn, named| {
-        front.may_key(caller, action, key, named, &bound_to).await
-    };
+    let may =
+        async |action, key: &KeyArn, named| front.may_key(caller, action, key, named, &seen).await;
     let _encrypts = may("kms:Encrypt", &target, Some(&named)).await?;
     let _enters = may("kms:ReEncryptTo", &target, Some(&named)).await?;
     let wraps = may("kms:GenerateDataKey", &target, Some(&named)).await?;
     let sse = &source.record().sse;
     if let SseRecord::Kms(arn) = sse {
         let left = front.kms.arn_of_record(arn).map_err(kms)?;
-        let _leaves = may("kms:ReEncryptFrom", &left, None).await?;
+        let _leaves = front
+            .may_key(caller, "kms:ReEncryptFrom", &left, None, &seen_before)
+            .await?;
     }
     let place = (bucket.as_str(), key.as_str());
-    let access = front
-        .key_access(caller, sse, &caller_context, None, place)
-        .await?;
+    let access = front.key_access(caller, sse, kept, None, place).await?;
     let sse = SseTarget::Kms {
         proof: wraps,
         key: target,
-        context: bound_to,
+        context: context_of_wrap(wanted.bucket_key, seen, &arn)?,
         caller_context,
+        bucket_key: wanted.bucket_key,
     };
     front
         .store

@@ -21,7 +21,7 @@ use super::body::TimedBody;
 use super::{health, metrics};
 use crate::auth::payload::{BodyError, BoxError, VerifiedBody};
 use crate::auth::sigv4::{AuthError, Claim, Service, Verified, Verifier};
-use crate::auth::{AccountId, RequestContext};
+use crate::auth::{AccountId, Operation, RequestContext};
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::iam::{Iam, IamError};
@@ -29,6 +29,7 @@ use crate::kms::{self, Kms, TokenGroups};
 use crate::s3::{
     AnnouncedTrailers, Front, check_document, drop_meaningless_range, error_response, refuse,
 };
+use crate::store::Store;
 
 /// The longest body of a request to another service than S3.
 const SERVICE_BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -50,6 +51,7 @@ pub(super) struct Endpoint {
     verifier: Verifier,
     s3: S3Service,
     kms: Arc<Kms>,
+    store: Store,
     iam: Arc<Iam>,
     groups: TokenGroups,
     account: AccountId,
@@ -69,6 +71,7 @@ impl Endpoint {
     ) -> Self {
         Self {
             verifier,
+            store: front.store().clone(),
             s3: front.into_service(),
             kms,
             iam,
@@ -91,7 +94,10 @@ impl Endpoint {
             )
             .route(
                 "/metrics",
-                get(move || async move { metrics::text(&measured.groups) }),
+                get(move || async move {
+                    let bucket_keys = measured.store.bucket_key_counts();
+                    metrics::text(&measured.groups, &bucket_keys, measured.kms.audit_stats())
+                }),
             )
             .fallback(move |request: Request| {
                 let endpoint = Arc::clone(&self);
@@ -472,6 +478,7 @@ fn request_context(
         user_agent: text(header::USER_AGENT),
         referer: text(header::REFERER),
         presigned: verified.presigned,
+        operation: Operation::default(),
     }
 }
 

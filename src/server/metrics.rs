@@ -6,7 +6,9 @@ use axum::response::{IntoResponse, Response};
 use http::header;
 use strongroom_hsm::{Health, State};
 
+use crate::audit::AuditStats;
 use crate::kms::TokenGroups;
+use crate::store::BucketKeyCounts;
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -64,8 +66,75 @@ const FAMILIES: [Family; 8] = [
     ),
 ];
 
-/// Every family, of every token.
-pub(super) fn text(groups: &TokenGroups) -> Response {
+/// A family of what the server counts itself: the same, without tokens.
+type ServerFamily<T> = (&'static str, &'static str, &'static str, fn(&T) -> u64);
+
+const BUCKET_KEY_FAMILIES: [ServerFamily<BucketKeyCounts>; 3] = [
+    (
+        "strongroom_bucket_key_hits_total",
+        "counter",
+        "Data keys wrapped or unwrapped by a bucket key in memory: calls of the token that were spared.",
+        |counts| counts.hits,
+    ),
+    (
+        "strongroom_bucket_key_misses_total",
+        "counter",
+        "Bucket keys that were not in memory, for which the token was called.",
+        |counts| counts.misses,
+    ),
+    (
+        "strongroom_bucket_keys",
+        "gauge",
+        "Bucket keys in memory.",
+        |counts| count(counts.held),
+    ),
+];
+
+const AUDIT_FAMILIES: [ServerFamily<AuditStats>; 6] = [
+    (
+        "strongroom_audit_failing",
+        "gauge",
+        "Whether audit records cannot be written.",
+        |stats| u64::from(stats.is_failing),
+    ),
+    (
+        "strongroom_audit_unattested_records",
+        "gauge",
+        "Audit records that no checkpoint of the HSM attests yet.",
+        |stats| stats.unattested,
+    ),
+    (
+        "strongroom_audit_checkpoint_failing",
+        "gauge",
+        "Whether the last attempt at a checkpoint of the audit failed.",
+        |stats| u64::from(stats.checkpoint_is_failing),
+    ),
+    (
+        "strongroom_audit_records_total",
+        "counter",
+        "Audit records written.",
+        |stats| stats.records,
+    ),
+    (
+        "strongroom_audit_lost_records_total",
+        "counter",
+        "Audit records that could not be written.",
+        |stats| stats.lost,
+    ),
+    (
+        "strongroom_audit_flushes_total",
+        "counter",
+        "Flushes of the audit to stable storage.",
+        |stats| stats.flushes,
+    ),
+];
+
+/// Every family: of every token, of bucket keys, and of the audit if there is one.
+pub(super) fn text(
+    groups: &TokenGroups,
+    bucket_keys: &BucketKeyCounts,
+    audit: Option<AuditStats>,
+) -> Response {
     let default = std::iter::once(("default", groups.default_group()));
     let tokens: Vec<_> = default
         .chain(groups.named())
@@ -86,7 +155,21 @@ pub(super) fn text(groups: &TokenGroups) -> Response {
             );
         }
     }
+    add(&mut text, &BUCKET_KEY_FAMILIES, bucket_keys);
+    if let Some(stats) = &audit {
+        add(&mut text, &AUDIT_FAMILIES, stats);
+    }
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
+}
+
+fn add<T>(text: &mut String, families: &[ServerFamily<T>], counted: &T) {
+    for (family, kind, help, read) in families {
+        let value = read(counted);
+        let _ = writeln!(
+            text,
+            "# HELP {family} {help}\n# TYPE {family} {kind}\n{family} {value}"
+        );
+    }
 }
 
 fn count(number: usize) -> u64 {

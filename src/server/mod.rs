@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::{debug, error, info, warn};
 
+use crate::audit::{Audit, AuditSettings};
 use crate::auth::sigv4::Verifier;
 use crate::blob::FsBlobs;
 use crate::clock::Clock;
@@ -22,6 +23,7 @@ use crate::config::{Config, ConfigError, Limits};
 use crate::iam::Iam;
 use crate::kms::{
     Kms, KmsSettings, TokenGroups, WRAP_COUNT_BLOCK_DEFAULT, WRAPS_PER_BACKING_KEY_MAX_DEFAULT,
+    audited_chain,
 };
 use crate::meta::{Meta, RedbMeta};
 use crate::s3::Front;
@@ -41,6 +43,8 @@ use stream::TimedStream;
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// The most headers of a request.
 const HEADERS_MAX: usize = 128;
+/// Longest wait for the audit's last checkpoint.
+const AUDIT_END_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Pause after a connection could not be accepted, for want of file descriptors for instance.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -132,7 +136,8 @@ impl Server {
             Arc::clone(&clock),
             settings,
         );
-        let kms = Arc::new(kms.with_dependants(dependants, config.refuse_deletion_while_in_use));
+        let kms = kms.with_dependants(dependants, config.refuse_deletion_while_in_use);
+        let kms = Arc::new(audited(kms, meta.as_ref(), config.audit, &clock).await?);
         kms.recover()
             .await
             .map_err(data_error("keys", &meta_path))?;
@@ -217,6 +222,8 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) {
         info!(event = "server.listening", address = %self.address);
         let maintenance = tokio::spawn(maintain(self.parts.clone(), self.maintenance));
+        let kms = Arc::clone(&self.parts.kms);
+        let checkpoints = tokio::spawn(async move { kms.keep_audit().await });
         // As above: nobody else runs what is under way.
         let rewraps = tokio::spawn(self.parts.store.clone().run_rewraps(true));
         let places = Arc::new(Semaphore::new(self.limits.connections));
@@ -263,6 +270,15 @@ impl Server {
             );
         }
         connections.shutdown().await;
+        checkpoints.abort();
+        match tokio::time::timeout(AUDIT_END_WAIT_MAX, self.parts.kms.end_audit()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(event = "audit.not_ended", %error),
+            Err(_elapsed) => warn!(
+                event = "audit.not_ended",
+                "the last checkpoint takes too long"
+            ),
+        }
         self.parts.groups.shutdown().await;
         info!(event = "server.stopped");
     }
@@ -287,6 +303,29 @@ impl Server {
                 service,
             )
     }
+}
+
+/// With its audit, if it has one.
+async fn audited(
+    kms: Kms,
+    meta: &dyn Meta,
+    settings: Option<AuditSettings>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Kms, StartError> {
+    let Some(settings) = settings else {
+        warn!(
+            event = "audit.disabled",
+            "nothing is recorded of the use of keys"
+        );
+        return Ok(kms);
+    };
+    let dir = settings.dir.clone();
+    let (server, head) = audited_chain(meta)
+        .await
+        .map_err(data_error("audit", &dir))?;
+    let audit = Audit::open(server, head, settings, Arc::clone(clock));
+    let audit = audit.map_err(data_error("audit", &dir))?;
+    Ok(kms.with_audit(Arc::new(audit)))
 }
 
 fn data_error<E>(what: &'static str, path: &Path) -> impl FnOnce(E) -> StartError

@@ -36,6 +36,7 @@ impl Store {
             created_ms: self.now_ms(),
             encryption: DefaultEncryption::S3,
             owner: Some(proof.principal().account.to_string()),
+            bucket_key: false,
         };
         let row = bucket_row(name);
         match self
@@ -73,7 +74,7 @@ impl Store {
         proof: &Authorised,
     ) -> Result<Vec<(String, BucketRecord)>, StoreError> {
         match proof.resource() {
-            Resource::Service => {
+            Resource::Buckets => {
                 let mut buckets = self.load_buckets().await?;
                 let account = &proof.principal().account;
                 buckets.retain(|(_, bucket)| bucket.owner(self.kms.account()) == *account);
@@ -126,7 +127,7 @@ impl Store {
         .await
     }
 
-    /// Sets the default encryption. Objects that exist stay as they are.
+    /// Sets the default encryption, and whether SSE-KMS uses a bucket key. Objects that exist stay as they are.
     ///
     /// # Errors
     ///
@@ -135,11 +136,13 @@ impl Store {
         &self,
         proof: &Authorised,
         encryption: &DefaultEncryption,
+        bucket_key: bool,
     ) -> Result<(), StoreError> {
         let name = bucket_of(proof)?;
         self.commit_deciding(|| async {
             let (mut bucket, value) = load_bucket(&*self.meta.snapshot().await?, name).await?;
             bucket.encryption = encryption.clone();
+            bucket.bucket_key = bucket_key;
             let row = bucket_row(name);
             Ok((
                 Batch::new()

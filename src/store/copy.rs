@@ -57,7 +57,7 @@ impl Store {
         let name = ObjectName::new(&bucket_record, key)?;
         let opened = self.unlock(&source, &access).await?;
         let key_record = self
-            .wrap_key(&sse, &name.identity(), opened.schedule.data_key())
+            .wrap_key(&sse, &name, opened.schedule.data_key())
             .await?;
 
         let stored = source.record().checksum.filter(|kind| !kind.composite);
@@ -92,6 +92,7 @@ impl Store {
             parts: None,
             headers: headers.unwrap_or_else(|| source.record().headers.clone()),
             checksum: Some(kind),
+            bucket_key: key_record.record.bucket_key(),
         };
         let attributes = SealedAttributes {
             checksum,

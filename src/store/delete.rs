@@ -37,7 +37,8 @@ impl Store {
                 .and(sealed.unchanged(&name))
                 .delete(name.manifest_row())
                 .and(index_object(&name, sealed.key(), None))
-                .and(self.release_body(&*snapshot, &record.body).await?);
+                .and(self.release_body(&*snapshot, &record.body).await?)
+                .and(self.release_object(&*snapshot, &name, &record).await?);
             Ok((batch, ()))
         })
         .await

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::bucket::load_bucket;
 use super::digest::SealedAttributes;
 use super::put::{load_object, row_digest};
-use super::record::{KeyRecord, ManifestRecord, ObjectName, ObjectRecord};
+use super::record::{KeptContext, ManifestRecord, ObjectName, ObjectRecord};
 use super::{KeyAccess, Store, StoreError, object_of};
 use crate::auth::Authorised;
 use crate::blob::{BlobId, BlobReader};
@@ -40,11 +40,8 @@ impl Located {
     }
 
     /// The caller's encryption context, without what the server added.
-    pub fn caller_context(&self) -> &[(String, String)] {
-        match &self.manifest.key {
-            KeyRecord::Kms(_, context) => context,
-            KeyRecord::S3(_) | KeyRecord::Customer(_) => &[],
-        }
+    pub fn caller_context(&self) -> KeptContext<'_> {
+        self.manifest.key.kept_context()
     }
 
     /// An object whose rows were read together.
@@ -278,7 +275,7 @@ impl Store {
     ) -> Result<Opened, StoreError> {
         let identity = located.name.identity();
         let schedule = self
-            .open_key(&located.manifest.key, access, &identity)
+            .open_key(&located.manifest.key, access, &located.name)
             .await?;
         let manifest =
             schedule.open_manifest(&located.manifest.manifest, &identity, &located.row_digest)?;

@@ -7,6 +7,8 @@
 //!
 //! - [`record`] says what the rows are; [`StoreError`] who must act; [`digest`] what is computed over plaintext.
 //! - `keys` gets a data key from the kind of encryption that an object has.
+//! - `bucket_key` lies between the HSM and data keys; `bucket_key_cache` holds such keys for a short time, and
+//!   `bucket_key_use` knows what hangs on them.
 //! - `gc` owns the life of blobs: intent, reference, garbage.
 //! - `usage` keeps the index of what hangs on which key.
 //! - `put`, `get`, `copy`, `update`, `delete`, `list`, `bucket`, `bucket_policy`, `multipart`, `rewrap` are the use
@@ -29,10 +31,15 @@ use std::time::Duration;
 use crate::auth::Authorised;
 use crate::blob::BlobStore;
 use crate::clock::Clock;
-use crate::kms::Kms;
+use crate::kms::{KeyWatch, Kms};
 use crate::meta::{Batch, Meta, MetaError};
 
 mod bucket;
+mod bucket_key;
+mod bucket_key_cache;
+#[cfg(test)]
+mod bucket_key_tests;
+mod bucket_key_use;
 mod bucket_policy;
 mod copy;
 mod customer;
@@ -47,9 +54,11 @@ mod multipart;
 mod put;
 pub mod record;
 mod rewrap;
+mod rewrap_bucket_key;
 mod update;
 mod usage;
 
+pub use bucket_key_cache::BucketKeyCounts;
 pub use bucket_policy::{BUCKET_POLICY_BYTES_MAX, BucketAccess};
 pub use copy::CopyRequest;
 pub use customer::CustomerKey;
@@ -61,6 +70,8 @@ pub use multipart::{CompletePart, CompleteRequest, PartListing, UploadTarget};
 pub use put::{CHECKSUM_DEFAULT, Incoming, PutRequest, WriteConditions, Written};
 pub use update::UpdateRequest;
 pub use usage::{DependantIndex, Dependency, dependency, index_bucket_key};
+
+use bucket_key_cache::BucketKeyCache;
 
 /// The bucket of a proof.
 fn bucket_of(proof: &Authorised) -> Result<&str, StoreError> {
@@ -78,6 +89,9 @@ const CONFLICT_RETRIES_MAX: usize = 32;
 /// coming through. Conflicts with other servers go on to be retried.
 const CONFLICTS_BEFORE_TURN: usize = 2;
 
+/// How long a bucket key stays in memory unless the operator says otherwise.
+pub const BUCKET_KEY_LIFETIME_DEFAULT: Duration = Duration::from_mins(5);
+
 /// What the store may be told.
 #[derive(Debug, Clone)]
 pub struct StoreSettings {
@@ -85,6 +99,8 @@ pub struct StoreSettings {
     pub garbage_grace: Duration,
     /// How long a pending blob is its writer's without a sign of life.
     pub pending_lease: Duration,
+    /// How long a bucket key stays in memory; with zero, every use of one asks the HSM.
+    pub bucket_key_lifetime: Duration,
 }
 
 impl Default for StoreSettings {
@@ -92,6 +108,7 @@ impl Default for StoreSettings {
         Self {
             garbage_grace: Duration::from_mins(15),
             pending_lease: Duration::from_hours(1),
+            bucket_key_lifetime: BUCKET_KEY_LIFETIME_DEFAULT,
         }
     }
 }
@@ -104,6 +121,7 @@ pub struct Store {
     kms: Arc<Kms>,
     clock: Arc<dyn Clock>,
     settings: StoreSettings,
+    bucket_keys: Arc<BucketKeyCache>,
     turn: Arc<tokio::sync::Mutex<()>>,
     read_policies: Arc<bucket_policy::ReadPolicies>,
 }
@@ -117,15 +135,24 @@ impl Store {
         clock: Arc<dyn Clock>,
         settings: StoreSettings,
     ) -> Self {
+        let bucket_keys = Arc::new(BucketKeyCache::new(settings.bucket_key_lifetime));
+        let held: Arc<dyn KeyWatch> = bucket_keys.clone();
+        kms.watch(Arc::downgrade(&held));
         Self {
             meta,
             blobs,
             kms,
             clock,
             settings,
+            bucket_keys,
             turn: Arc::default(),
             read_policies: Arc::default(),
         }
+    }
+
+    /// How often bucket keys spared a call of the HSM, and how often they did not.
+    pub fn bucket_key_counts(&self) -> BucketKeyCounts {
+        self.bucket_keys.counts()
     }
 
     /// Milliseconds since 1970.

@@ -9,11 +9,12 @@ use aws_lc_rs::rand;
 use md5::{Digest as _, Md5};
 
 use super::bucket::load_bucket;
+use super::bucket_key_use::WrappedKey;
 use super::digest::{Checksum, SealedAttributes};
 use super::put::{Incoming, ObjectRows, SealedBlob, opaque_etag};
 use super::record::{
-    BodyRecord, ChecksumAlgorithm, ChecksumKind, Headers, KeyRecord, ObjectName, ObjectRecord,
-    PartRecord, SseRecord, UploadRecord, Uuid, body_row, part_row, part_rows,
+    BodyRecord, ChecksumAlgorithm, ChecksumKind, Headers, KeptContext, ObjectName, ObjectRecord,
+    PartRecord, SseRecord, UploadRecord, Uuid, body_row, bucket_key_use_row, part_row, part_rows,
 };
 use super::usage::index_upload;
 use super::{KeyAccess, SseTarget, Store, StoreError, WriteConditions, Written, object_of};
@@ -54,11 +55,13 @@ impl UploadTarget {
     }
 
     /// The caller's encryption context, without what the server added.
-    pub fn caller_context(&self) -> &[(String, String)] {
-        match &self.record.key {
-            KeyRecord::Kms(_, context) => context,
-            KeyRecord::S3(_) | KeyRecord::Customer(_) => &[],
-        }
+    pub fn caller_context(&self) -> KeptContext<'_> {
+        self.record.key.kept_context()
+    }
+
+    /// Whether an answer says `BucketKeyEnabled`.
+    pub fn says_bucket_key(&self) -> bool {
+        matches!(self.record.sse, SseRecord::Kms(_)) && self.record.key.bucket_key().is_some()
     }
 }
 
@@ -115,26 +118,32 @@ impl Store {
         let (bucket, key) = object_of(proof)?;
         let name = ObjectName::new(&self.load_bucket(proof).await?, key)?;
         // The schedule is dropped here: the data key is unwrapped again for every part.
-        let (_, key_record) = self.make_key(sse, &name.identity()).await?;
+        let (_, key) = self.make_key(sse, &name).await?;
         let mut id: Uuid = [0; 16];
         rand::fill(&mut id).map_err(|_unspecified| StoreError::Random)?;
         let record = UploadRecord {
             initiated_ms: self.now_ms(),
             sse: sse.record(),
-            key: key_record,
+            key: key.record.clone(),
             headers,
             checksum: Some(checksum),
             checksum_chosen,
         };
         self.commit_deciding(|| async {
-            let (now, value) = load_bucket(&*self.meta.snapshot().await?, bucket).await?;
+            let snapshot = self.meta.snapshot().await?;
+            let (now, value) = load_bucket(&*snapshot, bucket).await?;
             if now.uuid != name.bucket {
                 return Err(StoreError::NoSuchBucket(bucket.to_owned()));
             }
+            let row = name.upload_row(&id);
             let batch = Batch::new()
                 .unchanged(super::record::bucket_row(bucket), Some(&value))
-                .put(name.upload_row(&id), codec::encode(&record))
-                .and(index_upload(&name, &id, None, Some(&record.key)));
+                .put(row.clone(), codec::encode(&record))
+                .and(index_upload(&name, &id, None, Some(&record.key)))
+                .and(
+                    self.hold_bucket_key(&*snapshot, &name.bucket, &key, row)
+                        .await?,
+                );
             Ok((batch, ()))
         })
         .await?;
@@ -182,9 +191,8 @@ impl Store {
         number: u32,
         incoming: Incoming,
     ) -> Result<(PartRecord, Vec<u8>), StoreError> {
-        let identity = upload.name.identity();
         let (schedule, pending) = tokio::join!(
-            self.open_key(&upload.record.key, access, &identity),
+            self.open_key(&upload.record.key, access, &upload.name),
             self.begin_blob()
         );
         let pending = pending?;
@@ -297,13 +305,20 @@ impl Store {
             let row = upload.name.upload_row(&upload.id);
             let mut batch = Batch::new()
                 .unchanged(row.clone(), Some(&value))
-                .delete(row)
+                .delete(row.clone())
                 .and(index_upload(
                     &upload.name,
                     &upload.id,
                     Some(&record.key),
                     None,
                 ));
+            if let Some(id) = record.key.bucket_key() {
+                let bucket = &upload.name.bucket;
+                batch = batch.and(
+                    self.release_bucket_key(&*snapshot, bucket, &id, &row)
+                        .await?,
+                );
+            }
             let parts = scan_parts(&*snapshot, &part_rows(&upload.id), PARTS_MAX).await?;
             batch = no_other_parts(batch, &upload.id, parts.iter().map(|(number, ..)| *number));
             for (number, record, value) in parts {
@@ -344,9 +359,8 @@ impl Store {
         let snapshot = self.meta.snapshot().await?;
         let uploaded = scan_parts(&*snapshot, &part_rows(&upload.id), PARTS_MAX).await?;
         drop(snapshot);
-        let identity = upload.name.identity();
         let schedule = self
-            .open_key(&upload.record.key, &access, &identity)
+            .open_key(&upload.record.key, &access, &upload.name)
             .await?;
         let (mut used, unused) = select_parts(uploaded, &parts)?;
         let object_checksum = Self::prove_parts(&schedule, &upload, &parts, &mut used)?;
@@ -375,6 +389,7 @@ impl Store {
             ),
             headers: upload.record.headers.clone(),
             checksum: object_checksum.as_ref().map(|(kind, _)| *kind),
+            bucket_key: upload.record.key.bucket_key(),
         };
         let attributes = SealedAttributes {
             checksum: object_checksum
@@ -392,19 +407,21 @@ impl Store {
                 let (now, value) = upload.now(&*snapshot).await?;
                 let mut record = record.clone();
                 record.sse.clone_from(&now.sse);
+                record.bucket_key = now.key.bucket_key();
+                // The bucket key has its row: the upload hangs on it.
+                let key = WrappedKey::of(now.key.clone());
                 let parts = manifest_parts.clone();
-                let rows = ObjectRows::seal(
-                    &schedule,
-                    &upload.name,
-                    record,
-                    parts,
-                    now.key.clone(),
-                    &attributes,
-                )?;
+                let rows =
+                    ObjectRows::seal(&schedule, &upload.name, record, parts, key, &attributes)?;
                 let row = upload.name.upload_row(&upload.id);
-                let batch = self
+                let mut batch = self
                     .object_batch(&*snapshot, &upload.bucket, &upload.name, &rows, &conditions)
-                    .await?
+                    .await?;
+                // The object hangs on the bucket key now, from this very batch.
+                if let Some(id) = now.key.bucket_key() {
+                    batch = batch.delete(bucket_key_use_row(&id, &row));
+                }
+                let batch = batch
                     .unchanged(row.clone(), Some(&value))
                     .delete(row)
                     .and(index_upload(&upload.name, &upload.id, Some(&now.key), None))

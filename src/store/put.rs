@@ -9,6 +9,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::bucket::load_bucket;
+use super::bucket_key_use::WrappedKey;
 use super::digest::{Digested, Digests, SealedAttributes};
 use super::gc::PendingBlob;
 use super::record::{
@@ -85,6 +86,8 @@ pub struct Written {
     pub last_modified_ms: i64,
     /// How it is encrypted.
     pub sse: SseRecord,
+    /// Whether the answer says `BucketKeyEnabled`.
+    pub bucket_key: bool,
     /// Its checksum.
     pub checksum: Option<(ChecksumKind, Vec<u8>)>,
 }
@@ -121,10 +124,9 @@ impl Store {
         conditions.check(current.as_ref())?;
         drop(snapshot);
 
-        let identity = name.identity();
         let algorithm = incoming.algorithm;
         // The intent and the data key do not wait for each other.
-        let (key_made, pending) = tokio::join!(self.make_key(&sse, &identity), self.begin_blob());
+        let (key_made, pending) = tokio::join!(self.make_key(&sse, &name), self.begin_blob());
         let pending = pending?;
         let (schedule, key_record) = match key_made {
             Ok(made) => made,
@@ -160,6 +162,7 @@ impl Store {
             parts: None,
             headers,
             checksum: Some(checksum),
+            bucket_key: key_record.record.bucket_key(),
         };
         let part = ManifestPart {
             number: 1,
@@ -312,12 +315,19 @@ impl Store {
             .and(index_object(
                 name,
                 sealed.key(),
-                Some((&rows.key, rows.record.size)),
-            ));
-        if let Some((old, _)) = current
-            && old.body != rows.record.body
-        {
-            batch = batch.and(self.release_body(snapshot, &old.body).await?);
+                Some((&rows.key.record, rows.record.size)),
+            ))
+            .and(
+                self.hold_bucket_key(snapshot, &name.bucket, &rows.key, name.object_row())
+                    .await?,
+            );
+        if let Some((old, _)) = current {
+            if old.body != rows.record.body {
+                batch = batch.and(self.release_body(snapshot, &old.body).await?);
+            }
+            if old.bucket_key != rows.record.bucket_key {
+                batch = batch.and(self.release_object(snapshot, name, &old).await?);
+            }
         }
         Ok(batch)
     }
@@ -349,7 +359,7 @@ fn body_error(error: Box<dyn std::error::Error + Send + Sync>) -> StoreError {
 /// The two rows of an object, sealed to each other.
 pub(super) struct ObjectRows {
     pub(super) record: ObjectRecord,
-    key: KeyRecord,
+    pub(super) key: WrappedKey,
     object_value: Vec<u8>,
     manifest_value: Vec<u8>,
 }
@@ -361,7 +371,7 @@ impl ObjectRows {
         name: &ObjectName,
         record: ObjectRecord,
         parts: Vec<ManifestPart>,
-        key: KeyRecord,
+        key: WrappedKey,
         attributes: &SealedAttributes,
     ) -> Result<Self, StoreError> {
         let attributes = schedule.seal_attributes(&name.identity(), &codec::encode(attributes))?;
@@ -374,7 +384,7 @@ impl ObjectRows {
         name: &ObjectName,
         record: ObjectRecord,
         parts: Vec<ManifestPart>,
-        key: KeyRecord,
+        key: WrappedKey,
         attributes: Vec<u8>,
     ) -> Result<Self, StoreError> {
         let object_value = codec::encode(&record);
@@ -385,31 +395,40 @@ impl ObjectRows {
         };
         let manifest = ManifestRecord {
             manifest: schedule.seal_manifest(&manifest)?,
-            key,
+            key: key.record.clone(),
             attributes,
         };
         let manifest_value = codec::encode(&manifest);
         Ok(Self {
             record,
-            key: manifest.key,
+            key,
             object_value,
             manifest_value,
         })
     }
 
     /// The batch that puts these rows in the place of those that were read, of the same object.
-    pub(super) fn replace(self, name: &ObjectName, (object, sealed): (&[u8], &SealedRow)) -> Batch {
-        let index = index_object(name, sealed.key(), Some((&self.key, self.record.size)));
+    pub(super) fn replace(
+        &self,
+        name: &ObjectName,
+        (object, sealed): (&[u8], &SealedRow),
+    ) -> Batch {
+        let index = index_object(
+            name,
+            sealed.key(),
+            Some((&self.key.record, self.record.size)),
+        );
         Batch::new()
             .unchanged(name.object_row(), Some(object))
-            .put(name.object_row(), self.object_value)
+            .put(name.object_row(), self.object_value.clone())
             .and(sealed.unchanged(name))
-            .put(name.manifest_row(), self.manifest_value)
+            .put(name.manifest_row(), self.manifest_value.clone())
             .and(index)
     }
 
     /// What to tell the client.
     pub(super) fn written(self, checksum: Option<(ChecksumKind, Vec<u8>)>) -> Written {
+        let bucket_key = self.record.says_bucket_key();
         let ObjectRecord {
             etag,
             size,
@@ -422,6 +441,7 @@ impl ObjectRows {
             size,
             last_modified_ms,
             sse,
+            bucket_key,
             checksum,
         }
     }

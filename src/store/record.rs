@@ -3,6 +3,7 @@
 //! Object keys are bytes of any value. In a row's key they are escaped so that rows sort as object keys do:
 //! `00` becomes `00 FF`, and `00 00` ends the object key.
 
+use aws_lc_rs::digest::{SHA256, digest};
 use minicbor::{Decode, Encode};
 
 use super::StoreError;
@@ -35,6 +36,9 @@ pub struct BucketRecord {
     /// What objects are encrypted with unless the request says otherwise.
     #[n(3)]
     pub encryption: DefaultEncryption,
+    /// Whether objects under SSE-KMS hang on a bucket key unless the request says otherwise.
+    #[cbor(n(4), default)]
+    pub bucket_key: bool,
     /// The account that owns it; none is the first of the configuration.
     #[n(5)]
     pub owner: Option<String>,
@@ -86,6 +90,16 @@ pub struct ObjectRecord {
     /// Which checksum is sealed in the manifest's row.
     #[n(7)]
     pub checksum: Option<ChecksumKind>,
+    /// The bucket key that its data key hangs on: what [`KeyRecord::bucket_key`] says of its other row.
+    #[n(8)]
+    pub bucket_key: Option<BucketKeyId>,
+}
+
+impl ObjectRecord {
+    /// Whether an answer says `BucketKeyEnabled`: SSE-S3 has it, too, and nobody is told.
+    pub fn says_bucket_key(&self) -> bool {
+        matches!(self.sse, SseRecord::Kms(_)) && self.bucket_key.is_some()
+    }
 }
 
 /// How an object is encrypted, in clear.
@@ -177,7 +191,7 @@ pub struct ManifestRecord {
 /// An encrypted data key and what it takes to decrypt it.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum KeyRecord {
-    /// Wrapped by the internal SSE-S3 key; AAD = identity of the object.
+    /// Wrapped by the internal SSE-S3 key itself; AAD = identity of the object. Read for ever, written no more.
     #[n(0)]
     S3(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
     /// `CiphertextBlob` of the KMS, and the caller's encryption context without `aws:s3:arn`.
@@ -189,6 +203,100 @@ pub enum KeyRecord {
     /// Wrapped by the customer's key.
     #[n(2)]
     Customer(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
+    /// Wrapped by a bucket key of the object's bucket, as the module `bucket_key` says; and the caller's encryption
+    /// context.
+    #[n(3)]
+    Bucket(
+        #[n(0)] BucketKeyId,
+        #[cbor(n(1), with = "minicbor::bytes")] Vec<u8>,
+        #[n(2)] Vec<(String, String)>,
+    ),
+}
+
+impl KeyRecord {
+    /// The bucket key that it hangs on.
+    pub fn bucket_key(&self) -> Option<BucketKeyId> {
+        match self {
+            Self::Bucket(id, ..) => Some(*id),
+            Self::S3(_) | Self::Kms(..) | Self::Customer(_) => None,
+        }
+    }
+
+    /// What the caller's context of the wrap was, without what the server added.
+    pub fn kept_context(&self) -> KeptContext<'_> {
+        let caller: &[_] = match self {
+            Self::Kms(_, caller) | Self::Bucket(_, _, caller) => caller,
+            Self::S3(_) | Self::Customer(_) => &[],
+        };
+        KeptContext {
+            caller,
+            bucket_key: self.bucket_key().is_some(),
+        }
+    }
+}
+
+/// What is kept of the encryption context of a wrap.
+#[derive(Debug, Clone, Copy)]
+pub struct KeptContext<'a> {
+    /// The caller's.
+    pub caller: &'a [(String, String)],
+    /// Whether the HSM's wrap is that of a bucket key, whose context names the bucket and not the object.
+    pub bucket_key: bool,
+}
+
+/// Names a bucket key for ever: six bytes that fall as time goes on, so that the newest of a bucket is its first row,
+/// and ten of randomness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
+#[cbor(transparent)]
+pub struct BucketKeyId(#[cbor(n(0), with = "minicbor::bytes")] [u8; Self::BYTES]);
+
+impl BucketKeyId {
+    /// Length of its bytes.
+    pub const BYTES: usize = 16;
+
+    /// The id of a bucket key that is made at `now_ms`; `random` is fresh.
+    pub fn new(now_ms: i64, random: [u8; 10]) -> Self {
+        let mut id = [0; Self::BYTES];
+        // Forty-eight bits of milliseconds last for 8,900 years.
+        let [_, _, time @ ..] = (!now_ms).to_be_bytes();
+        id[..6].copy_from_slice(&time);
+        id[6..].copy_from_slice(&random);
+        Self(id)
+    }
+
+    /// The id in these bytes.
+    pub const fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    pub const fn as_bytes(&self) -> &[u8; Self::BYTES] {
+        &self.0
+    }
+}
+
+/// A bucket key, wrapped: what lies between a KMS key, or the server's SSE-S3 key, and data keys of one bucket. The row
+/// is there as long as an object or an upload hangs on it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct BucketKeyRecord {
+    /// Milliseconds since 1970.
+    #[n(0)]
+    pub created_ms: i64,
+    /// The key, wrapped.
+    #[n(1)]
+    pub wrap: BucketKeyWrap,
+}
+
+/// How a bucket key is wrapped by the HSM.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum BucketKeyWrap {
+    /// By the internal SSE-S3 key.
+    #[n(0)]
+    S3(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
+    /// By a KMS key: a `CiphertextBlob`, which says under which and under which of its backing keys. Its context is
+    /// the ARN of the bucket alone.
+    #[n(1)]
+    Kms(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
 }
 
 /// Sealed bytes that live and die together.
@@ -386,6 +494,28 @@ pub fn part_rows(upload: &Uuid) -> KeyRange {
     KeyRange::prefix(&[[table::PART].as_slice(), upload].concat())
 }
 
+/// Key of a bucket key's row.
+pub fn bucket_key_row(bucket: &Uuid, id: &BucketKeyId) -> Vec<u8> {
+    [[table::BUCKET_KEY].as_slice(), bucket, id.as_bytes()].concat()
+}
+
+/// Key of the row that says that `dependant`, the row of an object or of an upload, hangs on a bucket key; its value is
+/// `dependant`.
+pub fn bucket_key_use_row(id: &BucketKeyId, dependant: &[u8]) -> Vec<u8> {
+    let place = digest(&SHA256, dependant);
+    [
+        [table::BUCKET_KEY_USE].as_slice(),
+        id.as_bytes(),
+        place.as_ref(),
+    ]
+    .concat()
+}
+
+/// Rows of everything that hangs on a bucket key.
+pub fn bucket_key_use_rows(id: &BucketKeyId) -> KeyRange {
+    KeyRange::prefix(&[[table::BUCKET_KEY_USE].as_slice(), id.as_bytes()].concat())
+}
+
 /// Rows of a table that belong to a bucket.
 pub fn bucket_rows(table: u8, bucket: &Uuid) -> KeyRange {
     KeyRange::prefix(&[[table].as_slice(), bucket].concat())
@@ -469,6 +599,7 @@ mod tests {
             created_ms: 0,
             encryption: DefaultEncryption::S3,
             owner: None,
+            bucket_key: false,
         };
         assert!(ObjectName::new(&bucket, &"k".repeat(OBJECT_KEY_BYTES_MAX)).is_ok());
         assert!(ObjectName::new(&bucket, &"k".repeat(OBJECT_KEY_BYTES_MAX + 1)).is_err());

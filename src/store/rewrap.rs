@@ -17,9 +17,12 @@ use futures::{FutureExt, StreamExt, stream};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::bucket_key_use::WrappedKey;
 use super::get::{Located, Opened};
 use super::put::{load_object, load_sealed, row_digest};
-use super::record::{KeyRecord, ObjectName, SseRecord, UploadRecord, Uuid};
+use super::record::{
+    KeyRecord, ManifestRecord, ObjectName, ObjectRecord, SseRecord, UploadRecord, Uuid,
+};
 use super::usage::{Dependant, Dependency, Kind, Wanted, bucket_names, dependency, index_upload};
 use super::{Store, StoreError};
 use crate::envelope::KeySchedule;
@@ -30,9 +33,9 @@ use crate::kms::{
 use crate::meta::{Batch, MetaError, codec};
 
 /// Rows of the index that are read together; the progress is written down after each page.
-const PAGE_ROWS: usize = 256;
+pub(super) const PAGE_ROWS: usize = 256;
 /// Data keys that are under way at a time: enough for the records' group commit, few enough to leave the HSM to others.
-const IN_FLIGHT_MAX: usize = 16;
+pub(super) const IN_FLIGHT_MAX: usize = 16;
 /// How often everything is gone through as long as each pass still moves something.
 const PASSES_MAX: u32 = 4;
 /// How often a server looks for a re-wrap that nobody told it of.
@@ -43,7 +46,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// What became of one dependant.
-enum Outcome {
+pub(super) enum Outcome {
     /// It is under the new key.
     Moved,
     /// It was gone or changed.
@@ -57,7 +60,7 @@ enum Outcome {
 }
 
 /// A page that was gone through.
-enum Page {
+pub(super) enum Page {
     /// Up to its end.
     Done,
     /// To be gone through again after a while.
@@ -138,7 +141,24 @@ impl Store {
                 continue;
             };
             let page_keys = page.len();
-            match self.rewrap_page(&lease, &page, &mut counts).await? {
+            let names = bucket_names(&*self.meta.snapshot().await?).await?;
+            let mut result = self.rewrap_page(&lease, &names, &page, &mut counts).await?;
+            for row in &page {
+                if !matches!(result, Page::Done) {
+                    break;
+                }
+                let dependant = Dependant::read(row)?;
+                let Some(bucket) = names.get(&dependant.bucket) else {
+                    continue;
+                };
+                if dependant.kind == Kind::BucketKey {
+                    let progress = (cursor.as_slice(), &mut counts);
+                    result = self
+                        .rewrap_bucket_key(&mut lease, (bucket, row), progress)
+                        .await?;
+                }
+            }
+            match result {
                 Page::Done => {
                     cursor = page_end;
                     pause = PAUSE_MIN;
@@ -179,13 +199,14 @@ impl Store {
     async fn rewrap_page(
         &self,
         lease: &RewrapLease,
+        names: &BTreeMap<Uuid, String>,
         page: &[(Vec<u8>, Vec<u8>)],
         counts: &mut RewrapCounts,
     ) -> Result<Page, StoreError> {
-        let names = bucket_names(&*self.meta.snapshot().await?).await?;
         let rows: Vec<_> = page
             .iter()
-            .map(|row| self.rewrap_row(lease, &names, row).boxed())
+            .filter(|row| !Dependant::read(row).is_ok_and(|read| read.kind == Kind::BucketKey))
+            .map(|row| self.rewrap_row(lease, names, row).boxed())
             .collect();
         let mut outcomes = stream::iter(rows).buffer_unordered(IN_FLIGHT_MAX);
         let (mut skipped, mut failed) = (0, 0);
@@ -222,9 +243,8 @@ impl Store {
             match dependant.kind {
                 Kind::Object => self.rewrap_object(lease, bucket, &dependant).await,
                 Kind::Upload => self.rewrap_upload(lease, bucket, &dependant).await,
-                Kind::BucketKey => Err(StoreError::InvalidRequest(
-                    "bucket keys are not re-wrapped yet".into(),
-                )),
+                // Its page is gone through by itself: much may hang on it.
+                Kind::BucketKey => Ok(false),
             }
         };
         match moved.await {
@@ -255,16 +275,31 @@ impl Store {
         else {
             return Ok(false);
         };
-        // The old wrap goes only if what came out of it is this object's data key.
+        let (schedule, key) = (Arc::new(schedule), WrappedKey::of(key));
+        self.move_object(lease, name, (record, &value), manifest, schedule, key)
+            .await
+    }
+
+    /// Puts another wrap into an object that is as it was read. The old one goes only if what came out of it is this
+    /// object's data key.
+    pub(super) async fn move_object(
+        &self,
+        lease: &RewrapLease,
+        name: ObjectName,
+        (record, value): (ObjectRecord, &[u8]),
+        manifest: &ManifestRecord,
+        schedule: Arc<KeySchedule>,
+        key: WrappedKey,
+    ) -> Result<bool, StoreError> {
         let opened =
-            schedule.open_manifest(&manifest.manifest, &name.identity(), &row_digest(&value))?;
+            schedule.open_manifest(&manifest.manifest, &name.identity(), &row_digest(value))?;
         let attributes = schedule.open_attributes(&name.identity(), &manifest.attributes)?;
         let opened = Opened {
-            schedule: Arc::new(schedule),
+            schedule,
             manifest: opened,
             attributes: codec::decode("attributes", &attributes)?,
         };
-        let located = Located::new(name, record, &value, manifest.clone());
+        let located = Located::new(name, record, value, manifest.clone());
         let sse = SseRecord::Kms(lease.rewrap().to.as_str().to_owned());
         self.change_key(&located, opened, sse, key).await
     }
@@ -347,7 +382,7 @@ fn page_time(data_keys: usize, rate: Option<u32>) -> Duration {
 }
 
 /// Who must act on an error: nobody, for it will pass; the operator, for one object; or whoever began all this.
-fn judge(error: StoreError, row: &[u8]) -> Outcome {
+pub(super) fn judge(error: StoreError, row: &[u8]) -> Outcome {
     match error {
         StoreError::Busy | StoreError::Conflict | StoreError::Meta(MetaError::Storage { .. }) => {
             Outcome::Later

@@ -1,9 +1,10 @@
 //! `UpdateObjectEncryption`: another key for an object, and nothing else of it. Sealed bytes, `ETag`, dates, headers and
 //! checksums stay; there is a new wrap of the same data key, and a new manifest, for the row in clear names the key.
 
+use super::bucket_key_use::WrappedKey;
 use super::get::{Located, Opened};
 use super::put::{ObjectRows, load_object, load_sealed};
-use super::record::{KeyRecord, SseRecord};
+use super::record::{ObjectRecord, SseRecord};
 use super::{KeyAccess, SseTarget, Store, StoreError, object_of};
 use crate::auth::Authorised;
 use crate::meta::MetaError;
@@ -48,7 +49,7 @@ impl Store {
         }
         let opened = self.unlock(&source, &access).await?;
         let key = self
-            .wrap_key(&sse, &source.name().identity(), opened.schedule.data_key())
+            .wrap_key(&sse, source.name(), opened.schedule.data_key())
             .await?;
         if self.change_key(&source, opened, sse.record(), key).await? {
             Ok(())
@@ -63,32 +64,45 @@ impl Store {
         located: &Located,
         opened: Opened,
         sse: SseRecord,
-        key: KeyRecord,
+        key: WrappedKey,
     ) -> Result<bool, StoreError> {
         let name = located.name();
         let snapshot = self.meta.snapshot().await?;
         let object = load_object(&*snapshot, name).await?;
         let sealed = load_sealed(&*snapshot, name).await?;
-        drop(snapshot);
         let Some((record, value)) = object else {
             return Ok(false);
         };
         if record != *located.record() || sealed.record() != Some(located.manifest()) {
             return Ok(false);
         }
+        let (left, bucket_key) = (record.bucket_key, key.record.bucket_key());
+        let record = ObjectRecord {
+            sse,
+            bucket_key,
+            ..record
+        };
         let rows = ObjectRows::with_attributes(
             &opened.schedule,
             name,
-            super::record::ObjectRecord { sse, ..record },
+            record,
             opened.manifest.parts,
             key,
             located.manifest().attributes.clone(),
         )?;
-        match self
-            .meta
-            .commit(rows.replace(name, (&value, &sealed)))
-            .await
-        {
+        let row = name.object_row();
+        let mut batch = rows.replace(name, (&value, &sealed)).and(
+            self.hold_bucket_key(&*snapshot, &name.bucket, &rows.key, row.clone())
+                .await?,
+        );
+        if let Some(left) = left.filter(|left| Some(*left) != bucket_key) {
+            batch = batch.and(
+                self.release_bucket_key(&*snapshot, &name.bucket, &left, &row)
+                    .await?,
+            );
+        }
+        drop(snapshot);
+        match self.meta.commit(batch).await {
             Ok(()) => Ok(true),
             Err(MetaError::Conflict) => Ok(false),
             Err(other) => Err(other.into()),

@@ -26,8 +26,8 @@ use tracing::info;
 
 use super::bucket::BUCKETS_MAX;
 use super::record::{
-    BucketRecord, KeyRecord, ManifestRecord, ObjectName, ObjectRecord, UploadRecord, Uuid,
-    bucket_row, split_row,
+    BucketKeyRecord, BucketKeyWrap, BucketRecord, KeyRecord, ManifestRecord, ObjectName,
+    ObjectRecord, UploadRecord, Uuid, bucket_row, split_row,
 };
 use super::{CONFLICT_RETRIES_MAX, Store, StoreError};
 use crate::kms::{
@@ -115,7 +115,23 @@ pub fn dependency(key: &KeyRecord) -> Option<Dependency> {
                 encrypted.backing_version(),
             ))
         }
+        KeyRecord::Bucket(id, ..) => Some(Dependency::BucketKey(*id.as_bytes())),
         KeyRecord::Customer(_) => None,
+    }
+}
+
+/// What a bucket key hangs on.
+pub(super) fn dependency_of_bucket_key(wrap: &BucketKeyWrap) -> Option<Dependency> {
+    match wrap {
+        BucketKeyWrap::S3(wrapped) => Some(Dependency::Internal(
+            InternalKey::SseS3,
+            InternalKey::version_of(wrapped)?,
+        )),
+        BucketKeyWrap::Kms(encrypted) => {
+            let encrypted = EncryptedDataKey::from_bytes(encrypted.as_slice()).ok()?;
+            let version = encrypted.backing_version();
+            Some(Dependency::Kms(encrypted.key_id(), version))
+        }
     }
 }
 
@@ -132,6 +148,15 @@ impl Dependency {
             }
             Self::BucketKey(id) => (CLASS_BUCKET_KEY, id),
         }
+    }
+
+    /// The rows of its dependants after this one, or all of them.
+    pub(super) fn rows_after(self, row: &[u8]) -> KeyRange {
+        let mut range = KeyRange::prefix(&self.prefix());
+        if !row.is_empty() {
+            range.start = [row, &[0]].concat();
+        }
+        range
     }
 
     /// What the rows of its dependants begin with.
@@ -258,7 +283,7 @@ impl Dependant {
     }
 
     /// The bucket key it names.
-    fn bucket_key(&self) -> Result<Uuid, MetaError> {
+    pub(super) fn bucket_key(&self) -> Result<Uuid, MetaError> {
         let id = self.rest.as_slice().try_into();
         id.map_err(|_length| MetaError::Damaged("index of dependants"))
     }
@@ -518,7 +543,7 @@ struct Step {
     dependants: usize,
 }
 
-/// The next records after the cursor: manifests first, then uploads. Moves the cursor.
+/// The next records after the cursor: manifests first, then uploads, then bucket keys. Moves the cursor.
 async fn build_step(
     snapshot: &dyn Snapshot,
     progress: &mut IndexRecord,
@@ -542,7 +567,8 @@ async fn build_step(
         progress.cursor.clone_from(row);
         let added = match table {
             table::MANIFEST => add_object(snapshot, row, value).await,
-            _ => add_upload(row, value),
+            table::UPLOAD => add_upload(row, value),
+            _ => add_bucket_key(row, value),
         };
         match added {
             Ok(Some(batch)) => {
@@ -556,10 +582,12 @@ async fn build_step(
             Err(other) => return Err(other.into()),
         }
     }
-    if rows.is_empty() && table == table::MANIFEST {
-        progress.cursor = vec![table::UPLOAD];
-    } else if rows.is_empty() {
-        progress.complete = true;
+    if rows.is_empty() {
+        match table {
+            table::MANIFEST => progress.cursor = vec![table::UPLOAD],
+            table::UPLOAD => progress.cursor = vec![table::BUCKET_KEY],
+            _ => progress.complete = true,
+        }
     }
     Ok(step)
 }
@@ -577,6 +605,15 @@ async fn add_object(
     let object: ObjectRecord = codec::decode("object", &object)?;
     let batch = index_object(&name, None, Some((&manifest.key, object.size)));
     Ok(Some(batch).filter(|batch| !batch.writes().is_empty()))
+}
+
+fn add_bucket_key(row: &[u8], value: &[u8]) -> Result<Option<Batch>, MetaError> {
+    let record: BucketKeyRecord = codec::decode("bucket key", value)?;
+    let ids = row.get(1..).and_then(|ids| ids.split_first_chunk());
+    let ids = ids.and_then(|(bucket, id)| Some((bucket, id.try_into().ok()?)));
+    let (bucket, id): (&Uuid, Uuid) = ids.ok_or(MetaError::Damaged("row key of a bucket key"))?;
+    let on = dependency_of_bucket_key(&record.wrap);
+    Ok(on.map(|on| index_bucket_key(bucket, &id, None, Some(on))))
 }
 
 fn add_upload(row: &[u8], value: &[u8]) -> Result<Option<Batch>, MetaError> {

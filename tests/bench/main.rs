@@ -9,6 +9,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+mod audit;
 mod envelope;
 mod hsm;
 mod isolation;
@@ -20,7 +21,7 @@ fn main() -> ExitCode {
     if std::env::args().any(|argument| argument == "--list") {
         return ExitCode::SUCCESS;
     }
-    let sections: [(&str, String, fn()); 5] = [
+    let sections: [(&str, String, fn()); 6] = [
         (
             "envelope",
             format!(
@@ -52,6 +53,11 @@ fn main() -> ExitCode {
                 tpm::ROUNDS
             ),
             tpm::run,
+        ),
+        (
+            "audit",
+            "a record of the use of a key, made and appended".into(),
+            audit::run,
         ),
         (
             "server",

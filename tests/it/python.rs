@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Files that hold no tests.
+const HELPERS: [&str; 3] = ["support", "tokens", "fault_module"];
+
 fn dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/python")
 }
@@ -126,6 +129,17 @@ python_tests! {
         without_its_token_the_server_starts_lists_and_heads_and_heals
         a_token_that_goes_and_comes_back_is_noticed_without_a_restart
     }
+    bucket_keys {
+        the_bucket_decides_unless_the_request_does
+        the_configuration_of_a_bucket_is_given_back
+        a_copy_has_what_its_target_says
+        an_upload_says_so_in_every_answer
+        what_does_not_go_together_is_refused
+        a_key_that_is_disabled_or_dying_is_of_no_use_at_once
+        after_a_restart_and_a_rotation_everything_reads
+        in_an_outage_a_bucket_key_serves_until_its_time_is_over
+        a_load_takes_a_hundredth_of_the_calls_of_the_token
+    }
     tpm {
         a_key_bound_to_pcrs_opens_in_the_same_boot_or_by_the_recovery_key
         hsm_check_describes_a_tpm
@@ -191,6 +205,21 @@ python_tests! {
         bad_requests_have_their_codes
         encryption_headers_have_their_codes
     }
+    audit {
+        every_use_of_a_key_is_recorded_and_found
+        checkpoints_are_proven_by_the_token_and_tampering_is_found_where_it_is
+        a_missing_file_is_found
+        a_killed_server_leaves_a_chain_that_goes_on
+        without_its_audit_no_key_is_used_and_it_heals
+        without_its_audit_key_use_goes_on_if_the_configuration_says_so
+        records_go_on_without_the_token_and_are_attested_later
+        an_auditor_sees_every_key_and_what_the_token_says_of_it
+    }
+    access {
+        the_table_is_what_its_generator_writes
+        a_key_is_open_to_whom_its_policy_and_grants_let_in_and_to_nobody_else
+        an_object_is_open_to_whom_its_bucket_and_its_key_let_in_and_to_nobody_else
+    }
     iam {
         users_by_boto3
         access_keys_by_boto3
@@ -233,7 +262,7 @@ fn every_python_test_is_run() {
         .map(|entry| entry.expect("an entry").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "py"))
         .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
-        .filter(|name| name != "support" && name != "tokens")
+        .filter(|name| !HELPERS.contains(&name.as_str()))
         .collect();
     assert_eq!(
         files,

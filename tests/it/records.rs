@@ -10,7 +10,7 @@ use strongroom::kms::EncryptionContext;
 use strongroom::meta::{Batch, codec};
 use strongroom::server::{Parts, Server};
 use strongroom::store::record::{
-    ChecksumAlgorithm, Headers, ManifestRecord, ObjectName, ObjectRecord, SseRecord,
+    BucketKeyId, ChecksumAlgorithm, Headers, ManifestRecord, ObjectName, ObjectRecord, SseRecord,
 };
 use strongroom::store::{
     Incoming, KeyAccess, PutRequest, Selection, SseTarget, StoreError, WriteConditions,
@@ -20,7 +20,7 @@ use crate::support::{self, House, caller};
 
 const BUCKET: &str = "vault";
 
-async fn kms_target(parts: &Parts) -> SseTarget {
+async fn kms_target(parts: &Parts, bucket_key: bool) -> SseTarget {
     let key = parts.kms.resolve_default_s3_key().await.expect("a key");
     let resource = Resource::KmsKey(key.as_str().to_owned());
     let proof = proof("kms:GenerateDataKey", resource);
@@ -29,6 +29,7 @@ async fn kms_target(parts: &Parts) -> SseTarget {
         key,
         context: EncryptionContext::default(),
         caller_context: Vec::new(),
+        bucket_key,
     }
 }
 
@@ -125,12 +126,12 @@ fn rows_that_are_swapped_or_changed_are_found() {
             )
             .await
             .expect("made");
-        for kind in ["s3", "kms"] {
+        for kind in ["s3", "kms", "bucket-key"] {
             for name in ["one", "two"] {
                 let sse = if kind == "s3" {
                     SseTarget::S3
                 } else {
-                    kms_target(&parts).await
+                    kms_target(&parts, kind == "bucket-key").await
                 };
                 put(&parts, &format!("{kind}/{name}"), sse).await;
             }
@@ -199,6 +200,10 @@ async fn tamper(parts: &Parts, one: &str, two: &str) {
         }),
         changed(ObjectRecord {
             checksum: None,
+            ..record.clone()
+        }),
+        changed(ObjectRecord {
+            bucket_key: Some(BucketKeyId::from_bytes([0; 16])),
             ..record.clone()
         }),
     ];

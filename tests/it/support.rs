@@ -68,14 +68,5 @@ pub(crate) fn config() -> Option<Config> {
 /// The account's root, as a front end hands it down.
 pub(crate) fn caller() -> RequestContext {
     let account = AccountId::parse("000000000000").expect("twelve digits");
-    RequestContext {
-        principal: Principal::root(account, "test"),
-        request_id: "test".into(),
-        source_ip: None,
-        secure_transport: false,
-        time: time::OffsetDateTime::UNIX_EPOCH,
-        user_agent: None,
-        referer: None,
-        presigned: false,
-    }
+    RequestContext::new(Principal::root(account, "test"), "test")
 }

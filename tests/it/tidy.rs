@@ -180,6 +180,21 @@ fn blob_and_meta_see_no_plaintext_and_no_key() {
 }
 
 #[test]
+fn the_audit_knows_no_keys_and_no_hsm() {
+    nobody_in(
+        "src/audit",
+        &[
+            "crate::kms",
+            "crate::meta",
+            "crate::store",
+            "crate::s3",
+            "crate::server",
+            "strongroom_hsm",
+        ],
+    );
+}
+
+#[test]
 fn the_store_knows_no_wire() {
     nobody_in(
         "src/store",

@@ -10,6 +10,8 @@ use crate::FUNCTIONS;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
+    /// `count`: nothing goes wrong. The calls struck are counted, at the token and not by who calls it.
+    Count,
     /// `hang`: the call never returns, lifted or not.
     Hang,
     /// `hang-until-lifted`: the call waits for that, then does what it should.
@@ -92,7 +94,8 @@ impl Fault {
             Self::LogOut | Self::CloseSessions => {
                 FUNCTIONS.contains(&function) && crate::module::takes_session(function)
             }
-            Self::Hang
+            Self::Count
+            | Self::Hang
             | Self::HangUntilLifted
             | Self::Slow(_)
             | Self::Abort
@@ -109,6 +112,7 @@ impl Fault {
             None => (text, None),
         };
         Some(match (word, number) {
+            ("count", None) => Self::Count,
             ("hang", None) => Self::Hang,
             ("hang-until-lifted", None) => Self::HangUntilLifted,
             ("slow", Some(milliseconds)) => Self::Slow(milliseconds),
@@ -136,6 +140,7 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Count => f.write_str("count"),
             Self::Hang => f.write_str("hang"),
             Self::HangUntilLifted => f.write_str("hang-until-lifted"),
             Self::Slow(milliseconds) => write!(f, "slow {milliseconds}"),
@@ -195,6 +200,7 @@ mod tests {
     #[test]
     fn every_fault_is_read_as_it_is_written() {
         let faults = [
+            Fault::Count,
             Fault::Hang,
             Fault::HangUntilLifted,
             Fault::Slow(20),

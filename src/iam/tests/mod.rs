@@ -115,16 +115,9 @@ impl Rig {
             Service::Sts => "2011-06-15",
             _ => "2010-05-08",
         };
-        let context = RequestContext {
-            principal: caller,
-            request_id: "request-1".to_owned(),
-            source_ip: None,
-            secure_transport: true,
-            time: self.clock.now(),
-            user_agent: None,
-            referer: None,
-            presigned: false,
-        };
+        let mut context = RequestContext::new(caller, "request-1");
+        context.secure_transport = true;
+        context.time = self.clock.now();
         let form = format!("{form}&Version={version}");
         let response = api::handle(&self.iam, service, &context, form.as_bytes()).await;
         let status = response.status().as_u16();

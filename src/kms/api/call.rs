@@ -1,19 +1,51 @@
 //! One request on its way: which key is meant, and whether it may.
 
+use std::sync::{Mutex, PoisonError};
+
 use super::members::{GrantTokens, Unhonoured};
-use crate::auth::{Authorised, RequestContext, Resource};
-use crate::kms::{AliasName, GrantId, KeyArn, KeyRef, Kms, KmsError};
+use crate::auth::{Authorised, Origin, RequestContext, Resource};
+use crate::kms::{AliasName, GrantId, KeyArn, KeyMaterialId, KeyRef, Kms, KmsError};
 
 pub(super) use crate::kms::Ask;
+
+/// What a request was found to be about: for its record in the audit.
+#[derive(Debug, Default)]
+pub(super) struct Noted {
+    keys: Mutex<Vec<String>>,
+    materials: Mutex<Vec<(&'static str, String)>>,
+}
+
+impl Noted {
+    /// ARNs of the keys that were decided about, each once, in order.
+    pub(super) fn keys(&self) -> Vec<String> {
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.clone()
+    }
+
+    /// The backing keys that were used, each with what it was used for.
+    pub(super) fn materials(&self) -> Vec<(&'static str, String)> {
+        let used = self
+            .materials
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        used.clone()
+    }
+}
 
 /// What every operation needs.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Call<'a> {
     pub(super) kms: &'a Kms,
     pub(super) context: &'a RequestContext,
+    pub(super) noted: &'a Noted,
 }
 
 impl Call<'_> {
+    /// Where the request came from.
+    pub(super) fn origin(&self) -> Origin {
+        Origin::of(self.context)
+    }
+
     /// The key that an id or an ARN names; an alias does not name one here.
     pub(super) async fn key_but_no_alias(&self, text: &str) -> Result<KeyArn, KmsError> {
         let key = KeyRef::parse(text)?;
@@ -32,7 +64,7 @@ impl Call<'_> {
         let named = KeyRef::parse(text)?;
         let key = self.kms.resolve(&named).await?;
         let ask = ask.clone().named(&named);
-        Ok((self.kms.authorise(self.context, &ask, &key).await?, key))
+        Ok((self.may(&ask, &key).await?, key))
     }
 
     /// As [`Call::authorised_key`], but for operations that take no alias.
@@ -47,6 +79,7 @@ impl Call<'_> {
 
     /// The proof that the caller may do this to `key`.
     pub(super) async fn may(&self, ask: &Ask<'_>, key: &KeyArn) -> Result<Authorised, KmsError> {
+        self.note(key);
         self.kms.authorise(self.context, ask, key).await
     }
 
@@ -56,7 +89,27 @@ impl Call<'_> {
         key: &KeyArn,
         id: GrantId,
     ) -> Result<Authorised, KmsError> {
+        self.note(key);
         self.kms.authorise_retiring(self.context, key, id).await
+    }
+
+    /// Notes a key that is decided about.
+    fn note(&self, key: &KeyArn) {
+        let noted = &self.noted.keys;
+        let mut keys = noted.lock().unwrap_or_else(PoisonError::into_inner);
+        if !keys.iter().any(|noted| noted == key.as_str()) {
+            keys.push(key.to_string());
+        }
+    }
+
+    /// Notes a backing key that was used, under the name that `CloudTrail` has for it.
+    pub(super) fn used(&self, name: &'static str, material: KeyMaterialId) {
+        let mut used = self
+            .noted
+            .materials
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        used.push((name, material.to_string()));
     }
 
     /// The proof that the caller may do this to an alias.

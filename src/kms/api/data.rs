@@ -13,6 +13,9 @@ use crate::kms::{
     KeyArn, KeyRef, KmsError, PLAINTEXT_BYTES_MAX,
 };
 
+/// What `CloudTrail` calls the backing key of a use.
+const MATERIAL: &str = "keyMaterialId";
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct EncryptRequest {
@@ -61,6 +64,7 @@ pub(super) async fn encrypt(
     }
     let Blob(plaintext) = there(input.plaintext)?;
     let encrypted = call.kms.encrypt(&proof, &key, &context, &plaintext).await?;
+    call.used(MATERIAL, encrypted.material);
     Ok(EncryptAnswer {
         ciphertext_blob: encrypted.ciphertext.as_bytes().to_vec(),
         key_id: key.to_string(),
@@ -122,6 +126,7 @@ pub(super) async fn decrypt(
         .kms
         .decrypt(&proof, &ciphertext, &context, named.as_ref())
         .await?;
+    call.used(MATERIAL, decrypted.material);
     if input.dry_run == Some(true) {
         return Err(KmsError::DryRun);
     }
@@ -262,6 +267,8 @@ pub(super) async fn re_encrypt(
             (&to, &to_context),
         )
         .await?;
+    call.used("sourceKeyMaterialId", done.source_material);
+    call.used("destinationKeyMaterialId", done.encrypted.material);
     Ok(ReEncryptAnswer {
         ciphertext_blob: done.encrypted.ciphertext.as_bytes().to_vec(),
         source_key_id: done.source.to_string(),
@@ -374,6 +381,7 @@ async fn generate(
         .kms
         .generate_data_key_of(&proof, &key, &context, bytes)
         .await?;
+    call.used(MATERIAL, generated.encrypted.material);
     Ok((key, generated))
 }
 

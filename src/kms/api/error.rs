@@ -9,24 +9,29 @@ const INTERNAL: &str = "An internal error occurred. Please try again.";
 
 /// An error as the wire has it.
 #[derive(Debug)]
-pub(super) struct WireError {
-    pub(super) code: &'static str,
+pub(in crate::kms) struct WireError {
+    pub(in crate::kms) code: &'static str,
     pub(super) status: StatusCode,
-    pub(super) message: String,
+    pub(in crate::kms) message: String,
 }
 
 impl WireError {
-    /// The one place where an error gets its code. What is not the caller's business goes to the log here.
-    pub(super) fn new(error: KmsError, request_id: &str, operation: &str) -> Self {
-        use KmsError as E;
+    /// The error of a request. What is not the caller's business goes to the log here.
+    pub(super) fn new(error: &KmsError, request_id: &str, operation: &str) -> Self {
         if error.is_ours() {
             tracing::error!(
                 event = "kms.request.failed",
                 request_id,
                 operation,
-                error = chain(&error)
+                error = chain(error)
             );
         }
+        Self::of(error)
+    }
+
+    /// The one place where an error gets its code.
+    pub(in crate::kms) fn of(error: &KmsError) -> Self {
+        use KmsError as E;
         let message = error.to_string();
         let (code, status, message) = match error {
             E::NotFound(_) => ("NotFoundException", BAD, message),
@@ -77,6 +82,11 @@ impl WireError {
                 "KeyUnavailableException",
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "The hardware security module that holds the key is unavailable. Please try again.".to_owned(),
+            ),
+            E::Audit(_) => (
+                "KMSInternalException",
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "The audit record of this request cannot be written. Please try again.".to_owned(),
             ),
             E::Damaged(_) | E::Storage(_) | E::Internal { .. } => {
                 ("KMSInternalException", StatusCode::INTERNAL_SERVER_ERROR, INTERNAL.to_owned())

@@ -243,7 +243,7 @@ fn described(call: &Call<'_>, key: KeyMetadata) -> DescribedKey {
     }
 }
 
-fn state(state: KeyState) -> &'static str {
+pub(super) fn state(state: KeyState) -> &'static str {
     match state {
         KeyState::Enabled => ENABLED,
         KeyState::Disabled => "Disabled",

@@ -14,10 +14,12 @@ use super::{Kms, KmsError};
 use crate::auth::RequestContext;
 
 mod aliases;
+mod audit;
 mod call;
 mod data;
 mod error;
 mod grants;
+mod inventory;
 mod keys;
 mod members;
 mod policy;
@@ -26,8 +28,10 @@ mod rotation;
 mod stores;
 mod tags;
 
-use call::Call;
+use call::{Call, Noted};
 use error::WireError;
+
+pub(in crate::kms) use error::WireError as CodedError;
 
 /// The largest request. A policy of its full length, each character escaped, and the rest.
 pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
@@ -35,14 +39,17 @@ pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 const TARGET_PREFIX: &str = "TrentService.";
 
 /// What AWS has no operations for: a key goes to another key store under its ARN; what depends on a key, and how that
-/// goes to another one.
-const OURS: [&str; 6] = [
+/// goes to another one; what an auditor asks of all keys at once, and whether the HSM made the proofs of the audit's
+/// checkpoints.
+const OURS: [&str; 8] = [
     MOVE_KEY,
     GET_KEY_USAGE,
     START_REWRAP,
     DESCRIBE_REWRAP,
     LIST_REWRAPS,
     CANCEL_REWRAP,
+    KEY_INVENTORY,
+    VERIFY_CHECKPOINTS,
 ];
 const MOVE_KEY: &str = "Strongroom.MoveKey";
 const GET_KEY_USAGE: &str = "Strongroom.GetKeyUsage";
@@ -50,6 +57,8 @@ const START_REWRAP: &str = "Strongroom.StartRewrap";
 const DESCRIBE_REWRAP: &str = "Strongroom.DescribeRewrap";
 const LIST_REWRAPS: &str = "Strongroom.ListRewraps";
 const CANCEL_REWRAP: &str = "Strongroom.CancelRewrap";
+const KEY_INVENTORY: &str = "Strongroom.KeyInventory";
+const VERIFY_CHECKPOINTS: &str = "Strongroom.VerifyAuditCheckpoints";
 
 /// Operations of the API that are not here.
 const UNSUPPORTED: [&str; 16] = [
@@ -79,8 +88,13 @@ pub async fn handle(
     body: &[u8],
 ) -> Response<Bytes> {
     let request_id = &context.request_id;
-    let call = Call { kms, context };
-    let (status, body) = match dispatch(&call, target, body).await {
+    let noted = Noted::default();
+    let call = Call {
+        kms,
+        context,
+        noted: &noted,
+    };
+    let (status, body) = match audited(&call, target, body).await {
         Ok(body) => (StatusCode::OK, body),
         Err(error) => (error.status, error.body()),
     };
@@ -122,6 +136,17 @@ fn respond(status: StatusCode, body: Bytes, request_id: &str) -> Response<Bytes>
     response
 }
 
+/// Answers, and records the answer before it leaves.
+async fn audited(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, WireError> {
+    let unrecorded = |error: &KmsError| WireError::new(error, &call.context.request_id, target);
+    call.kms.check_audit().map_err(|error| unrecorded(&error))?;
+    let answer = dispatch(call, target, body).await;
+    audit::record(call, target, body, &answer)
+        .await
+        .map_err(|error| unrecorded(&error))?;
+    answer
+}
+
 async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, WireError> {
     if body.len() > REQUEST_BYTES_MAX {
         return Err(WireError::too_large());
@@ -133,6 +158,8 @@ async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, W
     };
     let done = match operation {
         MOVE_KEY => answer(stores::move_key(call, read(body)?).await),
+        KEY_INVENTORY => answer(inventory::key_inventory(call, read(body)?).await),
+        VERIFY_CHECKPOINTS => answer(inventory::verify_checkpoints(call, read(body)?).await),
         GET_KEY_USAGE => answer(rewrap::get_key_usage(call, read(body)?).await),
         START_REWRAP => answer(rewrap::start(call, read(body)?).await),
         DESCRIBE_REWRAP => answer(rewrap::describe(call, read(body)?).await),
@@ -187,7 +214,7 @@ async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, W
         }
         _ => return Err(WireError::unknown_operation()),
     };
-    done.map_err(|error| WireError::new(error, &call.context.request_id, operation))
+    done.map_err(|error| WireError::new(&error, &call.context.request_id, operation))
 }
 
 /// The request in a body; none is the empty one.

@@ -17,7 +17,9 @@ use crate::clock::ShiftedClock;
 use crate::meta::{Batch, KeyRange, Meta, RedbMeta, Row};
 
 mod access;
+mod audit;
 mod crypto;
+mod held;
 mod integrity;
 mod life;
 mod recovery;
@@ -37,7 +39,7 @@ struct Rig {
     hsm: HsmHandle,
     clock: ShiftedClock,
     settings: KmsSettings,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Rig {
@@ -82,7 +84,7 @@ impl Rig {
             hsm,
             clock,
             settings,
-            _directory: directory,
+            directory,
         }
     }
 
@@ -180,19 +182,13 @@ fn text(value: &Value) -> String {
 }
 
 fn request() -> RequestContext {
-    RequestContext {
-        principal: Principal::root(
+    RequestContext::new(
+        Principal::root(
             AccountId::parse("123456789012").expect("twelve digits"),
             "AKIATEST",
         ),
-        request_id: "request-1".to_owned(),
-        source_ip: None,
-        secure_transport: true,
-        time: time::OffsetDateTime::UNIX_EPOCH,
-        user_agent: None,
-        referer: None,
-        presigned: false,
-    }
+        "request-1",
+    )
 }
 
 fn may(action: &'static str, resource: Resource) -> Authorised {

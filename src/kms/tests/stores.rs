@@ -471,3 +471,35 @@ fn a_quorum_that_cannot_be_reached_is_refused() {
         assert!(HsmGroup::new(vec![hsm.clone()], settings).is_err());
     }
 }
+
+#[tokio::test]
+async fn what_was_made_in_a_store_is_of_no_use_in_memory_once_that_is_disconnected() {
+    let s = Stores::new();
+    let store = s.store("payroll", "a").await;
+    let key = text(&s.key_in(&store).await, "/KeyId");
+    let key = crate::kms::KeyRef::parse(&key).expect("a key id");
+    let key = s.kms.resolve(&key).await.expect("there");
+    let (generate, decrypt) = (may_key(GENERATE, &key), may_key(DECRYPT, &key));
+    let (_, encrypted) = s
+        .kms
+        .generate_data_key(&generate, &key, &context(&[]))
+        .await
+        .expect("made");
+    let check = async || {
+        let generates = s.kms.check_generates(&generate, &key).await;
+        let decrypts = s.kms.check_decrypts(&decrypt, &encrypted).await;
+        (generates.map(|_version| ()), decrypts)
+    };
+    assert!(matches!(check().await, (Ok(()), Ok(()))));
+    let id = json!({ "CustomKeyStoreId": store });
+    s.ask("DisconnectCustomKeyStore", id)
+        .await
+        .expect("disconnected");
+    assert!(matches!(
+        check().await,
+        (
+            Err(KmsError::InvalidState { .. }),
+            Err(KmsError::InvalidState { .. })
+        )
+    ));
+}

@@ -9,11 +9,13 @@ use strongroom_hsm::testing::memory::MemoryToken;
 use strongroom_hsm::{HsmGroup, HsmHandle, HsmSettings};
 
 use super::{
-    BUILD_ROWS, DependantIndex, DependantRecord, Dependency, IndexRecord, Kind, add_upload,
-    build_step, dependency, index_bucket_key, index_object, marker_row, named,
+    BUILD_ROWS, DependantIndex, DependantRecord, Dependency, IndexRecord, Kind, add_bucket_key,
+    add_upload, build_step, dependency, index_bucket_key, index_object, marker_row, named,
 };
 use crate::auth::policy::Side;
-use crate::auth::{AccountId, Action, Authorised, Principal, RequestContext, Resource, authorise};
+use crate::auth::{
+    AccountId, Action, Authorised, Operation, Principal, RequestContext, Resource, authorise,
+};
 use crate::blob::FsBlobs;
 use crate::clock::SystemClock;
 use crate::kms::{
@@ -54,6 +56,7 @@ fn caller() -> RequestContext {
         user_agent: None,
         referer: None,
         presigned: false,
+        operation: Operation::default(),
     }
 }
 
@@ -159,6 +162,7 @@ impl Rig {
             key: arn.clone(),
             context: context(bucket, key),
             caller_context: Vec::new(),
+            bucket_key: false,
         }
     }
 
@@ -335,6 +339,10 @@ impl Rig {
         }
         for (row, value) in self.rows(KeyRange::prefix(&[table::UPLOAD])).await {
             batch = batch.and(add_upload(&row, &value).expect("reads").unwrap_or_default());
+        }
+        for (row, value) in self.rows(KeyRange::prefix(&[table::BUCKET_KEY])).await {
+            let added = add_bucket_key(&row, &value).expect("reads");
+            batch = batch.and(added.unwrap_or_default());
         }
         let puts = batch.writes().iter().map(|write| match write {
             crate::meta::Write::Put(row, value) => (row.clone(), value.clone()),

@@ -1,25 +1,17 @@
 """A module that misbehaves: nothing acknowledged is lost or wrong, lists go on, and the load is served again at once.
 
-The server's token is behind the fault module (hsm/fault-module), whose documentation describes the control file.
+The server's token is behind the fault module (fault_module.py).
 """
 
 import collections
-import os
-import pathlib
 import random
-import re
-import struct
 import threading
 import time
 
 import botocore.exceptions
 
-from support import PROGRAM, Server, eventually, main, module, noise
-
-# Cargo builds it for these tests, as it does the program.
-FAULT_MODULE = pathlib.Path(PROGRAM).parent / "deps" / "libstrongroom_fault_module.so"
-RULES, RECORD = 256, 256
-ARMED, LIFTED = 1, 2
+from fault_module import FaultyServer
+from support import eventually, main, noise
 
 CLIENTS = 16
 ON_SECONDS = 2
@@ -35,50 +27,6 @@ TOKEN_NOT_PRESENT, USER_ALREADY_LOGGED_IN, USER_NOT_LOGGED_IN = 0xE0, 0x100, 0x1
 AES_GCM = 0x1087
 
 USES = "C_EncryptInit,C_DecryptInit,C_FindObjectsInit,C_GetAttributeValue,C_GenerateRandom"
-
-
-class _Control:
-    """The writing end of a control file."""
-
-    def __init__(self, path):
-        self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        os.truncate(self.file, RULES * RECORD)
-        self.used = 0
-
-    def arm(self, rule):
-        """`functions fault [number]`, and perhaps ` xCALLS`: for so many calls. Returns the place of the rule."""
-        text, _, calls = rule.partition(" x")
-        at, self.used = self.used * RECORD, self.used + 1
-        assert self.used <= RULES and len(text) < RECORD - 24
-        os.pwrite(self.file, struct.pack("<qQ", int(calls or -1), 0) + text.encode(), at + 8)
-        os.pwrite(self.file, struct.pack("<Q", ARMED), at)
-        return at
-
-    def lift(self, at):
-        """Returns how many calls were struck."""
-        os.pwrite(self.file, struct.pack("<Q", LIFTED), at)
-        return struct.unpack("<Q", os.pread(self.file, 8, at + 16))[0]
-
-
-class _FaultyServer(Server):
-    """A server whose token is behind the fault module."""
-
-    def __init__(self):
-        self.control = None
-        super().__init__(config=f"deadline_ms = {DEADLINE_MS}")
-
-    def start(self):
-        if self.control is None:
-            assert FAULT_MODULE.exists(), f"no {FAULT_MODULE}"
-            path = self.home / "control"
-            self.control = _Control(path)
-            config = self.home / "strongroom.toml"
-            text, uris = re.subn(r"module-path=[^&\"]*", f"module-path={FAULT_MODULE}", config.read_text())
-            env = f'[hsm.env]\nFAULT_MODULE_CONTROL = "{path}"\nFAULT_MODULE_INNER = "{module()}"\n'
-            text, tables = re.subn(r"\[hsm\.env\]\n", env, text)
-            assert (uris, tables) == (1, 1), text
-            config.write_text(text)
-        return super().start()
 
 
 class _Load:
@@ -180,7 +128,7 @@ def _every_client_has_put(load):
 
 
 def _ordeals(faults, errors=("ServiceUnavailable",)):
-    with _FaultyServer() as server:
+    with FaultyServer(f"deadline_ms = {DEADLINE_MS}") as server:
         with _Load(server) as load:
             eventually(lambda: _every_client_has_put(load))
             assert not load.failed, load.failed

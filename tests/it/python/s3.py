@@ -974,7 +974,7 @@ def what_is_not_implemented_says_so():
         copy = lambda **rest: s3.copy_object(**name, CopySource="bkt/k", MetadataDirective="REPLACE", **rest)
         for parameters in (dict(Tagging="a=b"), dict(ACL="public-read"), dict(GrantRead="id=1"), dict(WebsiteRedirectLocation="/x"),
                            dict(ObjectLockMode="COMPLIANCE", ObjectLockRetainUntilDate=datetime.datetime(2040, 1, 1)),
-                           dict(ObjectLockLegalHoldStatus="ON"), KMS | dict(BucketKeyEnabled=True), dict(ServerSideEncryption="aws:kms:dsse")):
+                           dict(ObjectLockLegalHoldStatus="ON"), dict(ServerSideEncryption="aws:kms:dsse")):
             for call in put, create, copy:
                 refused("NotImplemented", call, **parameters, status=501)
         for call in put, create, copy:
@@ -992,7 +992,6 @@ def what_is_not_implemented_says_so():
         refused("NotImplemented", new, CreateBucketConfiguration={"Bucket": {"Type": "Directory"}}, status=501)
         encrypt = lambda **rule: s3.put_bucket_encryption(Bucket="bkt", ServerSideEncryptionConfiguration={"Rules": [rule]})
         by_default = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms"}}
-        refused("NotImplemented", encrypt, **by_default, BucketKeyEnabled=True, status=501)
         refused("NotImplemented", encrypt, ApplyServerSideEncryptionByDefault={"SSEAlgorithm": "aws:kms:dsse"}, status=501)
         nothing_happened("parameters")
         [rule] = s3.get_bucket_encryption(Bucket="bkt")["ServerSideEncryptionConfiguration"]["Rules"]

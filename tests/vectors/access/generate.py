@@ -31,8 +31,8 @@ import sys
 
 OURS, THEIRS = "123456789012", "210987654321"
 HERE = pathlib.Path(__file__).parent
-# Stands in documents for the ARN of the key that a case is about.
-KEY = "@KEY@"
+# Stand in documents for the ARN of the key and for the name of the bucket that a case is about.
+KEY, BUCKET = "@KEY@", "@BUCKET@"
 
 DECRYPT, GENERATE, DESCRIBE = "kms:Decrypt", "kms:GenerateDataKey", "kms:DescribeKey"
 GET, PUT = "s3:GetObject", "s3:PutObject"
@@ -320,35 +320,41 @@ def is_put(request):
 
 ALGORITHM, KEY_ID = "s3:x-amz-server-side-encryption", "s3:x-amz-server-side-encryption-aws-kms-key-id"
 DATA = ["s3:GetObject", "s3:PutObject"]
+
+
+def on_bucket(*statements):
+    return document(*[statement | {"Resource": f"arn:aws:s3:::{BUCKET}/*"} for statement in statements])
+
+
 BUCKET_POLICIES = {
     "none": (no_policy, None),
-    "allows bare": (only("bare"), document(allow(DATA, **aws(user("bare"))))),
-    "allows everybody": (names_all, document(allow(DATA, Principal="*"))),
-    "allows own account": (names_account_of(OURS), document(allow(DATA, **aws(account(OURS))))),
-    "allows other account": (names_account_of(THEIRS), document(allow(DATA, **aws(account(THEIRS))))),
+    "allows bare": (only("bare"), on_bucket(allow(DATA, **aws(user("bare"))))),
+    "allows everybody": (names_all, on_bucket(allow(DATA, Principal="*"))),
+    "allows own account": (names_account_of(OURS), on_bucket(allow(DATA, **aws(account(OURS))))),
+    "allows other account": (names_account_of(THEIRS), on_bucket(allow(DATA, **aws(account(THEIRS))))),
     "allows their users": (only("their bare", "their open"),
-                           document(allow(DATA, **aws(user("bare", THEIRS), user("open", THEIRS))))),
-    "allows role idle": (roles("idle"), document(allow(DATA, **aws(role("idle"))))),
-    "allows session idle": (only("idle/cut"), document(allow(DATA, **aws(session("idle/cut"))))),
+                           on_bucket(allow(DATA, **aws(user("bare", THEIRS), user("open", THEIRS))))),
+    "allows role idle": (roles("idle"), on_bucket(allow(DATA, **aws(role("idle"))))),
+    "allows session idle": (only("idle/cut"), on_bucket(allow(DATA, **aws(session("idle/cut"))))),
     "denies unless KMS": (denies_if(lambda who, request: is_put(request) and request.algorithm != "aws:kms"),
-                          document(deny("s3:PutObject", Principal="*") | condition("StringNotEquals", ALGORITHM, "aws:kms"))),
+                          on_bucket(deny("s3:PutObject", Principal="*") | condition("StringNotEquals", ALGORITHM, "aws:kms"))),
     "denies without a word": (denies_if(lambda who, request: is_put(request) and request.algorithm is None),
-                              document(deny("s3:PutObject", Principal="*") | condition("Null", ALGORITHM, "true"))),
+                              on_bucket(deny("s3:PutObject", Principal="*") | condition("Null", ALGORITHM, "true"))),
     # No key named at all is another key too, and IfExists changes nothing of that: "the request is still denied even if
     # the tag is missing" (IAM User Guide, "...IfExists condition operators").
     "denies other keys": (
         denies_if(lambda who, request: is_put(request) and (request.algorithm != "aws:kms" or request.other_key)),
-        document(deny("s3:PutObject", Principal="*") | condition("StringNotEquals", KEY_ID, KEY))),
+        on_bucket(deny("s3:PutObject", Principal="*") | condition("StringNotEquals", KEY_ID, KEY))),
     "denies other keys if exists": (
         denies_if(lambda who, request: is_put(request) and (request.algorithm != "aws:kms" or request.other_key)),
-        document(deny("s3:PutObject", Principal="*") | condition("StringNotEqualsIfExists", KEY_ID, KEY))),
+        on_bucket(deny("s3:PutObject", Principal="*") | condition("StringNotEqualsIfExists", KEY_ID, KEY))),
     "denies other keys if named": (
         denies_if(lambda who, request: is_put(request) and request.other_key),
-        document(deny("s3:PutObject", Principal="*") | {"Condition": {
+        on_bucket(deny("s3:PutObject", Principal="*") | {"Condition": {
             "StringNotEquals": {KEY_ID: KEY}, "Null": {KEY_ID: "false"}}})),
     "denies open and worker": (denies_if(lambda who, request: who.name == "open" or who.ours and who.role == "worker"),
-                               document(deny("s3:*", **aws(user("open"), role("worker"))))),
-    "denies everybody": (denies_if(lambda who, request: True), document(deny("s3:*Object", Principal="*"))),
+                               on_bucket(deny("s3:*", **aws(user("open"), role("worker"))))),
+    "denies everybody": (denies_if(lambda who, request: True), on_bucket(deny("s3:*Object", Principal="*"))),
 }
 
 # Grants: to whom, for which operations, with which context.

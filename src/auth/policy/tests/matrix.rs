@@ -65,7 +65,10 @@ struct Request {
 }
 
 fn document(policy: &Value, kind: Kind) -> Document {
-    let text = policy.to_string().replace("@KEY@", KEY);
+    let text = policy
+        .to_string()
+        .replace("@KEY@", KEY)
+        .replace("@BUCKET@", "bucket");
     Document::parse(&text, kind).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
@@ -107,6 +110,15 @@ impl Who {
     }
 }
 
+/// What every request here has: it comes from this machine, in the clear.
+fn values_of_all(principal: &Principal) -> Values {
+    let mut values = Values::of(principal);
+    values.add("aws:SourceIp", "127.0.0.1");
+    values.add("aws:SecureTransport", "false");
+    values.add("aws:CurrentTime", "2026-11-24T12:00:00Z");
+    values
+}
+
 impl Request {
     /// What the key's authorisation sees as encryption context.
     fn full_context(&self) -> BTreeMap<String, String> {
@@ -117,16 +129,8 @@ impl Request {
         context
     }
 
-    fn values(&self, principal: &Principal) -> Values {
-        let mut values = Values::of(principal);
-        values.add("aws:SourceIp", "127.0.0.1");
-        values.add("aws:SecureTransport", "false");
-        values.add("aws:CurrentTime", "2026-11-24T12:00:00Z");
-        values
-    }
-
     fn bucket_values(&self, principal: &Principal) -> Values {
-        let mut values = self.values(principal);
+        let mut values = values_of_all(principal);
         if let Some(algorithm) = &self.algorithm {
             values.add("s3:x-amz-server-side-encryption", algorithm);
             if algorithm == "aws:kms" {
@@ -138,7 +142,7 @@ impl Request {
     }
 
     fn key_values(&self, principal: &Principal) -> Values {
-        let mut values = self.values(principal);
+        let mut values = values_of_all(principal);
         values.add("kms:CallerAccount", principal.account.as_str());
         if self.bucket_action.is_some() {
             values.add("kms:ViaService", "s3.us-west-2.amazonaws.com");

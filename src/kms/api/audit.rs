@@ -1,0 +1,299 @@
+//! The record of a request: what of it goes into the audit.
+//!
+//! Members of requests and answers are taken by name, never left out by name: what is not listed here, plaintexts,
+//! ciphertexts, passwords and grant tokens among it, is not even read.
+
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+
+use super::call::Call;
+use super::error::WireError;
+use super::{Bytes, TARGET_PREFIX};
+use crate::audit::{Event, KMS_SOURCE, OWN_SOURCE};
+use crate::kms::KmsError;
+
+/// Members of requests that are recorded.
+const PARAMETERS: [&str; 60] = [
+    "AliasName",
+    "Bucket",
+    "BypassPolicyLockoutSafetyCheck",
+    "CloudHsmClusterId",
+    "Constraints",
+    "CustomKeyStoreId",
+    "CustomKeyStoreName",
+    "CustomKeyStoreType",
+    "CustomerMasterKeySpec",
+    "Description",
+    "DestinationEncryptionAlgorithm",
+    "DestinationEncryptionContext",
+    "DestinationKeyId",
+    "DryRun",
+    "DryRunModifiers",
+    "EncryptionAlgorithm",
+    "EncryptionContext",
+    "ExpirationModel",
+    "FromKeyId",
+    "FromKeyMaterialId",
+    "GrantId",
+    "GranteePrincipal",
+    "Id",
+    "ImportType",
+    "IncludeKeyMaterial",
+    "KeyAgreementAlgorithm",
+    "KeyId",
+    "KeyMaterialDescription",
+    "KeyMaterialId",
+    "KeyPairSpec",
+    "KeySpec",
+    "KeyUsage",
+    "Limit",
+    "MacAlgorithm",
+    "MessageType",
+    "MultiRegion",
+    "Name",
+    "NewCustomKeyStoreName",
+    "NumberOfBytes",
+    "ObjectsPerSecond",
+    "Operations",
+    "Origin",
+    "PendingWindowInDays",
+    "Policy",
+    "PolicyName",
+    "Prefix",
+    "RetiringPrincipal",
+    "RewrapId",
+    "RotationPeriodInDays",
+    "SigningAlgorithm",
+    "SourceEncryptionAlgorithm",
+    "SourceEncryptionContext",
+    "SourceKeyId",
+    "TagKeys",
+    "Tags",
+    "TargetKeyId",
+    "ToKeyId",
+    "ValidTo",
+    "WrappingAlgorithm",
+    "WrappingKeySpec",
+];
+/// Members of answers of what changes something that are recorded.
+const ELEMENTS: [&str; 9] = [
+    "CustomKeyStoreId",
+    "DeletionDate",
+    "GrantId",
+    "KeyId",
+    "KeyMaterialId",
+    "KeyMetadata",
+    "KeyState",
+    "PendingWindowInDays",
+    "RewrapId",
+];
+/// Members whose own members are the caller's words, not AWS's.
+const CONTEXTS: [&str; 3] = [
+    "DestinationEncryptionContext",
+    "EncryptionContext",
+    "SourceEncryptionContext",
+];
+
+/// The longest string that is recorded whole, in characters, but for a policy.
+const CHARS_MAX: usize = 8192;
+const POLICY_CHARS_MAX: usize = 131_072;
+/// The most members of a list or a map.
+const MEMBERS_MAX: usize = 1024;
+/// The longest message of an error.
+const MESSAGE_CHARS_MAX: usize = 2048;
+/// The longest name of an operation, which may be anything.
+const NAME_CHARS_MAX: usize = 64;
+
+/// Operations that change nothing.
+const READ_ONLY: [&str; 10] = [
+    "Decapsulate",
+    "Decrypt",
+    "DeriveSharedSecret",
+    "Encapsulate",
+    "Encrypt",
+    "KeyInventory",
+    "ReEncrypt",
+    "Sign",
+    "VerifyAuditCheckpoints",
+    "VerifyMac",
+];
+const READ_ONLY_BEGINNINGS: [&str; 4] = ["Describe", "Generate", "Get", "List"];
+
+fn is_read_only(operation: &str) -> bool {
+    READ_ONLY.contains(&operation)
+        || operation == "Verify"
+        || READ_ONLY_BEGINNINGS
+            .iter()
+            .any(|beginning| operation.starts_with(beginning))
+}
+
+/// Records a request and how it went.
+pub(super) async fn record(
+    call: &Call<'_>,
+    target: &str,
+    body: &[u8],
+    answer: &Result<Bytes, WireError>,
+) -> Result<(), KmsError> {
+    if !call.kms.is_audited() {
+        return Ok(());
+    }
+    let (source, operation) = match target.split_once('.') {
+        Some((_, operation)) if target.starts_with(TARGET_PREFIX) => (KMS_SOURCE, operation),
+        Some(("Strongroom", operation)) => (OWN_SOURCE, operation),
+        _ => (KMS_SOURCE, target),
+    };
+    let name = cut(operation, NAME_CHARS_MAX);
+    let read_only = is_read_only(&name);
+    let response = match answer {
+        Ok(body) if !read_only => taken(body, &ELEMENTS),
+        _ => Map::new(),
+    };
+    let mut keys = call.noted.keys();
+    if keys.is_empty() {
+        let made = response.get("keyMetadata").and_then(|made| made.get("arn"));
+        keys.extend(made.and_then(Value::as_str).map(str::to_owned));
+    }
+    let materials = call.noted.materials().into_iter();
+    let event = Event {
+        source,
+        name: &name,
+        time: call.kms.time(),
+        caller: Some((&call.context.principal, &call.origin())),
+        account: call.kms.account().as_str(),
+        region: call.kms.region(),
+        read_only,
+        request: taken(body, &PARAMETERS),
+        response,
+        additional: materials
+            .map(|(name, material)| (name.to_owned(), material.into()))
+            .collect(),
+        keys,
+        outcome: answer.as_ref().err().map(WireError::outcome),
+    };
+    call.kms.record(event).await
+}
+
+impl WireError {
+    /// As `CloudTrail` has it.
+    pub(in crate::kms) fn outcome(&self) -> (String, String) {
+        let code = match self.code {
+            "AccessDeniedException" => "AccessDenied",
+            code => code,
+        };
+        (code.to_owned(), cut(&self.message, MESSAGE_CHARS_MAX))
+    }
+}
+
+fn cut(text: &str, chars_max: usize) -> String {
+    match text.char_indices().nth(chars_max) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
+/// The members of `body` that are named, as `CloudTrail` writes them. Nothing of a body that does not read.
+fn taken(body: &[u8], names: &[&str]) -> Map<String, Value> {
+    struct Taking<'n>(&'n [&'n str]);
+    impl<'de> Visitor<'de> for Taking<'_> {
+        type Value = Map<String, Value>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+            let mut taken = Map::new();
+            while let Some(name) = members.next_key::<Name>()? {
+                let name = name.0.as_str();
+                if self.0.contains(&name) {
+                    let chars_max = match name {
+                        "Policy" => POLICY_CHARS_MAX,
+                        _ => CHARS_MAX,
+                    };
+                    let value =
+                        recorded(members.next_value()?, chars_max, CONTEXTS.contains(&name));
+                    taken.insert(lower_first(name), value);
+                } else {
+                    members.next_value::<IgnoredAny>()?;
+                }
+            }
+            Ok(taken)
+        }
+    }
+    let mut json = serde_json::Deserializer::from_slice(body);
+    json.deserialize_map(Taking(names)).unwrap_or_default()
+}
+
+/// A member's name.
+#[derive(Deserialize)]
+struct Name(String);
+
+/// A value as it is recorded: members in `CloudTrail`'s spelling unless they are the caller's, and within the bounds.
+fn recorded(value: Value, chars_max: usize, verbatim: bool) -> Value {
+    match value {
+        Value::String(text) => Value::String(cut(&text, chars_max)),
+        Value::Array(items) => items
+            .into_iter()
+            .take(MEMBERS_MAX)
+            .map(|item| recorded(item, chars_max, verbatim))
+            .collect(),
+        Value::Object(members) => members
+            .into_iter()
+            .take(MEMBERS_MAX)
+            .map(|(name, value)| {
+                let verbatim = verbatim || name.starts_with("EncryptionContext");
+                let spelt = if verbatim && !name.starts_with("EncryptionContext") {
+                    name
+                } else {
+                    lower_first(&name)
+                };
+                (spelt, recorded(value, chars_max, verbatim))
+            })
+            .collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => value,
+    }
+}
+
+/// `KeyId` is `keyId` in `CloudTrail`.
+fn lower_first(name: &str) -> String {
+    let mut chars = name.chars();
+    let first = chars.next().map(|first| first.to_ascii_lowercase());
+    first.into_iter().chain(chars).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{PARAMETERS, taken};
+
+    #[test]
+    fn secrets_of_a_request_are_not_even_read() {
+        let body = json!({
+            "KeyId": "alias/a",
+            "Plaintext": "c2VjcmV0",
+            "CiphertextBlob": "c2VjcmV0",
+            "Message": "c2VjcmV0",
+            "KeyStorePassword": "secret",
+            "GrantTokens": ["secret"],
+            "EncryptedKeyMaterial": "c2VjcmV0",
+            "ImportToken": "c2VjcmV0",
+            "EncryptionContext": { "Department": "a" },
+            "Tags": [{ "TagKey": "k", "TagValue": "v" }],
+        });
+        let taken = taken(body.to_string().as_bytes(), &PARAMETERS);
+        let expected = json!({
+            "keyId": "alias/a",
+            "encryptionContext": { "Department": "a" },
+            "tags": [{ "tagKey": "k", "tagValue": "v" }],
+        });
+        assert_eq!(json!(taken), expected);
+    }
+
+    #[test]
+    fn a_body_that_does_not_read_gives_nothing() {
+        assert!(taken(b"{\"KeyId\": \"a\"", &PARAMETERS).is_empty());
+        assert!(taken(b"[]", &PARAMETERS).is_empty());
+    }
+}

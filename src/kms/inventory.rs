@@ -1,0 +1,319 @@
+//! All keys and their backing keys, as an auditor asks for them: what the records say, and what the tokens say now.
+
+use std::collections::BTreeMap;
+
+use strongroom_hsm::{Fact, HsmResult, Report, TokenInfo};
+
+use super::error::KmsError;
+use super::internal::InternalKey;
+use super::key::{
+    BackingRecord, Cause, KeyArn, KeyId, KeyManager, KeyMaterialId, KeyRecord, KeyState, Owner,
+    RotationSchedule, Timestamp, name_of,
+};
+use super::stores::KeyStoreId;
+use super::table::Rows;
+use super::{Kms, Page, check_proof_of, mac, table};
+use crate::auth::{Authorised, Resource};
+use crate::meta::table as tables;
+
+/// What is told of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InventoryEntry {
+    /// Its ARN; nothing for the server's own keys, which have none.
+    pub arn: Option<KeyArn>,
+    /// Its ARN, or `internal/` and the name of a key of the server's own.
+    pub name: String,
+    /// Its aliases.
+    pub aliases: Vec<String>,
+    /// Who manages it.
+    pub manager: KeyManager,
+    /// Its state.
+    pub state: KeyState,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it is rotated by itself.
+    pub rotation: Option<RotationSchedule>,
+    /// The custom key store in which its backing keys are made.
+    pub store: Option<KeyStoreId>,
+    /// When the current backing key was made.
+    pub rotated: Timestamp,
+    /// Its backing keys, oldest first.
+    pub versions: Vec<InventoryVersion>,
+}
+
+/// What is told of one backing key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InventoryVersion {
+    /// 1 came with the key.
+    pub version: u32,
+    /// Its identity.
+    pub material: KeyMaterialId,
+    /// Whether it is the one that encrypts.
+    pub is_current: bool,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Why.
+    pub cause: &'static str,
+    /// The token group that holds it, by its name in the configuration.
+    pub group: String,
+    /// The token in which it was made: label and serial number.
+    pub token: String,
+    /// How it wraps.
+    pub scheme: &'static str,
+    /// Wraps that were reserved under it: no more than so many were made.
+    pub wraps_reserved: u64,
+    /// Whether its canary opened in the token just now; else why not.
+    pub opens: Result<(), String>,
+    /// What each token of the group told of its objects just now. Nothing where the token keeps no objects (TPM).
+    pub objects: Vec<ObjectFacts>,
+    /// Tokens of the group that could not be asked, and why.
+    pub unasked: Vec<String>,
+}
+
+/// Attributes of one object, as its token told them just now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectFacts {
+    /// The token: label and serial number.
+    pub token: String,
+    /// `AES`, or `MAC` for the second object of a scheme with two.
+    pub part: &'static str,
+    /// By name: `SENSITIVE` and so on, `true`, `false` or `not told`; `usage` lists what it is for.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// What the tokens of a group said.
+type Told = Vec<HsmResult<(TokenInfo, Report)>>;
+
+/// Reports of the groups that were asked until now.
+type Reports = BTreeMap<Option<String>, Told>;
+
+impl Kms {
+    /// Some keys by id, and at the end of the list the server's own. Asks every token that holds one of them: takes its
+    /// time.
+    ///
+    /// # Errors
+    ///
+    /// By the records. A token that does not answer is no error, but told.
+    pub async fn key_inventory(
+        &self,
+        proof: &Authorised,
+        limit: usize,
+        after: Option<KeyId>,
+    ) -> Result<Page<InventoryEntry, KeyId>, KmsError> {
+        check_proof_of(proof, &["strongroom:KeyInventory"], &Resource::Service)?;
+        let mut reports = Reports::new();
+        let rows = self.rows().await?;
+        let range = table::rows_after(
+            tables::KMS_KEY,
+            after.as_ref().map(|id| id.as_bytes().as_slice()),
+        );
+        let mut found = rows.scan(&range, limit.saturating_add(1)).await?;
+        let is_last = found.len() <= limit;
+        found.truncate(limit);
+        let mut entries = Vec::with_capacity(found.len());
+        let mut last = None;
+        for row in found {
+            let key_id = table::key_id_of_row(&row.0)?;
+            last = Some(key_id);
+            let record = rows.open::<KeyRecord>("head of a key", row)?.record;
+            let arn = self.key_arn(key_id);
+            let name = arn.to_string();
+            let entry = self.inventory_entry(&rows, Owner::Key(arn), name, record, &mut reports);
+            entries.push(Box::pin(entry).await?);
+        }
+        if is_last {
+            for purpose in InternalKey::ALL {
+                let owner = Owner::Internal(purpose);
+                let head = rows.load::<KeyRecord>("head of a key", table::head_row(&owner));
+                if let Some(head) = head.await? {
+                    let name = format!("internal/{}", purpose.name());
+                    let entry = self.inventory_entry(&rows, owner, name, head.record, &mut reports);
+                    entries.push(Box::pin(entry).await?);
+                }
+            }
+            entries.push(self.inventory_of_mac(&rows, &mut reports).await?);
+        }
+        Ok(Page {
+            items: entries,
+            next: last.filter(|_| !is_last),
+        })
+    }
+
+    async fn inventory_entry(
+        &self,
+        rows: &Rows,
+        owner: Owner,
+        name: String,
+        record: KeyRecord,
+        reports: &mut Reports,
+    ) -> Result<InventoryEntry, KmsError> {
+        let mut versions = Vec::new();
+        for version in 1..=record.current {
+            let backing = rows.backing(&owner, version).await?.record;
+            let is_current = version == record.current;
+            let told = self.inventory_version(rows, (version, is_current), &backing, reports);
+            versions.push(told.await?);
+        }
+        Ok(InventoryEntry {
+            arn: match owner {
+                Owner::Key(arn) => Some(arn),
+                Owner::Internal(_) => None,
+            },
+            name,
+            rotated: versions.last().map_or(record.created, |last| last.created),
+            aliases: record.aliases,
+            manager: record.manager,
+            state: record.state,
+            created: record.created,
+            rotation: record.rotation,
+            store: record.store,
+            versions,
+        })
+    }
+
+    /// The key of the records' MAC, which has one backing key and no head.
+    async fn inventory_of_mac(
+        &self,
+        rows: &Rows,
+        reports: &mut Reports,
+    ) -> Result<InventoryEntry, KmsError> {
+        let backing = self.mac_backing().await?;
+        let version = self
+            .inventory_version(rows, (1, true), &backing, reports)
+            .await?;
+        Ok(InventoryEntry {
+            arn: None,
+            name: format!("internal/{}", mac::NAME),
+            aliases: Vec::new(),
+            manager: KeyManager::Internal,
+            state: KeyState::Enabled,
+            created: backing.created,
+            rotation: None,
+            store: None,
+            rotated: backing.created,
+            versions: vec![version],
+        })
+    }
+
+    async fn inventory_version(
+        &self,
+        rows: &Rows,
+        (version, is_current): (u32, bool),
+        backing: &BackingRecord,
+        reports: &mut Reports,
+    ) -> Result<InventoryVersion, KmsError> {
+        let group = self.group_name_of(rows, backing).await?;
+        let key = backing.backing_key()?;
+        let hsm = self.groups.recorded(group.as_deref());
+        let opens = match &hsm {
+            Ok(hsm) => hsm
+                .holds(std::slice::from_ref(&key))
+                .await
+                .map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if !reports.contains_key(&group) {
+            let told = match &hsm {
+                Ok(hsm) => hsm.reports().await,
+                Err(_not_configured) => Vec::new(),
+            };
+            reports.insert(group.clone(), told);
+        }
+        let told = reports.get(&group).map(Vec::as_slice).unwrap_or_default();
+        let material = backing.material();
+        let id = material.to_string();
+        let mut objects = Vec::new();
+        for (info, report) in told.iter().flatten() {
+            let of_it = report.facts.iter().filter(|fact| fact.subject == "key");
+            objects.extend(of_it.filter_map(|fact| object_facts(fact, &id, name_of(info))));
+        }
+        let unasked = told.iter().filter_map(|told| told.as_ref().err());
+        Ok(InventoryVersion {
+            version,
+            material,
+            is_current,
+            created: backing.created,
+            cause: match backing.cause {
+                Cause::Creation => "CREATION",
+                Cause::OnDemand => "ON_DEMAND",
+                Cause::Schedule => "SCHEDULE",
+                Cause::WrapLimit => "WRAP_LIMIT",
+                Cause::Move => "MOVE",
+            },
+            group: group.unwrap_or_else(|| "default".to_owned()),
+            token: backing.token().to_owned(),
+            scheme: key
+                .canary
+                .0
+                .scheme()
+                .map_or("unknown", |scheme| scheme.name()),
+            wraps_reserved: backing.wraps_reserved,
+            opens,
+            objects,
+            unasked: unasked.map(ToString::to_string).collect(),
+        })
+    }
+}
+
+/// What a fact of a report says of the object with this identity.
+fn object_facts(fact: &Fact, id: &str, token: String) -> Option<ObjectFacts> {
+    let part = match fact.name.strip_prefix(id)? {
+        "" => "AES",
+        " (MAC)" => "MAC",
+        _ => return None,
+    };
+    let mut attributes = BTreeMap::new();
+    // NAME=value NAME=value, where a value may have spaces.
+    let mut last: Option<(String, String)> = None;
+    for word in fact.value.split(' ') {
+        match (word.split_once('='), &mut last) {
+            (Some((name, value)), _) => {
+                attributes.extend(last.replace((name.to_owned(), value.to_owned())));
+            }
+            (None, Some((_, value))) => {
+                value.push(' ');
+                value.push_str(word);
+            }
+            (None, None) => return None,
+        }
+    }
+    attributes.extend(last);
+    Some(ObjectFacts {
+        token,
+        part,
+        attributes,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use strongroom_hsm::Fact;
+
+    use super::object_facts;
+
+    #[test]
+    fn attributes_read_as_the_report_writes_them() {
+        let fact = Fact {
+            subject: "key".into(),
+            name: "ab (MAC)".into(),
+            value: "SENSITIVE=true LOCAL=not told usage=SIGN+VERIFY".into(),
+        };
+        let facts = object_facts(&fact, "ab", "token 1".into()).expect("its own");
+        assert_eq!(facts.part, "MAC");
+        let told: Vec<_> = facts
+            .attributes
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("LOCAL", "not told"),
+                ("SENSITIVE", "true"),
+                ("usage", "SIGN+VERIFY")
+            ]
+        );
+        assert_eq!(object_facts(&fact, "abc", String::new()), None);
+        assert_eq!(object_facts(&fact, "a", String::new()), None);
+    }
+}

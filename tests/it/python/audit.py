@@ -1,0 +1,377 @@
+"""The audit: what is recorded, what is found, and what becomes of key use without it."""
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import threading
+import urllib.request
+
+from support import PROGRAM, Server, eventually, main, refused
+
+
+def _strongroom(s, *arguments, fails=None):
+    out = subprocess.run([PROGRAM, *map(str, arguments)], env=s.environment(), capture_output=True, text=True)
+    if fails is not None:
+        assert out.returncode != 0 and fails in out.stdout + out.stderr, (arguments, out.stdout, out.stderr)
+    else:
+        assert out.returncode == 0, (arguments, out.stdout, out.stderr)
+    return out.stdout
+
+
+def _events(s, *filters):
+    return [json.loads(line) for line in _strongroom(s, "audit", "query", "--dir", s.data / "audit", *filters).splitlines()]
+
+
+def _verify(s, *arguments, directory=None, finds=None):
+    """The report; with `finds`, the findings must say just that: (line, sequence, a part of what)."""
+    out = subprocess.run([PROGRAM, "audit", "verify", "--json", "--dir", str(directory or s.data / "audit"), *arguments],
+                         env=s.environment(), capture_output=True, text=True)
+    report = json.loads(out.stdout)
+    found = [(f["line"], f["sequence"], f["what"]) for f in report["findings"]]
+    if finds is None:
+        assert out.returncode == 0 and not found, report
+    else:
+        assert out.returncode != 0, report
+        assert len(found) == len(finds), found
+        for (line, sequence, what), (wanted_line, wanted_sequence, part) in zip(found, finds):
+            assert (line, sequence) == (wanted_line, wanted_sequence) and part in what, (found, finds)
+    return report
+
+
+def _metric(s, name):
+    with urllib.request.urlopen(f"{s.endpoint}/metrics") as answer:
+        return int(re.search(rf"(?m)^{name} (\d+)$", answer.read().decode()).group(1))
+
+
+def _attested(s):
+    assert _metric(s, "strongroom_audit_unattested_records") == 0
+
+
+def every_use_of_a_key_is_recorded_and_found():
+    with Server() as s:
+        kms, s3 = s.client("kms"), s.client()
+        key = kms.create_key(Description="of the audit")["KeyMetadata"]
+        kms.create_alias(AliasName="alias/audited", TargetKeyId=key["KeyId"])
+        secret = b"a plaintext that is nobody's business"
+        blob = kms.encrypt(KeyId="alias/audited", Plaintext=secret, EncryptionContext={"Dept": "x"})["CiphertextBlob"]
+        kms.decrypt(CiphertextBlob=blob, EncryptionContext={"Dept": "x"})
+        refused("InvalidCiphertextException", kms.decrypt, CiphertextBlob=blob)
+        data = kms.generate_data_key(KeyId=key["KeyId"], KeySpec="AES_256")
+        s3.create_bucket(Bucket="vault")
+        sse = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key["Arn"]}
+        put = s3.put_object(Bucket="vault", Key="a/b", Body=b"A", **sse)
+        got = s3.get_object(Bucket="vault", Key="a/b")
+        s3.copy_object(Bucket="vault", Key="c", CopySource="vault/a/b", **sse)
+        kms.disable_key(KeyId=key["KeyId"])
+        refused("KMS.DisabledException", s3.get_object, Bucket="vault", Key="a/b")
+
+        names = [e["eventName"] for e in _events(s, "--key", key["Arn"])]
+        assert names == ["CreateKey", "CreateAlias", "Encrypt", "Decrypt", "Decrypt", "GenerateDataKey",
+                         "GenerateDataKey", "Decrypt", "Decrypt", "GenerateDataKey", "DisableKey", "Decrypt"], names
+        assert len(_events(s, "--key", key["KeyId"])) == 12
+        assert [e["eventName"] for e in _events(s, "--key", "alias/audited")] == ["CreateAlias", "Encrypt"]
+        made, = _events(s, "--event", "CreateKey")
+        assert made["responseElements"]["keyMetadata"]["keyId"] == key["KeyId"] and not made["readOnly"]
+        assert made["userIdentity"]["accessKeyId"] == s.key_id and made["userIdentity"]["type"] == "Root"
+        assert made["sourceIPAddress"] == "127.0.0.1" and "Boto3" in made["userAgent"]
+        assert made["awsRegion"] == s.region and made["eventType"] == "AwsApiCall" and made["eventVersion"] == "1.08"
+        encrypted, = _events(s, "--event", "Encrypt")
+        assert encrypted["requestParameters"] == {"keyId": "alias/audited", "encryptionContext": {"Dept": "x"}}
+        assert encrypted["additionalEventData"]["keyMaterialId"] == key["CurrentKeyMaterialId"]
+        assert encrypted["responseElements"] is None
+
+        on_b = _events(s, "--object", "vault/a/b")
+        assert [e["s3Request"]["action"] for e in on_b] == ["s3:PutObject", "s3:GetObject", "s3:PutObject", "s3:GetObject"]
+        assert on_b[0]["requestID"] == put["ResponseMetadata"]["HTTPHeaders"]["x-amz-request-id"]
+        assert on_b[1]["requestID"] == got["ResponseMetadata"]["HTTPHeaders"]["x-amz-request-id"]
+        assert on_b[0]["requestParameters"]["encryptionContext"] == {"aws:s3:arn": "arn:aws:s3:::vault/a/b"}
+        assert on_b[0]["s3Request"]["sourceIPAddress"] == "127.0.0.1" and on_b[0]["sourceIPAddress"] == "AWS Internal"
+        assert on_b[3]["errorCode"] == "DisabledException" and key["Arn"] in on_b[3]["errorMessage"]
+        # The copy read the one object and wrote the other, for one request.
+        copied = [e for e in _events(s, "--object", "vault/*") if e["s3Request"]["resource"].endswith("vault/c")]
+        assert [e["eventName"] for e in copied] == ["Decrypt", "GenerateDataKey"]
+        assert len({e["requestID"] for e in copied}) == 1
+
+        failed = _events(s, "--outcome", "failure")
+        assert [e["errorCode"] for e in failed] == ["InvalidCiphertextException", "DisabledException"]
+        assert len(_events(s, "--outcome", "DisabledException")) == 1 and not _events(s, "--outcome", "denied")
+        day = made["eventTime"][:10]
+        assert len(_events(s, "--since", day)) == len(_events(s)) and not _events(s, "--until", day)
+        assert len(_events(s, "--principal", s.key_id, "--limit", "3")) == 3 and not _events(s, "--principal", "nobody")
+        table = _strongroom(s, "audit", "query", "--dir", s.data / "audit", "--event", "CreateKey", "--format", "table")
+        assert key["KeyId"] in table and len(table.splitlines()) == 1
+
+        everything = b"".join(path.read_bytes() for path in (s.data / "audit").iterdir())
+        for value in secret, blob, data["Plaintext"], data["CiphertextBlob"], s.secret.encode():
+            assert value not in everything and base64.b64encode(value) not in everything
+        _verify(s)
+
+
+def checkpoints_are_proven_by_the_token_and_tampering_is_found_where_it_is():
+    with Server() as s:
+        kms = s.client("kms")
+        key = kms.create_key()["KeyMetadata"]["KeyId"]
+        for _ in range(20):
+            kms.generate_data_key(KeyId=key, KeySpec="AES_256")
+        # A stop makes the last checkpoint, a start the first.
+        s.stop()
+        s.start()
+        eventually(lambda: _attested(s))
+        offline = _verify(s)
+        assert not offline["checkpoints_checked"] and offline["checkpoints"] >= 2
+        online = _verify(s, "--online")
+        assert online["checkpoints_checked"]
+        assert "NOT checked" in _strongroom(s, "audit", "verify", "--config", s.home / "strongroom.toml")
+        noted = offline["head"]
+        _verify(s, "--expect-head", noted, "--expect-head", noted.split(":")[1])
+
+        copy = s.dir / "copy"
+
+        def tampered(change, *arguments, finds):
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(s.data / "audit", copy)
+            path, = copy.iterdir()
+            lines = path.read_text().splitlines(keepends=True)
+            change(lines)
+            path.write_text("".join(lines))
+            return _verify(s, *arguments, directory=copy, finds=finds)
+
+        def changed(lines):
+            assert key in lines[9]
+            lines[9] = lines[9].replace('"errorCode"', "").replace("127.0.0.1", "127.0.0.2")
+
+        tampered(changed, finds=[(10, 10, "was changed")])
+        tampered(lambda lines: lines.pop(9), finds=[(10, 11, "record 10 is missing")])
+        tampered(lambda lines: lines.insert(9, lines.pop(10)),
+                 finds=[(10, 11, "record 10 is missing"), (11, 10, "out of its place")])
+        tampered(lambda lines: lines.insert(9, lines[4]), finds=[(10, 5, "inserted")])
+        tampered(lambda lines: lines.__setitem__(9, "{}\n"), finds=[(10, 10, "not a record")])
+
+        def cut(lines):
+            del lines[12:]
+
+        report = tampered(cut, "--expect-head", noted, finds=[(13, 12, "does not contain")])
+        assert report["records"] == 12
+        # The metadata know the end as well as an auditor who noted it.
+        tampered(cut, "--online", finds=[(13, 12, "does not contain")])
+
+        # Whoever makes the chain anew from somewhere on has no proof of it.
+        def anew(lines):
+            head = re.match(r'\{"seq":(\d+),"hash":"(\w+)"', lines[7])
+            sequence, previous, out = int(head[1]), bytes.fromhex(head[2]), []
+            for line in lines[8:]:
+                record = line.rstrip("\n")[:-1].split('","record":', 1)[1].replace("127.0.0.1", "127.0.0.2")
+                sequence += 1
+                found = re.match(r'\{"auditRecord":"Checkpoint".*?"sequence":(\d+),"hash":"(\w+)"', record)
+                if found and int(found[1]) > 8:
+                    record = record.replace(found[2], hashes[int(found[1])])
+                previous = hashlib.sha256(b"strongroom audit v1" + previous + sequence.to_bytes(8, "big")
+                                          + record.encode()).digest()
+                hashes[sequence] = previous.hex()
+                out.append(f'{{"seq":{sequence},"hash":"{previous.hex()}","record":{record}}}\n')
+            lines[8:] = out
+
+        hashes = {}
+        shutil.rmtree(copy)
+        shutil.copytree(s.data / "audit", copy)
+        path, = copy.iterdir()
+        lines = path.read_text().splitlines(keepends=True)
+        anew(lines)
+        path.write_text("".join(lines))
+        _verify(s, directory=copy)
+        out = _strongroom(s, "audit", "verify", "--dir", copy, "--online", fails="did not make the proof")
+        assert "does not contain" in out
+
+
+def a_missing_file_is_found():
+    with Server("file_mib = 1") as s:
+        kms = s.client("kms")
+        key = kms.create_key()["KeyMetadata"]["KeyId"]
+        # Long contexts fill files quickly.
+        context = {f"name{i}": "v" * 500 for i in range(12)}
+
+        def fill():
+            for _ in range(60):
+                kms.generate_data_key(KeyId=key, KeySpec="AES_256", EncryptionContext=context)
+        threads = [threading.Thread(target=fill) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        s.stop()
+        files = sorted((s.data / "audit").iterdir())
+        assert len(files) >= 3, files
+        assert all(path.stat().st_size <= 1 << 20 for path in files)
+        s.start()
+        report = _verify(s, "--online")
+        assert report["files"] >= 3
+        (first, second), third = (int(re.search(r"\d+", p.name).group()) for p in files[:2]), int(
+            re.search(r"\d+", files[2].name).group())
+        assert first == 1
+        files[1].rename(s.dir / "away")
+        _verify(s, finds=[(1, third, f"records {second} to {third - 1} are missing")])
+        files[0].rename(s.dir / "away too")
+        _verify(s, finds=[(1, third, f"records 1 to {third - 1} are missing")])
+        archived = (s.dir / "away").read_text().splitlines()[-1]
+        head = re.match(r'\{"seq":(\d+),"hash":"(\w+)"', archived)
+        _verify(s, "--archived", f"{head[1]}:{head[2]}")
+
+
+def a_killed_server_leaves_a_chain_that_goes_on():
+    with Server() as s:
+        key = s.client("kms").create_key()["KeyMetadata"]["KeyId"]
+        answered = []
+
+        def use():
+            kms = s.client("kms")
+            try:
+                while True:
+                    answered.append(kms.generate_data_key(KeyId=key, KeySpec="AES_256")["ResponseMetadata"]["RequestId"])
+            except Exception:
+                pass
+
+        for round in range(5):
+            threads = [threading.Thread(target=use) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            eventually(lambda: _enough(answered, (round + 1) * 100))
+            s.kill()
+            for thread in threads:
+                thread.join()
+            if round % 2 == 0:
+                # A kill seldom falls between the bytes of a line: this one does.
+                last = sorted((s.data / "audit").iterdir())[-1]
+                with open(last, "a") as file:
+                    file.write('{"seq":99999,"hash":"00')
+                assert len(_verify(s)["torn"]) == round // 2 + 1
+            s.start()
+        eventually(lambda: _attested(s))
+        report = _verify(s, "--online")
+        assert len(report["torn"]) == 3 and report["files"] == 4
+        recorded = {e["requestID"] for e in _events(s, "--event", "GenerateDataKey")}
+        assert len(recorded) >= len(answered) >= 500 and recorded.issuperset(answered), "what was answered is recorded"
+        # And what is cut off while the server is down stays missing.
+        s.stop()
+        last = sorted((s.data / "audit").iterdir())[-1]
+        lines = last.read_text().splitlines(keepends=True)
+        last.write_text("".join(lines[:-5]))
+        s.start()
+        assert "audit.file_left" in (s.dir / "log").read_text()
+        found = _strongroom(s, "audit", "verify", "--dir", s.data / "audit", fails="records are missing")
+        assert re.search(r"records \d+ to \d+ are missing before it", found)
+
+
+def _enough(answered, count):
+    assert len(answered) >= count
+
+
+def without_its_audit_no_key_is_used_and_it_heals():
+    with Server("checkpoint_s = 1") as s:
+        kms, s3 = s.client("kms"), s.client()
+        key = kms.create_key()["KeyMetadata"]["KeyId"]
+        s3.create_bucket(Bucket="vault")
+        sse = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key}
+        s3.put_object(Bucket="vault", Key="a", Body=b"A", **sse)
+        eventually(lambda: _attested(s))
+        # A file where the directory was: nothing can be written there, whoever tries.
+        (s.data / "audit").rename(s.dir / "away")
+        (s.data / "audit").write_text("")
+        message = refused("ServiceUnavailable", s3.get_object, Bucket="vault", Key="a", status=503)
+        assert "audit record" in message
+        refused("ServiceUnavailable", s3.put_object, Bucket="vault", Key="b", Body=b"B", status=503, **sse)
+        message = refused("KMSInternalException", kms.generate_data_key, KeyId=key, KeySpec="AES_256", status=500)
+        assert "audit record" in message
+        keys = len(s.token_objects())
+        refused("KMSInternalException", kms.create_key)
+        assert len(s.token_objects()) == keys
+        # What needs no key goes on.
+        assert s3.list_objects_v2(Bucket="vault")["KeyCount"] == 1
+        assert s3.head_object(Bucket="vault", Key="a")["ContentLength"] == 1
+        assert _metric(s, "strongroom_audit_failing") == 1
+        assert "audit.failing" in (s.dir / "log").read_text()
+        (s.data / "audit").unlink()
+        (s.dir / "away").rename(s.data / "audit")
+        eventually(lambda: s3.get_object(Bucket="vault", Key="a")["Body"].read())
+        kms.generate_data_key(KeyId=key, KeySpec="AES_256")
+        report = _verify(s, "--online")
+        assert len(report["gaps"]) == 1 and report["files"] == 1, report
+        assert _metric(s, "strongroom_audit_failing") == 0
+
+
+def without_its_audit_key_use_goes_on_if_the_configuration_says_so():
+    with Server('on_failure = "continue"') as s:
+        kms = s.client("kms")
+        key = kms.create_key()["KeyMetadata"]["KeyId"]
+        (s.data / "audit").rename(s.dir / "away")
+        (s.data / "audit").write_text("")
+        for _ in range(3):
+            kms.generate_data_key(KeyId=key, KeySpec="AES_256")
+        (s.data / "audit").unlink()
+        (s.dir / "away").rename(s.data / "audit")
+        kms.generate_data_key(KeyId=key, KeySpec="AES_256")
+        report = _verify(s)
+        assert len(report["gaps"]) == 1 and ": 3 records could not be written" in report["gaps"][0], report
+
+
+def records_go_on_without_the_token_and_are_attested_later():
+    with Server("checkpoint_s = 1") as s:
+        kms = s.client("kms")
+        key = kms.create_key()["KeyMetadata"]["KeyId"]
+        eventually(lambda: _attested(s))
+        s.unplug()
+        eventually(lambda: refused("KeyUnavailableException", kms.generate_data_key, KeyId=key, KeySpec="AES_256"))
+        kms.list_keys()
+        eventually(lambda: _is(1, _metric(s, "strongroom_audit_checkpoint_failing")))
+        assert _metric(s, "strongroom_audit_unattested_records") > 0
+        _verify(s)
+        s.plug_in()
+        eventually(lambda: _attested(s), 60)
+        _is(0, _metric(s, "strongroom_audit_checkpoint_failing"))
+        _verify(s, "--online")
+        outage, = _events(s, "--outcome", "KeyUnavailableException", "--limit", "1")
+        assert outage["requestParameters"]["keyId"] == key
+
+
+def _is(wanted, found):
+    assert found == wanted, found
+
+
+def an_auditor_sees_every_key_and_what_the_token_says_of_it():
+    with Server("checkpoint_s = 1") as s:
+        kms = s.client("kms")
+        key = kms.create_key()["KeyMetadata"]
+        kms.create_alias(AliasName="alias/seen", TargetKeyId=key["KeyId"])
+        kms.rotate_key_on_demand(KeyId=key["KeyId"])
+        kms.enable_key_rotation(KeyId=key["KeyId"], RotationPeriodInDays=90)
+        eventually(lambda: _attested(s))
+        found = json.loads(_strongroom(s, "audit", "keys", "--format", "json"))["Keys"]
+        names = [entry["Name"] for entry in found]
+        assert names == [key["Arn"], "internal/audit", "internal/metadata-mac"], names
+        one, two = found[0]["Versions"]
+        assert one["KeyMaterialId"] == key["CurrentKeyMaterialId"]
+        assert (one["Cause"], two["Cause"], one["Current"], two["Current"]) == ("CREATION", "ON_DEMAND", False, True)
+        assert found[0]["RotationPeriodInDays"] == 90 and found[0]["Aliases"] == ["alias/seen"]
+        in_token = {version["KeyMaterialId"] for entry in found for version in entry["Versions"]}
+        assert in_token == {identity.lower() for identity in s.token_objects()}, "the token holds no other"
+        for entry in found:
+            for version in entry["Versions"]:
+                assert version["Opens"] and version["Scheme"] == "aes-gcm" and version["TokenGroup"] == "default"
+                object, = version["Objects"]
+                told = object["Attributes"]
+                assert (told["SENSITIVE"], told["NEVER_EXTRACTABLE"], told["LOCAL"]) == ("true", "true", "true"), told
+                assert told["usage"] == "ENCRYPT+DECRYPT"
+        rows = list(csv.DictReader(io.StringIO(_strongroom(s, "audit", "keys", "--format", "csv"))))
+        assert len(rows) == 4 and rows[0]["aliases"] == "alias/seen" and rows[1]["SENSITIVE"] == "true"
+        assert rows[1]["rotation_age_days"] == "0" and rows[1]["current"] == "true"
+        table = _strongroom(s, "audit", "keys")
+        assert len(table.splitlines()) == 4 and key["KeyId"] in table and "NEVER_EXTRACTABLE=true" in table
+        asked, = _events(s, "--event", "KeyInventory", "--limit", "1")
+        assert asked["eventSource"] == "strongroom" and asked["readOnly"]
+
+
+main(globals())
