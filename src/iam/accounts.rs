@@ -62,8 +62,8 @@ pub enum AccountsError {
 /// All accounts, the first of which is the default one.
 #[derive(Debug)]
 pub struct Accounts {
-    accounts: Vec<(Account, Credentials)>,
-    /// Places in `accounts` by number and by root access key.
+    all: Vec<(Account, Credentials)>,
+    /// Places in `all` by number and by root access key.
     by_id: BTreeMap<AccountId, usize>,
     by_key: BTreeMap<String, usize>,
 }
@@ -101,7 +101,7 @@ impl Accounts {
             }
         }
         Ok(Self {
-            accounts,
+            all: accounts,
             by_id,
             by_key,
         })
@@ -109,18 +109,18 @@ impl Accounts {
 
     /// The account with this number.
     pub fn find(&self, id: &AccountId) -> Option<&Account> {
-        let (account, _) = self.accounts.get(*self.by_id.get(id)?)?;
+        let (account, _) = self.all.get(*self.by_id.get(id)?)?;
         Some(account)
     }
 
     /// All accounts, the default one first.
     pub fn all(&self) -> impl Iterator<Item = &Account> {
-        self.accounts.iter().map(|(account, _)| account)
+        self.all.iter().map(|(account, _)| account)
     }
 
     /// Whose root access key this is. Needs no record and no HSM.
     pub(super) fn root(&self, access_key_id: &str) -> Option<Holder> {
-        let (account, credentials) = self.accounts.get(*self.by_key.get(access_key_id)?)?;
+        let (account, credentials) = self.all.get(*self.by_key.get(access_key_id)?)?;
         Some(Holder {
             secret: credentials.secret(access_key_id)?.clone(),
             principal: Principal::root(account.id.clone(), access_key_id),
@@ -131,7 +131,7 @@ impl Accounts {
     pub(super) fn root_keys(&self, id: &AccountId) -> Vec<String> {
         let place = self.by_id.get(id);
         place
-            .and_then(|place| self.accounts.get(*place))
+            .and_then(|place| self.all.get(*place))
             .map(|(_, credentials)| credentials.access_key_ids().map(str::to_owned).collect())
             .unwrap_or_default()
     }

@@ -7,11 +7,11 @@
 //! # What holds
 //!
 //! - Root access keys are in the configuration and need neither records nor the HSM. All others need the MAC key of the
-//!   records and the credential key ([`secrets`]), which are in memory from their first use on; before that, without the
+//!   records and the credential key (`secrets`), which are in memory from their first use on; before that, without the
 //!   HSM, they are refused as an outage and never as unknown.
-//! - Nothing about an identity is cached but parsed policies, by their text ([`documents`]): a detached policy, a
+//! - Nothing about an identity is cached but parsed policies, by their text (`documents`): a detached policy, a
 //!   deactivated access key and a deleted role take effect with the next request.
-//! - A session has no record: its token says all ([`sessions`]). It lives as long as its role.
+//! - A session has no record: its token says all (`sessions`). It lives as long as its role.
 //! - Every change is a batch that requires what was read to be unchanged, and is decided again when it is not.
 //!
 //! # Reading order

@@ -513,7 +513,9 @@ def policies_are_enforced_as_of_now():
 def secrets_are_nowhere_on_the_disk():
     with Server() as s:
         key, secret = _user(s, "bob")
-        s.client("iam").create_role(RoleName="r", AssumeRolePolicyDocument=_trust(f"arn:aws:iam::{ACCOUNT}:user/bob"))
+        iam = s.client("iam")
+        iam.create_role(RoleName="r", AssumeRolePolicyDocument=_trust(f"arn:aws:iam::{ACCOUNT}:user/bob"))
+        iam.attach_role_policy(RoleName="r", PolicyArn=READY + "AdministratorAccess")
         session = _session(s, (key, secret), "r")
         _client(s, "s3", *session).list_buckets()
         s.stop()
@@ -532,6 +534,7 @@ def without_the_hsm_after_a_restart_users_wait_and_root_works():
         key, secret = _user(s, "bob")
         iam = s.client("iam")
         iam.create_role(RoleName="r", AssumeRolePolicyDocument=_trust(f"arn:aws:iam::{ACCOUNT}:user/bob"))
+        iam.attach_role_policy(RoleName="r", PolicyArn=READY + "AdministratorAccess")
         session = _session(s, (key, secret), "r")
         s.client().create_bucket(Bucket="vault")
         s.unplug()
