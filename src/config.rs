@@ -47,6 +47,8 @@ pub struct RawConfig {
     pub groups: BTreeMap<String, RawHsm>,
     /// Limits of the server.
     pub limits: RawLimits,
+    /// Keys.
+    pub kms: RawKms,
     /// The store.
     pub store: RawStore,
     /// Logs.
@@ -65,6 +67,14 @@ pub struct RawLimits {
     pub body_timeout_ms: u64,
     /// Longest wait for requests under way when the server stops, in milliseconds.
     pub shutdown_ms: u64,
+}
+
+/// Keys, as typed.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawKms {
+    /// Whether a key that objects or uploads depend on is kept: neither scheduled for deletion nor destroyed.
+    pub refuse_deletion_while_in_use: bool,
 }
 
 /// The store, as typed.
@@ -101,6 +111,7 @@ impl Default for RawConfig {
             hsm: RawHsm::default(),
             groups: BTreeMap::new(),
             limits: RawLimits::default(),
+            kms: RawKms::default(),
             store: RawStore::default(),
             log: RawLog::default(),
         }
@@ -156,6 +167,8 @@ pub struct Config {
     pub groups: BTreeMap<String, HsmConfig>,
     /// Limits of the server.
     pub limits: Limits,
+    /// Whether a key that anything depends on is kept.
+    pub refuse_deletion_while_in_use: bool,
     /// The store.
     pub store: StoreSettings,
     /// Pause between two rounds of maintenance.
@@ -327,6 +340,7 @@ impl RawConfig {
             hsm,
             groups,
             limits,
+            refuse_deletion_while_in_use: self.kms.refuse_deletion_while_in_use,
             store,
             maintenance: Duration::from_secs(maintenance),
         })

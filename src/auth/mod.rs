@@ -14,7 +14,9 @@ pub mod payload;
 pub mod policy;
 pub mod sigv4;
 
-use policy::Document;
+use policy::{Decision, Document, Question, Side, Values};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// The twelve digits of the account that owns everything here.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -129,15 +131,6 @@ impl Principal {
     }
 }
 
-/// A service that asks on behalf of the caller (`kms:ViaService`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Via {
-    /// The caller asks for itself.
-    Direct,
-    /// The object path asks for a data key.
-    S3,
-}
-
 /// What a decision may depend on.
 #[derive(Debug, Clone)]
 pub struct RequestContext {
@@ -149,6 +142,39 @@ pub struct RequestContext {
     pub source_ip: Option<IpAddr>,
     /// Whether it came over TLS.
     pub secure_transport: bool,
+    /// When it came.
+    pub time: OffsetDateTime,
+    /// `User-Agent`.
+    pub user_agent: Option<String>,
+    /// `Referer`.
+    pub referer: Option<String>,
+    /// Whether the signature came in the query.
+    pub presigned: bool,
+}
+
+impl RequestContext {
+    /// What policies can ask about every request.
+    fn values(&self) -> Values {
+        let mut values = Values::of(&self.principal);
+        if let Some(source_ip) = self.source_ip {
+            values.add("aws:SourceIp", source_ip.to_canonical().to_string());
+        }
+        values.add("aws:SecureTransport", self.secure_transport.to_string());
+        if let Ok(time) = self.time.format(&Rfc3339) {
+            values.add("aws:CurrentTime", time);
+        }
+        values.add("aws:EpochTime", self.time.unix_timestamp().to_string());
+        for (name, value) in [
+            ("aws:UserAgent", &self.user_agent),
+            ("aws:Referer", &self.referer),
+        ] {
+            if let Some(value) = value {
+                values.add(name, value.as_str());
+            }
+        }
+        values.add("aws:ViaAWSService", "false");
+        values
+    }
 }
 
 /// What is done, as IAM names it: `s3:PutObject`.
@@ -168,6 +194,18 @@ pub enum Resource {
     KmsKey(String),
     /// An alias, by ARN.
     KmsAlias(String),
+}
+
+impl Resource {
+    /// Its ARN, as policies name it.
+    fn arn(&self) -> String {
+        match self {
+            Self::Service => "*".to_owned(),
+            Self::Bucket(bucket) => format!("arn:aws:s3:::{bucket}"),
+            Self::Object(bucket, key) => format!("arn:aws:s3:::{bucket}/{key}"),
+            Self::KmsKey(arn) | Self::KmsAlias(arn) => arn.clone(),
+        }
+    }
 }
 
 /// Proof that [`authorise`] said yes. Nothing else makes one.
@@ -215,42 +253,57 @@ impl Authorised {
     }
 }
 
-/// Caller: may not.
+/// Caller: may not. Says which action, on what, and what kind of policy says so: as AWS does.
 #[derive(Debug, thiserror::Error)]
-#[error("{principal} is not authorized to perform {action}")]
+#[error(
+    "User: {principal} is not authorized to perform: {action} on resource: {resource} {reason}"
+)]
 pub struct Denied {
     /// Who.
     pub principal: String,
     /// What.
     pub action: &'static str,
+    /// On what.
+    pub resource: String,
+    /// Why: `because no identity-based policy allows the … action`.
+    pub reason: String,
 }
 
-/// Decides whether the caller may do `action` to `resource`, on behalf of itself or through a service.
-///
-/// Today the account's root keys may do everything in their own account, and nobody else authenticates. Policies
-/// will be evaluated here and nowhere else.
+/// Decides whether the caller may do `action` to `resource`, of which `side` says what stands there; `add` adds what
+/// else policies can ask about this request. The one place that decides.
 ///
 /// # Errors
 ///
 /// [`Denied`], which says nothing about whether the resource exists.
 pub fn authorise(
     context: &RequestContext,
-    _via: Via,
     action: Action,
     resource: Resource,
+    side: Side<'_>,
+    add: impl FnOnce(&mut Values),
 ) -> Result<Authorised, Denied> {
-    if let Resource::KmsKey(arn) | Resource::KmsAlias(arn) = &resource {
-        // arn:aws:kms:REGION:ACCOUNT:…
-        if arn.split(':').nth(4) != Some(context.principal.account.as_str()) {
-            return Err(Denied {
-                principal: context.principal.arn(),
-                action: action.0,
-            });
-        }
+    let mut values = context.values();
+    add(&mut values);
+    let arn = resource.arn();
+    let decision = policy::decide(&Question {
+        principal: &context.principal,
+        canonical_id: None,
+        action: action.0,
+        resource: &arn,
+        values: &values,
+        side,
+    });
+    match decision {
+        Decision::Allowed => Ok(Authorised {
+            principal: context.principal.clone(),
+            action,
+            resource,
+        }),
+        Decision::Denied(denial) => Err(Denied {
+            principal: context.principal.arn(),
+            action: action.0,
+            resource: arn,
+            reason: denial.reason(action.0),
+        }),
     }
-    Ok(Authorised {
-        principal: context.principal.clone(),
-        action,
-        resource,
-    })
 }

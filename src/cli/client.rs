@@ -1,4 +1,4 @@
-//! A client of the KMS API, as much of one as `strongroom key` and `key-store` need: HTTP/1.1 without TLS, `SigV4`.
+//! A client of the KMS API, as much of one as `strongroom key`, `key-store` and `rewrap` need: HTTP/1.1 without TLS, `SigV4`.
 
 use aws_lc_rs::{digest, hmac};
 use bytes::Bytes;
@@ -216,4 +216,12 @@ pub(super) fn text(value: &Value, pointer: &str) -> String {
         .and_then(Value::as_str)
         .unwrap_or_default()
         .to_owned()
+}
+
+/// The number at `pointer`; zero if there is none.
+pub(super) fn number(value: &Value, pointer: &str) -> u64 {
+    value
+        .pointer(pointer)
+        .and_then(Value::as_u64)
+        .unwrap_or_default()
 }

@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 
 use super::CliError;
 use super::client::{self, Client, text};
+use super::rewrap::counts;
+
+const USAGE: &str = "Strongroom.GetKeyUsage";
 
 /// Manage KMS keys of a running server.
 #[derive(Debug, Args)]
@@ -32,8 +35,16 @@ enum KeyCommand {
         #[arg(long, value_name = "ID")]
         key_store: Option<String>,
     },
-    /// Everything about a key
+    /// Everything about a key, and what depends on it
     Describe(KeyArg),
+    /// What depends on a key: by material and by bucket
+    Usage {
+        #[command(flatten)]
+        key: KeyArg,
+        /// In JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Make new material for a key; what was encrypted before still decrypts
     Rotate(KeyArg),
     /// Move a key to another key store under its ARN; what was encrypted before still decrypts
@@ -101,11 +112,22 @@ impl KeyCommand {
                 show(made.get("KeyMetadata"))
             }
             Self::Describe(key) => {
-                let answer = client
+                let mut answer = client
                     .kms("DescribeKey", &json!({ "KeyId": key.key }))
                     .await?;
+                let usage = client.call(USAGE, &json!({ "KeyId": key.key })).await;
+                let metadata = answer.pointer_mut("/KeyMetadata");
+                match (usage, metadata.and_then(Value::as_object_mut)) {
+                    (Ok(usage), Some(metadata)) => {
+                        metadata.insert("Usage".into(), usage);
+                    }
+                    // Who may describe a key may not therefore know what depends on it.
+                    (Err(error), _) => eprintln!("what depends on it cannot be told: {error}"),
+                    (Ok(_), None) => {}
+                }
                 show(answer.get("KeyMetadata"))
             }
+            Self::Usage { key, json } => usage(client, &key.key, json).await,
             Self::Rotate(key) => {
                 let id = key_id(client, &key.key).await?;
                 client
@@ -136,6 +158,32 @@ impl KeyCommand {
             }
         }
     }
+}
+
+async fn usage(client: &Client, key: &str, as_json: bool) -> Result<(), CliError> {
+    let usage = client.call(USAGE, &json!({ "KeyId": key })).await?;
+    if as_json {
+        return show(Some(&usage));
+    }
+    println!("{}", counts(&usage, ""));
+    let rows = |member: &str| usage.get(member).and_then(Value::as_array).cloned();
+    for material in rows("KeyMaterials").into_iter().flatten() {
+        let is_current = material.get("Current").and_then(Value::as_bool) == Some(true);
+        println!(
+            "material {}  {}{}",
+            text(&material, "/KeyMaterialId"),
+            counts(&material, ""),
+            if is_current { "  (current)" } else { "" }
+        );
+    }
+    for bucket in rows("Buckets").into_iter().flatten() {
+        println!(
+            "bucket {}  {}",
+            text(&bucket, "/Bucket"),
+            counts(&bucket, "")
+        );
+    }
+    Ok(())
 }
 
 async fn list(client: &Client) -> Result<(), CliError> {

@@ -12,6 +12,7 @@ mod hsm;
 mod init;
 mod key;
 mod key_store;
+mod rewrap;
 mod serve;
 
 /// Any error of a command, for people.
@@ -38,6 +39,8 @@ enum Command {
     Key(key::Key),
     /// Manage custom key stores of a running server
     KeyStore(key_store::KeyStore),
+    /// Move what depends on one KMS key to another, on a running server
+    Rewrap(rewrap::Rewrap),
 }
 
 /// Parses the command line and does what it says.
@@ -52,6 +55,7 @@ pub fn run() -> Result<(), CliError> {
         Command::Hsm(hsm) => hsm.run(),
         Command::Key(key) => key.run(),
         Command::KeyStore(store) => store.run(),
+        Command::Rewrap(rewrap) => rewrap.run(),
     }
 }
 

@@ -302,7 +302,7 @@ impl Kms {
         })
     }
 
-    async fn encrypt_direct(
+    pub(super) async fn encrypt_direct(
         &self,
         key: &KeyArn,
         context: &EncryptionContext,
@@ -356,7 +356,7 @@ impl Kms {
         })
     }
 
-    async fn unwrap_ciphertext(
+    pub(super) async fn unwrap_ciphertext(
         &self,
         header: Header,
         context: &EncryptionContext,

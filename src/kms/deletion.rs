@@ -1,16 +1,20 @@
 //! The end of a key: scheduled, perhaps cancelled, carried out.
 //!
+//! A key that objects depend on may be kept by a setting: then it is neither scheduled nor, should something depend on
+//! it still or again when the window is over, destroyed before nothing does.
+//!
 //! When the window is over the head is marked as being destroyed, from which there is no way back. Then every backing
 //! key is destroyed in the token. Then one batch deletes the head, the backing keys' rows, the aliases and the policy:
 //! the commit point. Each step can be repeated, so that a crash between any two is made good by the next run.
 
 use strongroom_hsm::{HsmError, HsmGroup};
 
+use super::dependants::{ALL_VERSIONS, Dependent, Scope};
 use super::error::{KmsError, WrongState};
 use super::key::{BackingRecord, KeyArn, KeyId, KeyRecord, KeyState, Owner, Timestamp};
 use super::policy::{POLICY_NAME, PolicyRecord};
 use super::table::{self, Loaded};
-use super::{COMMIT_ATTEMPTS_MAX, Kms, aliases, check_proof};
+use super::{COMMIT_ATTEMPTS_MAX, Kms, aliases, check_proof, grants};
 use crate::auth::Authorised;
 use crate::meta::table as tables;
 
@@ -40,12 +44,12 @@ pub(super) struct Heads {
 }
 
 impl Kms {
-    /// Schedules the deletion of a key. It is of no use from now on.
+    /// Schedules the deletion of a key. It is of no use from now on. The log says what still depends on it.
     ///
     /// # Errors
     ///
     /// [`KmsError::Validation`] outside of the bounds; [`KmsError::InvalidState`] when it is scheduled already;
-    /// [`KmsError::Managed`].
+    /// [`KmsError::InUse`] when the server is told to keep what is in use; [`KmsError::Managed`].
     pub async fn schedule_key_deletion(
         &self,
         proof: &Authorised,
@@ -60,14 +64,32 @@ impl Kms {
             ));
         }
         let date = self.now().plus_days(window_days);
-        self.update_key(key, |record| {
+        self.update_key_unless(key, self.keeping(key), |record| {
             record.customer_managed(key, ACTION)?;
             record.not_dying(key)?;
             record.state = KeyState::PendingDeletion(date);
             Ok(())
         })
         .await?;
-        tracing::info!(event = "kms.key.deletion_scheduled", %key, window_days);
+        match self
+            .usage(key.key_id(), ALL_VERSIONS, &Scope::default())
+            .await
+        {
+            Ok(usage) => {
+                let Dependent {
+                    objects,
+                    bytes,
+                    uploads,
+                } = usage.total();
+                tracing::info!(
+                    event = "kms.key.deletion_scheduled", %key, window_days, objects, bytes, uploads
+                );
+            }
+            // It is scheduled all the same.
+            Err(error) => {
+                tracing::warn!(event = "kms.key.deletion_scheduled", %key, window_days, %error);
+            }
+        }
         Ok(Deletion { date, window_days })
     }
 
@@ -179,7 +201,7 @@ impl Kms {
     async fn destroy(&self, key: &KeyArn) -> Result<bool, KmsError> {
         let owner = Owner::Key(key.clone());
         let now = self.now();
-        let begun = self.update_key(key, |record| {
+        let begun = self.update_key_unless(key, self.keeping(key), |record| {
             if let KeyState::PendingDeletion(date) = record.state
                 && date <= now
             {
@@ -235,6 +257,7 @@ impl Kms {
             if let Some(policy) = rows.load::<PolicyRecord>("key policy", policy).await? {
                 batch = batch.and(policy.delete());
             }
+            batch = batch.and(grants::delete_all(&rows, key.key_id()).await?);
             if self.commit(batch).await? {
                 self.tell(key);
                 tracing::info!(event = "kms.key.destroyed", %key);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use strongroom_hsm::{BoxError, HsmError};
 
+use super::dependants::Dependent;
 use super::key::KeyArn;
 use crate::auth::Denied;
 use crate::meta::MetaError;
@@ -28,6 +29,17 @@ pub enum KmsError {
         arn: KeyArn,
         /// What it is.
         state: WrongState,
+    },
+    /// Caller: things depend on the key, and the server is told to keep such keys.
+    #[error(
+        "{arn} is in use: {} objects of {} bytes and {} multipart uploads depend on it.",
+        .dependent.objects, .dependent.bytes, .dependent.uploads
+    )]
+    InUse {
+        /// The key.
+        arn: KeyArn,
+        /// What depends on it.
+        dependent: Dependent,
     },
     /// Caller: a custom key store.
     #[error("{0}")]
@@ -78,13 +90,19 @@ pub enum KmsError {
     Tag(&'static str),
     /// Caller: the policy does not read, or locks everybody out.
     #[error("{0}")]
-    MalformedPolicy(&'static str),
+    MalformedPolicy(String),
     /// Caller: a parameter or an operation that is not here.
     #[error("{0}")]
     Unsupported(String),
-    /// Caller: grant tokens; there are no grants yet, so that none is valid.
+    /// Caller: a grant token that was never given out.
     #[error("grant token is not valid")]
     InvalidGrantToken,
+    /// Caller: no id of a grant.
+    #[error("{0}")]
+    InvalidGrantId(String),
+    /// Caller: an ARN that names nothing of its kind.
+    #[error("{0}")]
+    InvalidArn(String),
     /// Caller: all was well, and nothing was to be done.
     #[error("The request would have succeeded, but the DryRun option is set.")]
     DryRun,

@@ -31,10 +31,18 @@ pub enum InternalKey {
 
 impl InternalKey {
     /// Its name in rows and AAD. Never changes.
-    pub(super) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::SseS3 => "sse-s3",
             Self::Credential => "credential",
+        }
+    }
+
+    /// The backing key version that [`Kms::wrap_internal`] made this under. None: it did not make it.
+    pub(crate) fn version_of(wrapped: &[u8]) -> Option<u32> {
+        match wrapped.first_chunk::<HEADER_BYTES>()? {
+            [VERSION, version @ ..] => Some(u32::from_be_bytes(*version)),
+            _ => None,
         }
     }
 }

@@ -149,9 +149,17 @@ impl KeyRef {
         }
     }
 
+    /// The alias, of the two alias forms.
+    pub fn alias(&self) -> Option<&str> {
+        match self {
+            Self::AliasName(name) | Self::AliasArn { name, .. } => Some(name),
+            Self::KeyId(_) | Self::KeyArn { .. } => None,
+        }
+    }
+
     /// Whether it is one of the two alias forms.
     pub fn is_alias(&self) -> bool {
-        matches!(self, Self::AliasName(_) | Self::AliasArn { .. })
+        self.alias().is_some()
     }
 }
 
@@ -174,6 +182,10 @@ impl Timestamp {
     pub(super) fn of(time: OffsetDateTime) -> Self {
         let millis = time.unix_timestamp_nanos() / 1_000_000;
         Self(i64::try_from(millis).unwrap_or(i64::MAX))
+    }
+
+    pub(super) fn plus_millis(self, millis: i64) -> Self {
+        Self(self.0.saturating_add(millis))
     }
 
     pub(super) fn plus_days(self, days: u32) -> Self {
@@ -256,6 +268,9 @@ pub(super) struct KeyRecord {
     /// The custom key store in which backing keys are made; none is the default group.
     #[n(9)]
     pub(super) store: Option<KeyStoreId>,
+    /// How many grants there are: rows of their own.
+    #[cbor(n(10), default)]
+    pub(super) grants: u32,
 }
 
 impl KeyRecord {
@@ -271,6 +286,7 @@ impl KeyRecord {
             tags: BTreeMap::new(),
             aliases: Vec::new(),
             store: None,
+            grants: 0,
         }
     }
 

@@ -69,7 +69,8 @@ impl Kms {
         check_description(&new.description)?;
         let document = match new.policy {
             Some(document) => {
-                policy::check(&document, self.account(), new.bypass_lockout_check)?;
+                let who = (self.account(), proof.principal());
+                policy::check(&document, "*", who, new.bypass_lockout_check)?;
                 document
             }
             None => policy::default_document(self.account()),
@@ -99,7 +100,7 @@ impl Kms {
             }
             let mut record = KeyRecord::new(self.now(), KeyManager::Aws);
             S3_DESCRIPTION.clone_into(&mut record.description);
-            let document = policy::default_document(self.account());
+            let document = policy::managed_document(self.account(), self.region());
             if let Some(metadata) = self.make_key(record, &document, Some(S3_ALIAS)).await? {
                 return Ok(metadata.arn);
             }

@@ -1,6 +1,6 @@
 //! Records that somebody with write access to the disk cannot make up.
 //!
-//! Every row of keys, backing keys, aliases and policies carries HMAC-SHA-256 over
+//! Every row of keys, backing keys, aliases, policies and grants, and what other modules seal so, carries HMAC-SHA-256 over
 //! `"strongroom row v1"` ‖ length of the row's key (4 bytes, big-endian) ‖ the row's key ‖ the record. A row that was
 //! changed, made up or moved to another key does not verify and is not used. A row that was deleted, and the rollback
 //! of rows to what they once were, are not noticed.
@@ -70,6 +70,31 @@ struct MacRecord {
 }
 
 impl Kms {
+    /// What to store under `row`, of another module: the record and its MAC.
+    ///
+    /// # Errors
+    ///
+    /// By the HSM, until it has been there once.
+    pub(crate) async fn seal_row(&self, row: &[u8], record: &[u8]) -> Result<Vec<u8>, KmsError> {
+        Ok(self.mac().await?.seal(row, record))
+    }
+
+    /// The record in what [`Kms::seal_row`] gave for just this row.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::Damaged`] for anything else; by the HSM, until it has been there once.
+    pub(crate) async fn open_row(
+        &self,
+        what: &'static str,
+        row: &[u8],
+        stored: &[u8],
+    ) -> Result<Vec<u8>, KmsError> {
+        let mac = self.mac().await?;
+        let record = mac.open(row, stored).ok_or(KmsError::Damaged(what))?;
+        Ok(record.to_vec())
+    }
+
     /// The MAC key: from memory, else from its row by the HSM, else made.
     pub(super) async fn mac(&self) -> Result<Arc<MetadataMac>, KmsError> {
         if let Some(mac) = self.mac.get() {

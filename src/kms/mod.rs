@@ -17,19 +17,21 @@
 //!
 //! # Reading order
 //!
-//! `key`, `context`, `ciphertext`, `table`, `mac`, `backing`, `wraps`, `data`, then the use cases:
-//! `keys`, `stores`, `aliases`, `tags`, `policy`, `rotation`, `deletion`, `internal`, `held`; the front end is [`api`].
+//! `key`, `context`, `ciphertext`, `table`, `mac`, `backing`, `wraps`, `access`, `data`, then the use cases:
+//! `keys`, `stores`, `aliases`, `tags`, `policy`, `grants`, `rotation`, `dependants`, `deletion`, `rewrap`, `internal`,
+//! `held`; the front end is [`api`].
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, Notify};
 
 use crate::auth::{AccountId, Authorised, Resource};
 use crate::clock::Clock;
-use crate::meta::{Batch, Meta, MetaError};
+use crate::meta::{Batch, KeyRange, Meta, MetaError};
 
+mod access;
 mod aliases;
 pub mod api;
 mod backing;
@@ -37,13 +39,16 @@ mod ciphertext;
 mod context;
 mod data;
 mod deletion;
+mod dependants;
 mod error;
+mod grants;
 mod held;
 mod internal;
 mod key;
 mod keys;
 mod mac;
 mod policy;
+mod rewrap;
 mod rotation;
 mod stores;
 mod table;
@@ -52,6 +57,7 @@ mod tags;
 mod tests;
 mod wraps;
 
+pub use access::Ask;
 pub use aliases::{ALIASES_PER_KEY_MAX, AliasEntry, AliasName};
 pub use ciphertext::{CIPHERTEXT_BYTES_MAX, EncryptedDataKey, PLAINTEXT_BYTES_MAX};
 pub use context::{CONTEXT_BYTES_MAX, EncryptionContext};
@@ -59,7 +65,14 @@ pub use data::{Decrypted, Encrypted, GENERATED_BYTES_MAX, Generated, ReEncrypted
 pub use deletion::{
     DELETION_WINDOW_DAYS_DEFAULT, DELETION_WINDOW_DAYS_MAX, DELETION_WINDOW_DAYS_MIN, Deletion,
 };
+pub use dependants::{
+    Dependants, DependantsError, Dependent, KeyUsage, MaterialUsage, Scope, Usage,
+};
 pub use error::{KeyStoreError, KmsError, WrongState};
+pub use grants::{
+    GRANTS_PER_KEY_MAX, Grant, GrantConstraint, GrantCursor, GrantFilter, GrantId, GrantOperation,
+    NewGrant, is_principal_arn,
+};
 pub use held::KeyWatch;
 pub use internal::InternalKey;
 pub use key::{
@@ -67,6 +80,10 @@ pub use key::{
 };
 pub use keys::{DESCRIPTION_CHARS_MAX, KeyMetadata, NewKey};
 pub use policy::{POLICY_CHARS_MAX, POLICY_NAME};
+pub use rewrap::{
+    NewRewrap, REWRAP_RATE_MAX, REWRAPS_MAX, REWRAPS_OPEN_MAX, Rewrap, RewrapCounts, RewrapId,
+    RewrapLease, RewrapState,
+};
 pub use rotation::{
     ON_DEMAND_ROTATIONS_MAX, ROTATION_PERIOD_DAYS_DEFAULT, ROTATION_PERIOD_DAYS_MAX,
     ROTATION_PERIOD_DAYS_MIN, RotatedBy, RotationEntry, RotationStatus,
@@ -117,9 +134,15 @@ pub struct Kms {
     mac: OnceLock<Arc<MetadataMac>>,
     making_mac: Mutex<()>,
     wraps: WrapCounts,
+    read_policies: access::ReadPolicies,
     watchers: held::Watchers,
     /// Names this process in the intents it writes.
     process: [u8; 16],
+    /// Who keeps what was wrapped here; nobody without.
+    dependants: Option<Arc<dyn Dependants>>,
+    refuse_deletion_while_in_use: bool,
+    /// That a re-wrap was begun.
+    rewraps: Notify,
 }
 
 impl fmt::Debug for Kms {
@@ -170,14 +193,42 @@ impl Kms {
             mac: OnceLock::new(),
             making_mac: Mutex::new(()),
             wraps: WrapCounts::default(),
+            read_policies: access::ReadPolicies::default(),
             watchers: held::Watchers::default(),
             process: *uuid::Uuid::new_v4().as_bytes(),
+            dependants: None,
+            refuse_deletion_while_in_use: false,
+            rewraps: Notify::new(),
         }
     }
 
     /// The account in every ARN.
     pub fn account(&self) -> &AccountId {
         &self.settings.account
+    }
+
+    /// The region in every ARN.
+    pub fn region(&self) -> &str {
+        &self.settings.region
+    }
+
+    /// The ARN of a key as a record keeps it, whether that key still exists or not.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::NotFound`] for what is no ARN of a key here.
+    pub fn arn_of_record(&self, text: &str) -> Result<KeyArn, KmsError> {
+        match KeyRef::parse(text)? {
+            KeyRef::KeyArn {
+                region,
+                account,
+                key_id,
+            } => {
+                self.check_home(&region, &account, || format!("Key '{text}'"))?;
+                Ok(self.key_arn(key_id))
+            }
+            _ => Err(KmsError::NotFound(format!("Invalid arn {text}"))),
+        }
     }
 
     /// The ARN of the key that an encrypted data key was made under, whether that key still exists or not: what to
@@ -283,13 +334,33 @@ impl Kms {
         key: &KeyArn,
         change: impl Fn(&mut KeyRecord) -> Result<T, KmsError>,
     ) -> Result<T, KmsError> {
+        self.update_key_unless(key, None, change).await
+    }
+
+    /// As [`Kms::update_key`], but nothing is changed while a row is in `kept_by`: [`KmsError::InUse`].
+    async fn update_key_unless<T>(
+        &self,
+        key: &KeyArn,
+        kept_by: Option<KeyRange>,
+        change: impl Fn(&mut KeyRecord) -> Result<T, KmsError>,
+    ) -> Result<T, KmsError> {
         let owner = Owner::Key(key.clone());
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             let rows = self.rows().await?;
             let head = rows.head(&owner).await?;
             let mut record = head.record.clone();
             let answer = change(&mut record)?;
-            if record == head.record || self.commit(rows.replace(&head, &record)).await? {
+            if record == head.record {
+                return Ok(answer);
+            }
+            let mut batch = rows.replace(&head, &record);
+            if let Some(range) = &kept_by {
+                if !rows.scan(range, 1).await?.is_empty() {
+                    return Err(self.in_use(key).await?);
+                }
+                batch = batch.range_empty(range.clone());
+            }
+            if self.commit(batch).await? {
                 if record.state != head.record.state {
                     self.tell(key);
                 }

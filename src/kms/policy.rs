@@ -1,12 +1,11 @@
-//! Key policies: stored with the key. Evaluation is `auth`'s.
-
-use minicbor::{Decode, Encode};
-use serde_json::Value;
+//! Key policies: stored with the key. What they mean is decided by [`auth`](crate::auth::policy).
 
 use super::error::KmsError;
 use super::key::{KeyArn, KeyRecord, Owner};
 use super::{COMMIT_ATTEMPTS_MAX, Kms, check_proof, table};
-use crate::auth::{AccountId, Authorised};
+use crate::auth::policy::{Document, Kind, Values, may_change_key_policy};
+use crate::auth::{AccountId, Authorised, Principal};
+use minicbor::{Decode, Encode};
 
 /// The one name that a key policy can have.
 pub const POLICY_NAME: &str = "default";
@@ -35,7 +34,8 @@ impl Kms {
     ) -> Result<(), KmsError> {
         const ACTION: &str = "kms:PutKeyPolicy";
         check_proof(proof, &[ACTION], key)?;
-        check(document, self.account(), bypass_lockout_check)?;
+        let who = (self.account(), proof.principal());
+        check(document, key.as_str(), who, bypass_lockout_check)?;
         let record = PolicyRecord {
             document: document.to_owned(),
         };
@@ -114,79 +114,81 @@ pub(super) fn default_document(account: &AccountId) -> String {
     )
 }
 
-/// Checks that `document` reads as a policy and, unless told otherwise, that it leaves the account's root a way to
-/// change it again.
+/// The policy of a key that the service manages: who may use S3 uses it through S3, and nobody else does (AWS KMS
+/// Developer Guide, "View an AWS managed key policy").
+pub(super) fn managed_document(account: &AccountId, region: &str) -> String {
+    format!(
+        r#"{{
+  "Version" : "2012-10-17",
+  "Id" : "auto-s3-2",
+  "Statement" : [ {{
+    "Sid" : "Allow access through S3 for all principals in the account that are authorized to use S3",
+    "Effect" : "Allow",
+    "Principal" : {{
+      "AWS" : "*"
+    }},
+    "Action" : [ "kms:Encrypt", "kms:Decrypt", "kms:ReEncrypt*", "kms:GenerateDataKey*", "kms:DescribeKey" ],
+    "Resource" : "*",
+    "Condition" : {{
+      "StringEquals" : {{
+        "kms:CallerAccount" : "{account}",
+        "kms:ViaService" : "s3.{region}.amazonaws.com"
+      }}
+    }}
+  }}, {{
+    "Sid" : "Allow direct access to key metadata to the account",
+    "Effect" : "Allow",
+    "Principal" : {{
+      "AWS" : "arn:aws:iam::{account}:root"
+    }},
+    "Action" : [ "kms:Describe*", "kms:Get*", "kms:List*" ],
+    "Resource" : "*"
+  }} ]
+}}"#
+    )
+}
+
+/// Checks that `document` reads as a key policy and, unless told otherwise, that whoever sets it could change it again.
 pub(super) fn check(
     document: &str,
-    account: &AccountId,
+    key_arn: &str,
+    (owner, principal): (&AccountId, &Principal),
     bypass_lockout_check: bool,
 ) -> Result<(), KmsError> {
-    let malformed = || KmsError::MalformedPolicy("The policy is not a valid policy document.");
+    let malformed = |message: String| Err(KmsError::MalformedPolicy(message));
     if document.chars().count() > POLICY_CHARS_MAX {
-        return Err(KmsError::MalformedPolicy("The policy is too long."));
+        return malformed("The policy is too long.".to_owned());
     }
-    let policy: Value = serde_json::from_str(document).map_err(|_syntax| malformed())?;
-    let statements = match policy
-        .as_object()
-        .and_then(|policy| policy.get("Statement"))
-    {
-        Some(Value::Array(statements)) => statements.iter().collect(),
-        Some(statement @ Value::Object(_)) => vec![statement],
-        _ => return Err(malformed()),
+    let policy = match Document::parse(document, Kind::Resource) {
+        Ok(policy) => policy,
+        Err(error) => return malformed(format!("The policy is not valid: {error}.")),
     };
-    let is_statement = |statement: &&Value| {
-        matches!(
-            statement.get("Effect").and_then(Value::as_str),
-            Some("Allow" | "Deny")
-        )
-    };
-    if !statements.iter().all(is_statement) {
-        return Err(malformed());
-    }
-    if bypass_lockout_check
-        || statements
-            .iter()
-            .any(|statement| keeps_open(statement, account))
-    {
+    let mut values = Values::of(principal);
+    values.add("kms:CallerAccount", principal.account.as_str());
+    if bypass_lockout_check || may_change_key_policy(principal, owner, key_arn, &policy, &values) {
         return Ok(());
     }
-    Err(KmsError::MalformedPolicy(
-        "The new key policy will not allow you to update the key policy in the future.",
-    ))
-}
-
-fn keeps_open(statement: &Value, account: &AccountId) -> bool {
-    let root = format!("arn:aws:iam::{account}:root");
-    let is_root = |name: &str| name == "*" || name == root || name == account.as_str();
-    let may_put = |action: &str| {
-        let action = action.to_ascii_lowercase();
-        match action.strip_suffix('*') {
-            Some(stem) => "kms:putkeypolicy".starts_with(stem),
-            None => action == "kms:putkeypolicy",
-        }
-    };
-    let principal = match statement.get("Principal") {
-        Some(Value::Object(principals)) => principals.get("AWS"),
-        other => other,
-    };
-    statement.get("Effect").and_then(Value::as_str) == Some("Allow")
-        && any_text(principal, is_root)
-        && any_text(statement.get("Action"), may_put)
-}
-
-/// Whether `check` holds for a string, or for one in an array of them.
-fn any_text(value: Option<&Value>, check: impl Fn(&str) -> bool) -> bool {
-    match value {
-        Some(Value::String(text)) => check(text),
-        Some(Value::Array(texts)) => texts.iter().filter_map(Value::as_str).any(check),
-        _ => false,
-    }
+    malformed(
+        "The new key policy will not allow you to update the key policy in the future.".to_owned(),
+    )
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{check, default_document};
-    use crate::auth::AccountId;
+    use super::{KmsError, default_document, managed_document};
+    use crate::auth::policy::{Document, Kind};
+    use crate::auth::{AccountId, Principal};
+
+    fn check(document: &str, account: &AccountId, bypass: bool) -> Result<(), KmsError> {
+        let root = Principal::root(account.clone(), "AKIA");
+        super::check(document, "arn:aws:kms:r:1:key/k", (account, &root), bypass)
+    }
+
+    #[test]
+    fn the_policy_of_a_managed_key_reads_as_one() {
+        let document = managed_document(&account(), "us-west-2");
+        Document::parse(&document, Kind::Resource).expect("a policy");
+    }
 
     fn account() -> AccountId {
         AccountId::parse("123456789012").expect("twelve digits")

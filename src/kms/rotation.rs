@@ -114,7 +114,7 @@ impl Kms {
         key: &KeyArn,
         to: Option<KeyStoreId>,
     ) -> Result<(), KmsError> {
-        const ACTION: &str = "strongroom:MoveKey";
+        const ACTION: &str = "kms:MoveKey";
         check_proof(proof, &[ACTION], key)?;
         let owner = Owner::Key(key.clone());
         for _ in 0..COMMIT_ATTEMPTS_MAX {

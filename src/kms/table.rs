@@ -5,6 +5,7 @@
 //! v ‖ key id ‖ version            one of its backing keys        BackingRecord
 //! a ‖ alias name                  alias                          AliasRecord
 //! y ‖ key id ‖ policy name        key policy                     PolicyRecord
+//! g ‖ key id ‖ grant id           grant                          GrantRecord
 //! n ‖ name                        head of an internal key        KeyRecord
 //! n ‖ name ‖ 0 ‖ version          one of its backing keys        BackingRecord
 //! n ‖ "metadata-mac"              the MAC key itself             mac::MacRecord     without MAC

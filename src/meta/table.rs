@@ -3,6 +3,8 @@
 
 /// Bucket by name. Owner: `store`.
 pub const BUCKET: u8 = b'b';
+/// Policy of a bucket, by its UUID. Owner: `store`.
+pub const BUCKET_POLICY: u8 = b'q';
 /// Current object by bucket UUID, key, version id: what LIST reads. Owner: `store`.
 pub const OBJECT: u8 = b'o';
 /// Manifest and encrypted data key of an object, by the same key: what LIST never reads. Owner: `store`.
@@ -20,6 +22,9 @@ pub const BUCKET_KEY: u8 = b'K';
 /// What hangs on a bucket key, by its id and the digest of the dependant's row. Owner: `store`.
 pub const BUCKET_KEY_USE: u8 = b'U';
 
+/// What depends on a key, by key, version, bucket, and what it is: see `store::usage`. Owner: `store`.
+pub const DEPENDANT: u8 = b'd';
+
 /// KMS key by key id. Owner: `kms`.
 pub const KMS_KEY: u8 = b'k';
 /// Backing key version by key id, number. Owner: `kms`.
@@ -28,12 +33,17 @@ pub const KMS_BACKING: u8 = b'v';
 pub const KMS_ALIAS: u8 = b'a';
 /// Key policy by key id, name. Owner: `kms`.
 pub const KMS_POLICY: u8 = b'y';
+/// Grant by key id, grant id. Owner: `kms`.
+pub const KMS_GRANT: u8 = b'g';
 /// Intent to make or destroy a backing key, by its identity. Owner: `kms`.
 pub const KMS_INTENT: u8 = b'i';
 /// Custom key stores: one row.
 pub const KMS_STORES: u8 = b'x';
 /// Internal keys by name: never addressable by the KMS API. Owner: `kms`.
 pub const KMS_INTERNAL: u8 = b'n';
+
+/// Re-wrap by id. Owner: `kms`.
+pub const KMS_REWRAP: u8 = b'j';
 
 /// Identity and format version of this store. Owner: `server`.
 pub const STORE: u8 = b's';

@@ -11,10 +11,9 @@ use s3s::dto::{
 };
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
+use super::Front;
 use super::headers::timestamp;
 use super::sse::aes256;
-use super::{Front, context, decide, may_bucket};
-use crate::auth::Resource;
 use crate::store::record::DefaultEncryption;
 
 /// The region whose buckets have no `LocationConstraint`.
@@ -34,7 +33,7 @@ pub(super) async fn list(
     front: &Front,
     request: S3Request<ListBucketsInput>,
 ) -> S3Result<S3Response<ListBucketsOutput>> {
-    let proof = decide(context(&request)?, "s3:ListAllMyBuckets", Resource::Service)?;
+    let proof = Front::may_service(&request, "s3:ListAllMyBuckets")?;
     let input = &request.input;
     let prefix = input.prefix.clone().unwrap_or_default();
     let after = input.continuation_token.clone().unwrap_or_default();
@@ -81,7 +80,9 @@ pub(super) async fn create(
     request: S3Request<CreateBucketInput>,
 ) -> S3Result<S3Response<CreateBucketOutput>> {
     let bucket = &request.input.bucket;
-    let proof = may_bucket(&request, "s3:CreateBucket", bucket)?;
+    let proof = front
+        .may_bucket(&request, "s3:CreateBucket", bucket)
+        .await?;
     let configuration = request.input.create_bucket_configuration.as_ref();
     if configuration.is_some_and(|configuration| {
         configuration.bucket.is_some() || configuration.location.is_some()
@@ -118,7 +119,9 @@ pub(super) async fn head(
     front: &Front,
     request: S3Request<HeadBucketInput>,
 ) -> S3Result<S3Response<HeadBucketOutput>> {
-    let proof = may_bucket(&request, "s3:ListBucket", &request.input.bucket)?;
+    let proof = front
+        .may_bucket(&request, "s3:ListBucket", &request.input.bucket)
+        .await?;
     let record = front.store.load_bucket(&proof).await?;
     Ok(S3Response::new(HeadBucketOutput {
         bucket_region: Some(record.region),
@@ -130,7 +133,9 @@ pub(super) async fn delete(
     front: &Front,
     request: S3Request<DeleteBucketInput>,
 ) -> S3Result<S3Response<DeleteBucketOutput>> {
-    let proof = may_bucket(&request, "s3:DeleteBucket", &request.input.bucket)?;
+    let proof = front
+        .may_bucket(&request, "s3:DeleteBucket", &request.input.bucket)
+        .await?;
     front.store.delete_bucket(&proof).await?;
     Ok(S3Response::with_status(
         DeleteBucketOutput {},
@@ -142,7 +147,9 @@ pub(super) async fn location(
     front: &Front,
     request: S3Request<GetBucketLocationInput>,
 ) -> S3Result<S3Response<GetBucketLocationOutput>> {
-    let proof = may_bucket(&request, "s3:GetBucketLocation", &request.input.bucket)?;
+    let proof = front
+        .may_bucket(&request, "s3:GetBucketLocation", &request.input.bucket)
+        .await?;
     let region = front.store.load_bucket(&proof).await?.region;
     let location_constraint =
         (region != REGION_WITHOUT_CONSTRAINT).then(|| BucketLocationConstraint::from(region));
@@ -155,11 +162,13 @@ pub(super) async fn put_encryption(
     front: &Front,
     request: S3Request<PutBucketEncryptionInput>,
 ) -> S3Result<S3Response<PutBucketEncryptionOutput>> {
-    let proof = may_bucket(
-        &request,
-        "s3:PutEncryptionConfiguration",
-        &request.input.bucket,
-    )?;
+    let proof = front
+        .may_bucket(
+            &request,
+            "s3:PutEncryptionConfiguration",
+            &request.input.bucket,
+        )
+        .await?;
     let malformed = || {
         s3_error!(
             MalformedXML,
@@ -208,11 +217,13 @@ pub(super) async fn get_encryption(
     front: &Front,
     request: S3Request<GetBucketEncryptionInput>,
 ) -> S3Result<S3Response<GetBucketEncryptionOutput>> {
-    let proof = may_bucket(
-        &request,
-        "s3:GetEncryptionConfiguration",
-        &request.input.bucket,
-    )?;
+    let proof = front
+        .may_bucket(
+            &request,
+            "s3:GetEncryptionConfiguration",
+            &request.input.bucket,
+        )
+        .await?;
     let record = front.store.load_bucket(&proof).await?;
     let by_default = match record.encryption {
         DefaultEncryption::S3 => ServerSideEncryptionByDefault {
@@ -239,11 +250,13 @@ pub(super) async fn delete_encryption(
     front: &Front,
     request: S3Request<DeleteBucketEncryptionInput>,
 ) -> S3Result<S3Response<DeleteBucketEncryptionOutput>> {
-    let proof = may_bucket(
-        &request,
-        "s3:PutEncryptionConfiguration",
-        &request.input.bucket,
-    )?;
+    let proof = front
+        .may_bucket(
+            &request,
+            "s3:PutEncryptionConfiguration",
+            &request.input.bucket,
+        )
+        .await?;
     front
         .store
         .put_bucket_encryption(&proof, &DefaultEncryption::S3, false)

@@ -229,6 +229,16 @@ fn in_trailers(trailers: &Trailers, algorithm: ChecksumAlgorithm) -> Result<Vec<
     bytes.ok_or_else(malformed)
 }
 
+/// Whether a digest came with a request, in its headers or announced as a trailer.
+pub(super) fn is_protected(headers: &HeaderMap, extensions: &http::Extensions) -> bool {
+    let announced = extensions.get::<AnnouncedTrailers>();
+    headers.contains_key("content-md5")
+        || ALL.iter().any(|(name, _)| {
+            headers.contains_key(*name)
+                || announced.is_some_and(|announced| announced.names.iter().any(|is| is == name))
+        })
+}
+
 /// Checks a document against the digests that came with it. To `CompleteMultipartUpload` (`?uploadId`) the checksum in the
 /// headers is that of the object; only `Content-MD5` is of the document then.
 ///

@@ -10,7 +10,7 @@ use s3s::{S3Request, S3Response, S3Result, s3_error};
 use super::headers::{self, etag, read_conditions, timestamp};
 use super::multipart::part_number;
 use super::sse::{self, SseAnswer};
-use super::{Front, checksum, context, may_object};
+use super::{Front, checksum, context};
 use crate::store::record::ChecksumKind;
 use crate::store::{
     CHECKSUM_DEFAULT, Conditions, CopyRequest, Incoming, KeyAccess, Located, Selection, StoreError,
@@ -58,8 +58,10 @@ async fn source<T>(
             "The specified version does not exist."
         ));
     }
-    let proof = may_object(request, "s3:GetObject", bucket, key)?;
-    let located = front.store.locate(&proof).await?;
+    let proof = front
+        .may_object(request, "s3:GetObject", bucket, key)
+        .await?;
+    let located = front.locate(request, &proof, bucket).await?;
     conditions
         .check(located.record())
         .map_err(|error| match error {
@@ -70,13 +72,15 @@ async fn source<T>(
         })?;
     let customer = sse::source_customer_key_of(&request.headers)?;
     let sse = &located.record().sse;
-    let access = Front::key_access(
-        context(request)?,
-        sse,
-        located.caller_context(),
-        customer,
-        (bucket, key),
-    )?;
+    let access = front
+        .key_access(
+            context(request)?,
+            sse,
+            located.caller_context(),
+            customer,
+            (bucket, key),
+        )
+        .await?;
     Ok((located, access))
 }
 
@@ -85,7 +89,9 @@ pub(super) async fn copy(
     mut request: S3Request<CopyObjectInput>,
 ) -> S3Result<S3Response<CopyObjectOutput>> {
     let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
-    let proof = may_object(&request, "s3:PutObject", &bucket, &key)?;
+    let proof = front
+        .may_object(&request, "s3:PutObject", &bucket, &key)
+        .await?;
     let input = &mut request.input;
     let conditions = read_conditions(
         input.copy_source_if_match.take(),
@@ -171,7 +177,9 @@ pub(super) async fn copy_part(
     mut request: S3Request<UploadPartCopyInput>,
 ) -> S3Result<S3Response<UploadPartCopyOutput>> {
     let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
-    let proof = may_object(&request, "s3:PutObject", &bucket, &key)?;
+    let proof = front
+        .may_object(&request, "s3:PutObject", &bucket, &key)
+        .await?;
     let number = part_number(request.input.part_number)?;
     let input = &mut request.input;
     let conditions = read_conditions(
@@ -200,12 +208,14 @@ pub(super) async fn copy_part(
         .store
         .locate_upload(&proof, &request.input.upload_id)
         .await?;
-    let upload_access = Front::upload_access(
-        context(&request)?,
-        &request.headers,
-        &upload,
-        (&bucket, &key),
-    )?;
+    let upload_access = front
+        .upload_access(
+            context(&request)?,
+            &request.headers,
+            &upload,
+            (&bucket, &key),
+        )
+        .await?;
     let (located, access) = source(front, &request, &copy_source, &conditions).await?;
     if matches!(selection, Selection::Range(_, Some(last)) if last >= located.record().size) {
         return Err(s3_error!(

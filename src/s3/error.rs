@@ -284,10 +284,13 @@ pub(super) fn kms(error: KmsError) -> S3Error {
         | E::AlreadyExists(_)
         | E::InvalidMarker
         | E::Tag(_)
+        | E::InUse { .. }
         | E::KeyStore(_)
         | E::MalformedPolicy(_)
         | E::Unsupported(_)
         | E::InvalidGrantToken
+        | E::InvalidGrantId(_)
+        | E::InvalidArn(_)
         | E::DryRun
         | E::Damaged(_)
         | E::Storage(_)

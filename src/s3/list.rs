@@ -11,7 +11,7 @@ use s3s::dto::{
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use super::headers::{etag, length, timestamp};
-use super::{Front, checksum, may_bucket};
+use super::{Front, checksum};
 use crate::store::record::ObjectRecord;
 use crate::store::{LIST_ENTRIES_MAX, ListRequest};
 
@@ -95,7 +95,9 @@ pub(super) async fn v1(
     front: &Front,
     request: S3Request<ListObjectsInput>,
 ) -> S3Result<S3Response<ListObjectsOutput>> {
-    let proof = may_bucket(&request, "s3:ListBucket", &request.input.bucket)?;
+    let proof = front
+        .may_bucket(&request, "s3:ListBucket", &request.input.bucket)
+        .await?;
     let input = request.input;
     let encoding = Encoding::new(input.encoding_type.as_ref())?;
     let entries_max = limit(input.max_keys)?;
@@ -143,7 +145,9 @@ pub(super) async fn v2(
     front: &Front,
     request: S3Request<ListObjectsV2Input>,
 ) -> S3Result<S3Response<ListObjectsV2Output>> {
-    let proof = may_bucket(&request, "s3:ListBucket", &request.input.bucket)?;
+    let proof = front
+        .may_bucket(&request, "s3:ListBucket", &request.input.bucket)
+        .await?;
     let input = request.input;
     let encoding = Encoding::new(input.encoding_type.as_ref())?;
     let entries_max = limit(input.max_keys)?;
@@ -211,11 +215,13 @@ pub(super) async fn uploads(
     front: &Front,
     request: S3Request<ListMultipartUploadsInput>,
 ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
-    let proof = may_bucket(
-        &request,
-        "s3:ListBucketMultipartUploads",
-        &request.input.bucket,
-    )?;
+    let proof = front
+        .may_bucket(
+            &request,
+            "s3:ListBucketMultipartUploads",
+            &request.input.bucket,
+        )
+        .await?;
     let input = request.input;
     let encoding = Encoding::new(input.encoding_type.as_ref())?;
     let entries_max = limit(input.max_uploads)?;

@@ -12,23 +12,27 @@ use s3s::dto::{
     CompleteMultipartUploadOutput, CopyObjectInput, CopyObjectOutput, CreateBucketInput,
     CreateBucketOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput,
     DeleteBucketEncryptionInput, DeleteBucketEncryptionOutput, DeleteBucketInput,
-    DeleteBucketOutput, DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput,
-    DeleteObjectsOutput, GetBucketEncryptionInput, GetBucketEncryptionOutput,
-    GetBucketLocationInput, GetBucketLocationOutput, GetObjectInput, GetObjectOutput,
-    HeadBucketInput, HeadBucketOutput, HeadObjectInput, HeadObjectOutput, ListBucketsInput,
-    ListBucketsOutput, ListMultipartUploadsInput, ListMultipartUploadsOutput, ListObjectsInput,
-    ListObjectsOutput, ListObjectsV2Input, ListObjectsV2Output, ListPartsInput, ListPartsOutput,
-    PutBucketEncryptionInput, PutBucketEncryptionOutput, PutObjectInput, PutObjectOutput,
-    UploadPartCopyInput, UploadPartCopyOutput, UploadPartInput, UploadPartOutput,
+    DeleteBucketOutput, DeleteBucketPolicyInput, DeleteBucketPolicyOutput, DeleteObjectInput,
+    DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, GetBucketEncryptionInput,
+    GetBucketEncryptionOutput, GetBucketLocationInput, GetBucketLocationOutput,
+    GetBucketPolicyInput, GetBucketPolicyOutput, GetObjectInput, GetObjectOutput, HeadBucketInput,
+    HeadBucketOutput, HeadObjectInput, HeadObjectOutput, ListBucketsInput, ListBucketsOutput,
+    ListMultipartUploadsInput, ListMultipartUploadsOutput, ListObjectsInput, ListObjectsOutput,
+    ListObjectsV2Input, ListObjectsV2Output, ListPartsInput, ListPartsOutput,
+    PutBucketEncryptionInput, PutBucketEncryptionOutput, PutBucketPolicyInput,
+    PutBucketPolicyOutput, PutObjectInput, PutObjectOutput, UploadPartCopyInput,
+    UploadPartCopyOutput, UploadPartInput, UploadPartOutput,
 };
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{S3, S3Request, S3Response, S3Result};
 
-use crate::auth::{Action, Authorised, RequestContext, Resource, Via, authorise};
+use crate::auth::RequestContext;
 use crate::kms::Kms;
 use crate::store::Store;
 
+mod access;
 mod bucket;
+mod bucket_policy;
 mod checksum;
 mod copy;
 mod error;
@@ -38,6 +42,7 @@ mod multipart;
 mod object;
 pub mod refuse;
 mod sse;
+mod update;
 
 pub use checksum::{AnnouncedTrailers, check_document};
 pub use error::error_response;
@@ -71,7 +76,9 @@ impl Front {
 
     /// The service that answers requests.
     pub fn into_service(self) -> S3Service {
-        S3ServiceBuilder::new(self).build()
+        let mut builder = S3ServiceBuilder::new(self.clone());
+        builder.set_route(update::Route(self));
+        builder.build()
     }
 }
 
@@ -82,41 +89,6 @@ fn context<T>(request: &S3Request<T>) -> S3Result<&RequestContext> {
         .extensions
         .get()
         .ok_or_else(|| s3s::s3_error!(AccessDenied))
-}
-
-/// Decides about an operation on a bucket.
-fn may_bucket<T>(
-    request: &S3Request<T>,
-    action: &'static str,
-    bucket: &str,
-) -> S3Result<Authorised> {
-    decide(
-        context(request)?,
-        action,
-        Resource::Bucket(bucket.to_owned()),
-    )
-}
-
-/// Decides about an operation on an object.
-fn may_object<T>(
-    request: &S3Request<T>,
-    action: &'static str,
-    bucket: &str,
-    key: &str,
-) -> S3Result<Authorised> {
-    decide(
-        context(request)?,
-        action,
-        Resource::Object(bucket.to_owned(), key.to_owned()),
-    )
-}
-
-fn decide(
-    context: &RequestContext,
-    action: &'static str,
-    resource: Resource,
-) -> S3Result<Authorised> {
-    authorise(context, Via::Direct, Action(action), resource).map_err(error::denied)
 }
 
 macro_rules! operations {
@@ -139,6 +111,9 @@ operations! {
     put_bucket_encryption(PutBucketEncryptionInput) -> PutBucketEncryptionOutput = bucket::put_encryption;
     get_bucket_encryption(GetBucketEncryptionInput) -> GetBucketEncryptionOutput = bucket::get_encryption;
     delete_bucket_encryption(DeleteBucketEncryptionInput) -> DeleteBucketEncryptionOutput = bucket::delete_encryption;
+    put_bucket_policy(PutBucketPolicyInput) -> PutBucketPolicyOutput = bucket_policy::put;
+    get_bucket_policy(GetBucketPolicyInput) -> GetBucketPolicyOutput = bucket_policy::get;
+    delete_bucket_policy(DeleteBucketPolicyInput) -> DeleteBucketPolicyOutput = bucket_policy::delete;
     put_object(PutObjectInput) -> PutObjectOutput = object::put;
     get_object(GetObjectInput) -> GetObjectOutput = object::get;
     head_object(HeadObjectInput) -> HeadObjectOutput = object::head;

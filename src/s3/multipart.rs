@@ -10,7 +10,7 @@ use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
 
 use super::headers::{self, etag, length, timestamp};
 use super::sse::{self, SseAnswer};
-use super::{Front, checksum, context, may_object, object};
+use super::{Front, checksum, context, object};
 use crate::auth::RequestContext;
 use crate::store::record::{ChecksumAlgorithm, ChecksumKind, SseRecord};
 use crate::store::{CompletePart, CompleteRequest, KeyAccess, StoreError, UploadTarget};
@@ -20,7 +20,8 @@ const PARTS_LISTED_MAX: usize = 1000;
 
 impl Front {
     /// What a request brings to use the data key of an upload.
-    pub(super) fn upload_access(
+    pub(super) async fn upload_access(
+        &self,
         caller: &RequestContext,
         headers: &http::HeaderMap,
         upload: &UploadTarget,
@@ -44,7 +45,8 @@ impl Front {
             }
             _ => {}
         }
-        Self::key_access(caller, sse, upload.caller_context(), customer, name)
+        self.key_access(caller, sse, upload.caller_context(), customer, name)
+            .await
     }
 }
 
@@ -113,7 +115,9 @@ pub(super) async fn create(
     mut request: S3Request<CreateMultipartUploadInput>,
 ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
     let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
-    let proof = may_object(&request, "s3:PutObject", &bucket, &key)?;
+    let proof = front
+        .may_object(&request, "s3:PutObject", &bucket, &key)
+        .await?;
     let checksum = checksum_kind(
         request.input.checksum_algorithm.as_ref(),
         request.input.checksum_type.as_ref(),
@@ -151,18 +155,22 @@ pub(super) async fn put_part(
     mut request: S3Request<UploadPartInput>,
 ) -> S3Result<S3Response<UploadPartOutput>> {
     let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
-    let proof = may_object(&request, "s3:PutObject", &bucket, &key)?;
+    let proof = front
+        .may_object(&request, "s3:PutObject", &bucket, &key)
+        .await?;
     let number = part_number(request.input.part_number)?;
     let upload = front
         .store
         .locate_upload(&proof, &request.input.upload_id)
         .await?;
-    let access = Front::upload_access(
-        context(&request)?,
-        &request.headers,
-        &upload,
-        (&bucket, &key),
-    )?;
+    let access = front
+        .upload_access(
+            context(&request)?,
+            &request.headers,
+            &upload,
+            (&bucket, &key),
+        )
+        .await?;
     let preset = upload
         .record()
         .checksum
@@ -246,7 +254,9 @@ pub(super) async fn complete(
 ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
     let input = &request.input;
     let (bucket, key) = (input.bucket.clone(), input.key.clone());
-    let proof = may_object(&request, "s3:PutObject", &bucket, &key)?;
+    let proof = front
+        .may_object(&request, "s3:PutObject", &bucket, &key)
+        .await?;
     let parts = input
         .multipart_upload
         .as_ref()
@@ -285,12 +295,14 @@ pub(super) async fn complete(
             checksum::kind_name(kind).as_str()
         ));
     }
-    let access = Front::upload_access(
-        context(&request)?,
-        &request.headers,
-        &upload,
-        (&bucket, &key),
-    )?;
+    let access = front
+        .upload_access(
+            context(&request)?,
+            &request.headers,
+            &upload,
+            (&bucket, &key),
+        )
+        .await?;
     let size = match input.mpu_object_size {
         Some(size) => Some(u64::try_from(size).map_err(|_negative| {
             s3_error!(
@@ -346,12 +358,14 @@ pub(super) async fn abort(
     request: S3Request<AbortMultipartUploadInput>,
 ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
     let input = &request.input;
-    let proof = may_object(
-        &request,
-        "s3:AbortMultipartUpload",
-        &input.bucket,
-        &input.key,
-    )?;
+    let proof = front
+        .may_object(
+            &request,
+            "s3:AbortMultipartUpload",
+            &input.bucket,
+            &input.key,
+        )
+        .await?;
     if input.if_match_initiated_time.is_some() {
         return Err(s3_error!(
             NotImplemented,
@@ -370,12 +384,14 @@ pub(super) async fn list_parts(
     front: &Front,
     request: S3Request<ListPartsInput>,
 ) -> S3Result<S3Response<ListPartsOutput>> {
-    let proof = may_object(
-        &request,
-        "s3:ListMultipartUploadParts",
-        &request.input.bucket,
-        &request.input.key,
-    )?;
+    let proof = front
+        .may_object(
+            &request,
+            "s3:ListMultipartUploadParts",
+            &request.input.bucket,
+            &request.input.key,
+        )
+        .await?;
     let input = request.input;
     let max = match input.max_parts {
         None => PARTS_LISTED_MAX,

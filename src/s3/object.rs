@@ -11,7 +11,7 @@ use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
 
 use super::headers::{self, etag, etag_condition, length, read_conditions, timestamp};
 use super::sse::{self, SseAnswer};
-use super::{Front, checksum, context, may_object};
+use super::{Front, checksum, context};
 use crate::store::{Conditions, Located, PutRequest, Selection};
 
 /// How many objects of one `DeleteObjects` are deleted at the same time, so that they share a flush.
@@ -24,7 +24,9 @@ pub(super) async fn put(
     mut request: S3Request<PutObjectInput>,
 ) -> S3Result<S3Response<PutObjectOutput>> {
     let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
-    let proof = may_object(&request, "s3:PutObject", &bucket, &key)?;
+    let proof = front
+        .may_object(&request, "s3:PutObject", &bucket, &key)
+        .await?;
     let record = front.store.load_bucket(&proof).await?;
     let target = front
         .sse_target(context(&request)?, &request.headers, &record, &bucket, &key)
@@ -155,7 +157,9 @@ pub(super) async fn get(
     mut request: S3Request<GetObjectInput>,
 ) -> S3Result<S3Response<GetObjectOutput>> {
     let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
-    let proof = may_object(&request, "s3:GetObject", &bucket, &key)?;
+    let proof = front
+        .may_object(&request, "s3:GetObject", &bucket, &key)
+        .await?;
     sse::refuse_on_read(&request.headers)?;
     let input = &mut request.input;
     let mut reader = Reader {
@@ -168,7 +172,7 @@ pub(super) async fn get(
         selection: Reader::selection(input.range.take(), input.part_number)?,
         checksum: input.checksum_mode.is_some(),
     };
-    let located = front.store.locate(&proof).await?;
+    let located = front.locate(&request, &proof, &bucket).await?;
     let record = located.record();
     if matches!(
         reader.selection,
@@ -182,13 +186,15 @@ pub(super) async fn get(
         .check(record)
         .map_err(|error| not_modified(error.into(), &located))?;
     let customer = sse::customer_key_of(&request.headers)?;
-    let access = Front::key_access(
-        context(&request)?,
-        &record.sse,
-        located.caller_context(),
-        customer,
-        (&bucket, &key),
-    )?;
+    let access = front
+        .key_access(
+            context(&request)?,
+            &record.sse,
+            located.caller_context(),
+            customer,
+            (&bucket, &key),
+        )
+        .await?;
     let reading = front
         .store
         .open(&located, &access, reader.selection)
@@ -209,7 +215,9 @@ pub(super) async fn head(
     mut request: S3Request<HeadObjectInput>,
 ) -> S3Result<S3Response<HeadObjectOutput>> {
     let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
-    let proof = may_object(&request, "s3:GetObject", &bucket, &key)?;
+    let proof = front
+        .may_object(&request, "s3:GetObject", &bucket, &key)
+        .await?;
     sse::refuse_on_read(&request.headers)?;
     let input = &mut request.input;
     let mut reader = Reader {
@@ -222,7 +230,7 @@ pub(super) async fn head(
         selection: Reader::selection(input.range.take(), input.part_number)?,
         checksum: input.checksum_mode.is_some(),
     };
-    let located = front.store.locate(&proof).await?;
+    let located = front.locate(&request, &proof, &bucket).await?;
     let record = located.record();
     if matches!(
         reader.selection,
@@ -248,13 +256,15 @@ pub(super) async fn head(
             crate::store::record::SseRecord::S3 | crate::store::record::SseRecord::Kms(_),
         ) => None,
         (_, customer, _) => {
-            let access = Front::key_access(
-                context(&request)?,
-                &record.sse,
-                located.caller_context(),
-                customer,
-                (&bucket, &key),
-            )?;
+            let access = front
+                .key_access(
+                    context(&request)?,
+                    &record.sse,
+                    located.caller_context(),
+                    customer,
+                    (&bucket, &key),
+                )
+                .await?;
             Some(
                 front
                     .store
@@ -293,7 +303,9 @@ pub(super) async fn delete(
     request: S3Request<DeleteObjectInput>,
 ) -> S3Result<S3Response<DeleteObjectOutput>> {
     let input = &request.input;
-    let proof = may_object(&request, "s3:DeleteObject", &input.bucket, &input.key)?;
+    let proof = front
+        .may_object(&request, "s3:DeleteObject", &input.bucket, &input.key)
+        .await?;
     if input.if_match_last_modified_time.is_some() || input.if_match_size.is_some() {
         return Err(s3_error!(
             NotImplemented,
@@ -322,7 +334,9 @@ pub(super) async fn delete_many(
         ));
     }
     if let Some(first) = delete.objects.first() {
-        let proof = may_object(&request, "s3:DeleteObject", bucket, &first.key)?;
+        let proof = front
+            .may_object(&request, "s3:DeleteObject", bucket, &first.key)
+            .await?;
         front.store.load_bucket(&proof).await?;
     }
     let mut results = Vec::with_capacity(delete.objects.len());
@@ -366,7 +380,9 @@ async fn delete_one(
     object: &ObjectIdentifier,
 ) -> S3Result<()> {
     let bucket = &request.input.bucket;
-    let proof = may_object(request, "s3:DeleteObject", bucket, &object.key)?;
+    let proof = front
+        .may_object(request, "s3:DeleteObject", bucket, &object.key)
+        .await?;
     if object
         .version_id
         .as_ref()

@@ -3,6 +3,8 @@
 use http::{HeaderMap, Method, Uri};
 use s3s::{S3Error, S3Result, s3_error};
 
+use super::update;
+
 /// Headers of capabilities that are not here. Whoever sends one relies on it.
 const NOT_IMPLEMENTED: [&str; 15] = [
     "x-amz-tagging",
@@ -52,6 +54,7 @@ const PARAMETERS: [(Level, &[&str], &[&str]); 8] = [
         &[
             "location",
             "encryption",
+            "policy",
             "uploads",
             "list-type",
             "prefix",
@@ -67,7 +70,7 @@ const PARAMETERS: [(Level, &[&str], &[&str]); 8] = [
             "max-uploads",
         ],
     ),
-    (Level::Bucket, &["PUT", "DELETE"], &["encryption"]),
+    (Level::Bucket, &["PUT", "DELETE"], &["encryption", "policy"]),
     (Level::Bucket, &["POST"], &["delete"]),
     (
         Level::Object,
@@ -90,6 +93,9 @@ const PARAMETERS: [(Level, &[&str], &[&str]); 8] = [
     (Level::Object, &["POST"], &["uploads", "uploadId"]),
     (Level::Object, &["DELETE"], &["uploadId", "versionId"]),
 ];
+
+/// Parameters of `UpdateObjectEncryption`, which has the path and the method of a `PutObject`.
+const UPDATE_PARAMETERS: &[&str] = &["encryption", "versionId"];
 
 /// What a path names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,13 +146,18 @@ fn check_parameters(method: &Method, uri: &Uri) -> S3Result<()> {
     }
     let known = PARAMETERS
         .iter()
-        .find(|(at, methods, _)| *at == level && methods.contains(&method.as_str()));
+        .find(|(at, methods, _)| *at == level && methods.contains(&method.as_str()))
+        .map(|(_, _, names)| *names);
+    let known = if update::is_update(method, uri) {
+        Some(UPDATE_PARAMETERS)
+    } else {
+        known
+    };
     for pair in uri.query().unwrap_or_default().split('&') {
         let name = pair.split('=').next().unwrap_or_default();
         // Clients say in `x-id` which operation they mean; nobody decides by it.
-        let fine = name.is_empty()
-            || name == "x-id"
-            || known.is_some_and(|(_, _, names)| names.contains(&name));
+        let fine =
+            name.is_empty() || name == "x-id" || known.is_some_and(|names| names.contains(&name));
         if !fine {
             return Err(not_implemented(name));
         }
@@ -276,7 +287,14 @@ mod tests {
             )
             .is_err()
         };
-        assert!(refused(Method::PUT, "/b/k?encryption"));
+        assert!(refused(Method::PUT, "/b/k?versionId=null"));
+        assert!(refused(
+            Method::PUT,
+            "/b/k?encryption&partNumber=1&uploadId=x"
+        ));
+        assert!(refused(Method::PUT, "/b/k?encryption&acl"));
+        assert!(refused(Method::GET, "/b/k?encryption"));
+        assert!(refused(Method::DELETE, "/b/k?encryption"));
         assert!(refused(Method::PUT, "/b/k?renameObject"));
         assert!(refused(Method::DELETE, "/b?metadataConfiguration"));
         assert!(refused(Method::GET, "/b/k?acl"));
@@ -284,6 +302,8 @@ mod tests {
             Method::PUT,
             "/b/k?partNumber=1&uploadId=x&x-id=UploadPart"
         ));
+        assert!(!refused(Method::PUT, "/b/k?encryption"));
+        assert!(!refused(Method::PUT, "/b/k?encryption&versionId=null"));
         assert!(!refused(Method::PUT, "/b?encryption"));
         assert!(!refused(Method::GET, "/b/?list-type=2&prefix=a/"));
     }

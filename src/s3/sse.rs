@@ -14,9 +14,9 @@ use s3s::dto::ServerSideEncryption;
 use s3s::{S3Error, S3Result, s3_error};
 use zeroize::Zeroizing;
 
-use super::error::{coded, denied, kms};
+use super::error::{coded, kms};
 use super::{Front, error};
-use crate::auth::{Action, RequestContext, Resource, Via, authorise};
+use crate::auth::RequestContext;
 use crate::kms::{EncryptionContext, KeyArn, KeyRef};
 use crate::store::record::{BucketRecord, DefaultEncryption, KeptContext, SseRecord};
 use crate::store::{CustomerKey, KeyAccess, SseTarget, StoreError};
@@ -27,7 +27,7 @@ const CONTEXT: &str = "x-amz-server-side-encryption-context";
 const BUCKET_KEY: &str = "x-amz-server-side-encryption-bucket-key-enabled";
 const CUSTOMER: &str = "x-amz-server-side-encryption-customer-";
 const COPY_SOURCE_CUSTOMER: &str = "x-amz-copy-source-server-side-encryption-customer-";
-const ARN_CONTEXT: &str = "aws:s3:arn";
+pub(super) const ARN_CONTEXT: &str = "aws:s3:arn";
 
 /// What an answer says of encryption.
 #[derive(Debug, Default)]
@@ -83,7 +83,7 @@ pub(super) fn aes256() -> ServerSideEncryption {
 }
 
 /// What policies and encryption contexts know an object by; its bucket, where the wrap is that of a bucket key.
-fn arn_of_wrap(bucket_key: bool, bucket: &str, key: &str) -> String {
+pub(super) fn arn_of_wrap(bucket_key: bool, bucket: &str, key: &str) -> String {
     if bucket_key {
         format!("arn:aws:s3:::{bucket}")
     } else {
@@ -161,14 +161,11 @@ impl Front {
         let arn = arn_of_wrap(bucket_key, bucket, key);
         // What a policy sees of the context: all of it, with or without a bucket key.
         let context = full_context(&caller_context, &arn)?;
-        let key = self.resolve(key_name.as_deref()).await?;
-        let proof = authorise(
-            caller,
-            Via::S3,
-            Action("kms:GenerateDataKey"),
-            Resource::KmsKey(key.as_str().to_owned()),
-        )
-        .map_err(denied)?;
+        let (key, named) = self.resolve(key_name.as_deref()).await?;
+        let named = named.as_ref();
+        let proof = self
+            .may_key(caller, "kms:GenerateDataKey", &key, named, &context)
+            .await?;
         Ok(SseTarget::Kms {
             proof,
             key,
@@ -178,19 +175,20 @@ impl Front {
         })
     }
 
-    async fn resolve(&self, name: Option<&str>) -> S3Result<KeyArn> {
-        match name {
-            None => self.kms.resolve_default_s3_key().await,
-            Some(name) => match KeyRef::parse(name) {
-                Ok(key) => self.kms.resolve(&key).await,
-                Err(error) => Err(error),
-            },
-        }
-        .map_err(kms)
+    /// The key of that name, or the default one.
+    async fn resolve(&self, name: Option<&str>) -> S3Result<(KeyArn, Option<KeyRef>)> {
+        let Some(name) = name else {
+            let key = self.kms.resolve_default_s3_key().await;
+            return Ok((key.map_err(kms)?, None));
+        };
+        let named = KeyRef::parse(name).map_err(kms)?;
+        let key = self.kms.resolve(&named).await.map_err(kms)?;
+        Ok((key, Some(named)))
     }
 
     /// What a request brings to read an object that is encrypted so.
-    pub(super) fn key_access(
+    pub(super) async fn key_access(
+        &self,
         caller: &RequestContext,
         record: &SseRecord,
         kept: KeptContext<'_>,
@@ -201,17 +199,14 @@ impl Front {
             (_, Some(customer)) => Ok(KeyAccess::Customer(customer)),
             (SseRecord::S3 | SseRecord::Customer, None) => Ok(KeyAccess::Plain),
             (SseRecord::Kms(arn), None) => {
-                let named = arn_of_wrap(kept.bucket_key, bucket, key);
+                let name = arn_of_wrap(kept.bucket_key, bucket, key);
                 // What a policy sees, as when it was written.
-                let context = full_context(kept.caller, &named)?;
-                let proof = authorise(
-                    caller,
-                    Via::S3,
-                    Action("kms:Decrypt"),
-                    Resource::KmsKey(arn.clone()),
-                )
-                .map_err(denied)?;
-                let context = context_of_wrap(kept.bucket_key, context, &named)?;
+                let context = full_context(kept.caller, &name)?;
+                let arn = self.kms.arn_of_record(arn).map_err(kms)?;
+                let proof = self
+                    .may_key(caller, "kms:Decrypt", &arn, None, &context)
+                    .await?;
+                let context = context_of_wrap(kept.bucket_key, context, &name)?;
                 Ok(KeyAccess::Kms { proof, context })
             }
         }
@@ -339,7 +334,7 @@ fn bucket_key_without_kms() -> S3Error {
 }
 
 /// What the HSM's wrap is bound to: that of a bucket key serves all objects, and knows nothing of a caller.
-fn context_of_wrap(
+pub(super) fn context_of_wrap(
     bucket_key: bool,
     full: EncryptionContext,
     arn: &str,
@@ -352,7 +347,7 @@ fn context_of_wrap(
 }
 
 /// The caller's context with the ARN of what is wrapped for.
-fn full_context(caller: &[(String, String)], arn: &str) -> S3Result<EncryptionContext> {
+pub(super) fn full_context(caller: &[(String, String)], arn: &str) -> S3Result<EncryptionContext> {
     let mut map: BTreeMap<String, String> = caller.iter().cloned().collect();
     if map
         .insert(ARN_CONTEXT.to_owned(), arn.to_owned())

@@ -14,13 +14,15 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use s3s::service::S3Service;
+use time::OffsetDateTime;
 use tracing::{Instrument, info, info_span};
 
 use super::body::TimedBody;
 use super::{health, metrics};
 use crate::auth::payload::{BodyError, BoxError, VerifiedBody};
-use crate::auth::sigv4::{AuthError, Verifier};
-use crate::auth::{AccountId, Principal, RequestContext};
+use crate::auth::sigv4::{AuthError, Verified, Verifier};
+use crate::auth::{AccountId, RequestContext};
+use crate::clock::Clock;
 use crate::config::Limits;
 use crate::kms::{self, Kms, TokenGroups};
 use crate::s3::{
@@ -48,6 +50,7 @@ pub(super) struct Endpoint {
     groups: TokenGroups,
     account: AccountId,
     limits: Limits,
+    clock: Arc<dyn Clock>,
 }
 
 impl Endpoint {
@@ -58,6 +61,7 @@ impl Endpoint {
         groups: TokenGroups,
         account: AccountId,
         limits: Limits,
+        clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
             verifier,
@@ -67,6 +71,7 @@ impl Endpoint {
             groups,
             account,
             limits,
+            clock,
         }
     }
 
@@ -189,7 +194,8 @@ impl Endpoint {
                 "X-Amz-Target is missing",
             );
         };
-        let context = request_context(verified.principal, request_id, peer);
+        let now = self.clock.now();
+        let context = request_context(&verified, &parts.headers, request_id, peer, now);
         full(kms::api::handle(&self.kms, &context, target, &body).await)
     }
 
@@ -239,7 +245,8 @@ impl Endpoint {
         }
         drop_meaningless_range(&mut parts.headers);
         hide_secrets(&mut parts.headers);
-        let context = request_context(verified.principal, request_id, peer);
+        let now = self.clock.now();
+        let context = request_context(&verified, &parts.headers, request_id, peer, now);
         let body = VerifiedBody::new(body, verified.payload);
         parts.extensions.insert(context);
         let announced = AnnouncedTrailers {
@@ -333,12 +340,28 @@ fn announced(headers: &HeaderMap) -> Vec<String> {
         .collect()
 }
 
-fn request_context(principal: Principal, request_id: &str, peer: SocketAddr) -> RequestContext {
+fn request_context(
+    verified: &Verified,
+    headers: &HeaderMap,
+    request_id: &str,
+    peer: SocketAddr,
+    time: OffsetDateTime,
+) -> RequestContext {
+    let text = |name| {
+        let value: Option<&HeaderValue> = headers.get(name);
+        value
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
+    };
     RequestContext {
-        principal,
+        principal: verified.principal.clone(),
         request_id: request_id.to_owned(),
         source_ip: Some(peer.ip()),
         secure_transport: false,
+        time,
+        user_agent: text(header::USER_AGENT),
+        referer: text(header::REFERER),
+        presigned: verified.presigned,
     }
 }
 

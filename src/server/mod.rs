@@ -24,7 +24,7 @@ use crate::kms::{
 };
 use crate::meta::{Meta, RedbMeta};
 use crate::s3::Front;
-use crate::store::Store;
+use crate::store::{DependantIndex, Store};
 
 mod body;
 mod endpoint;
@@ -123,12 +123,14 @@ impl Server {
             wraps_per_backing_key_max: WRAPS_PER_BACKING_KEY_MAX_DEFAULT,
             wrap_count_block: WRAP_COUNT_BLOCK_DEFAULT,
         };
-        let kms = Arc::new(Kms::new(
+        let dependants = Arc::new(DependantIndex::new(Arc::clone(&meta)));
+        let kms = Kms::new(
             Arc::clone(&meta),
             groups.clone(),
             Arc::clone(&clock),
             settings,
-        ));
+        );
+        let kms = Arc::new(kms.with_dependants(dependants, config.refuse_deletion_while_in_use));
         kms.recover()
             .await
             .map_err(data_error("keys", &meta_path))?;
@@ -139,6 +141,10 @@ impl Server {
             Arc::clone(&clock),
             config.store.clone(),
         );
+        store
+            .build_index()
+            .await
+            .map_err(data_error("index of dependants", &meta_path))?;
         // The lock on the metadata file says that nobody else writes here: what is pending is a dead process's.
         let collected = store
             .collect_after_restart()
@@ -155,7 +161,7 @@ impl Server {
             credentials,
             config.account.clone(),
             config.regions.clone(),
-            clock,
+            Arc::clone(&clock),
         );
         let front = Front::new(
             store.clone(),
@@ -170,6 +176,7 @@ impl Server {
             groups.clone(),
             config.account,
             config.limits,
+            clock,
         );
         let listener =
             TcpListener::bind(config.listen)
@@ -211,6 +218,8 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) {
         info!(event = "server.listening", address = %self.address);
         let maintenance = tokio::spawn(maintain(self.parts.clone(), self.maintenance));
+        // As above: nobody else runs what is under way.
+        let rewraps = tokio::spawn(self.parts.store.clone().run_rewraps(true));
         let places = Arc::new(Semaphore::new(self.limits.connections));
         let graceful = GracefulShutdown::new();
         let mut connections = JoinSet::new();
@@ -244,6 +253,7 @@ impl Server {
         }
         info!(event = "server.stopping", connections = connections.len());
         maintenance.abort();
+        rewraps.abort();
         if tokio::time::timeout(self.limits.shutdown, graceful.shutdown())
             .await
             .is_err()

@@ -2,7 +2,7 @@
 
 use aws_lc_rs::rand;
 
-use super::record::{BucketRecord, DefaultEncryption, Uuid, bucket_row, bucket_rows};
+use super::record::{BucketRecord, DefaultEncryption, Uuid, bucket_row, bucket_rows, policy_row};
 use super::{Store, StoreError, bucket_of};
 use crate::auth::{Authorised, Resource};
 use crate::meta::{Batch, KeyRange, MetaError, Snapshot, codec, table};
@@ -36,6 +36,7 @@ impl Store {
             created_ms: self.now_ms(),
             encryption: DefaultEncryption::S3,
             bucket_key: false,
+            owner: Some(proof.principal().account.to_string()),
         };
         let row = bucket_row(name);
         match self
@@ -63,7 +64,7 @@ impl Store {
         Ok(load_bucket(&*self.meta.snapshot().await?, name).await?.0)
     }
 
-    /// All buckets by name.
+    /// All buckets of the caller's account, by name.
     ///
     /// # Errors
     ///
@@ -73,7 +74,12 @@ impl Store {
         proof: &Authorised,
     ) -> Result<Vec<(String, BucketRecord)>, StoreError> {
         match proof.resource() {
-            Resource::Service => self.load_buckets().await,
+            Resource::Service => {
+                let mut buckets = self.load_buckets().await?;
+                let account = &proof.principal().account;
+                buckets.retain(|(_, bucket)| bucket.owner(self.kms.account()) == *account);
+                Ok(buckets)
+            }
             _ => Err(StoreError::Proof),
         }
     }
@@ -107,7 +113,8 @@ impl Store {
             let (bucket, value) = load_bucket(&*snapshot, name).await?;
             let mut batch = Batch::new()
                 .unchanged(bucket_row(name), Some(&value))
-                .delete(bucket_row(name));
+                .delete(bucket_row(name))
+                .delete(policy_row(&bucket.uuid));
             for table in [table::OBJECT, table::UPLOAD] {
                 let range = bucket_rows(table, &bucket.uuid);
                 if !snapshot.scan(&range, 1).await?.is_empty() {

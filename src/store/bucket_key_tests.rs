@@ -18,9 +18,8 @@ use super::{
     CompletePart, CompleteRequest, CopyRequest, Incoming, KeyAccess, PutRequest, Selection,
     SseTarget, Store, StoreError, StoreSettings, WriteConditions,
 };
-use crate::auth::{
-    AccountId, Action, Authorised, Principal, RequestContext, Resource, Via, authorise,
-};
+use crate::auth::policy::Side;
+use crate::auth::{AccountId, Action, Authorised, Principal, RequestContext, Resource, authorise};
 use crate::blob::FsBlobs;
 use crate::clock::ShiftedClock;
 use crate::kms::{
@@ -176,11 +175,22 @@ fn request() -> RequestContext {
         request_id: "request-1".to_owned(),
         source_ip: None,
         secure_transport: true,
+        time: time::OffsetDateTime::UNIX_EPOCH,
+        user_agent: None,
+        referer: None,
+        presigned: false,
     }
 }
 
 fn may(action: &'static str, resource: Resource) -> Authorised {
-    authorise(&request(), Via::S3, Action(action), resource).expect("root may")
+    let decision = authorise(
+        &request(),
+        Action(action),
+        resource,
+        Side::None,
+        |_values| (),
+    );
+    decision.expect("root may")
 }
 
 fn may_object(action: &'static str, bucket: &str, key: &str) -> Authorised {

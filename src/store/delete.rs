@@ -1,8 +1,9 @@
 //! `DeleteObject`.
 
 use super::bucket::load_bucket;
-use super::put::load_object;
+use super::put::{load_object, load_sealed};
 use super::record::ObjectName;
+use super::usage::index_object;
 use super::{Store, StoreError, object_of};
 use crate::auth::Authorised;
 use crate::meta::Batch;
@@ -29,10 +30,13 @@ impl Store {
             if if_match.is_some_and(|etag| etag != "*" && etag != record.etag) {
                 return Err(StoreError::PreconditionFailed("If-Match"));
             }
+            let sealed = load_sealed(&*snapshot, &name).await?;
             let batch = Batch::new()
                 .unchanged(name.object_row(), Some(&value))
                 .delete(name.object_row())
+                .and(sealed.unchanged(&name))
                 .delete(name.manifest_row())
+                .and(index_object(&name, sealed.key(), None))
                 .and(self.release_body(&*snapshot, &record.body).await?)
                 .and(self.release_object(&*snapshot, &name, &record).await?);
             Ok((batch, ()))

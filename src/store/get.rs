@@ -44,8 +44,27 @@ impl Located {
         self.manifest.key.kept_context()
     }
 
+    /// An object whose rows were read together.
+    pub(super) fn new(
+        name: ObjectName,
+        record: ObjectRecord,
+        value: &[u8],
+        manifest: ManifestRecord,
+    ) -> Self {
+        Self {
+            name,
+            record,
+            row_digest: row_digest(value),
+            manifest,
+        }
+    }
+
     pub(super) fn name(&self) -> &ObjectName {
         &self.name
+    }
+
+    pub(super) fn manifest(&self) -> &ManifestRecord {
+        &self.manifest
     }
 
     /// The bytes of the part that is selected, if one is.
@@ -198,12 +217,8 @@ impl Store {
             .load(&name.manifest_row())
             .await?
             .ok_or(EnvelopeError::Unauthentic("manifest"))?;
-        Ok(Located {
-            record,
-            row_digest: row_digest(&value),
-            manifest: codec::decode("manifest", &manifest)?,
-            name,
-        })
+        let manifest = codec::decode("manifest", &manifest)?;
+        Ok(Located::new(name, record, &value, manifest))
     }
 
     /// What is sealed about an object, without its bytes: the range of `selection`, and the checksum. Needs its key.

@@ -10,7 +10,9 @@
 //! - `bucket_key` lies between the HSM and data keys; `bucket_key_cache` holds such keys for a short time, and
 //!   `bucket_key_use` knows what hangs on them.
 //! - `gc` owns the life of blobs: intent, reference, garbage.
-//! - `put`, `get`, `copy`, `delete`, `list`, `bucket`, `multipart` are the use cases.
+//! - `usage` keeps the index of what hangs on which key.
+//! - `put`, `get`, `copy`, `update`, `delete`, `list`, `bucket`, `bucket_policy`, `multipart`, `rewrap` are the use
+//!   cases.
 //!
 //! A use case is told which bucket or object by the [`Authorised`] proof of the front end, and by nothing else: what was
 //! not authorised cannot be named.
@@ -38,6 +40,7 @@ mod bucket_key_cache;
 #[cfg(test)]
 mod bucket_key_tests;
 mod bucket_key_use;
+mod bucket_policy;
 mod copy;
 mod customer;
 mod delete;
@@ -50,8 +53,12 @@ mod list;
 mod multipart;
 mod put;
 pub mod record;
+mod rewrap;
+mod update;
+mod usage;
 
 pub use bucket_key_cache::BucketKeyCounts;
+pub use bucket_policy::{BUCKET_POLICY_BYTES_MAX, BucketAccess};
 pub use copy::CopyRequest;
 pub use customer::CustomerKey;
 pub use error::StoreError;
@@ -60,6 +67,8 @@ pub use keys::{KeyAccess, SseTarget};
 pub use list::{LIST_ENTRIES_MAX, ListRequest, Listing, UploadListing};
 pub use multipart::{CompletePart, CompleteRequest, PartListing, UploadTarget};
 pub use put::{CHECKSUM_DEFAULT, Incoming, PutRequest, WriteConditions, Written};
+pub use update::UpdateRequest;
+pub use usage::{DependantIndex, Dependency, dependency, index_bucket_key};
 
 use bucket_key_cache::BucketKeyCache;
 
@@ -113,6 +122,7 @@ pub struct Store {
     settings: StoreSettings,
     bucket_keys: Arc<BucketKeyCache>,
     turn: Arc<tokio::sync::Mutex<()>>,
+    read_policies: Arc<bucket_policy::ReadPolicies>,
 }
 
 impl Store {
@@ -135,6 +145,7 @@ impl Store {
             settings,
             bucket_keys,
             turn: Arc::default(),
+            read_policies: Arc::default(),
         }
     }
 

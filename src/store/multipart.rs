@@ -16,6 +16,7 @@ use super::record::{
     BodyRecord, ChecksumAlgorithm, ChecksumKind, Headers, KeptContext, ObjectName, ObjectRecord,
     PartRecord, SseRecord, UploadRecord, Uuid, body_row, bucket_key_use_row, part_row, part_rows,
 };
+use super::usage::index_upload;
 use super::{KeyAccess, SseTarget, Store, StoreError, WriteConditions, Written, object_of};
 use crate::auth::Authorised;
 use crate::blob::BlobId;
@@ -36,10 +37,18 @@ pub struct UploadTarget {
     bucket: String,
     id: Uuid,
     record: UploadRecord,
-    value: Vec<u8>,
 }
 
 impl UploadTarget {
+    /// The upload as it is now. Its data key stays, but may have been wrapped again since it was found.
+    async fn now(&self, snapshot: &dyn Snapshot) -> Result<(UploadRecord, Vec<u8>), StoreError> {
+        let value = snapshot
+            .load(&self.name.upload_row(&self.id))
+            .await?
+            .ok_or_else(|| StoreError::NoSuchUpload(hex::encode(self.id)))?;
+        Ok((codec::decode("upload", &value)?, value))
+    }
+
     /// What is in clear.
     pub fn record(&self) -> &UploadRecord {
         &self.record
@@ -130,6 +139,7 @@ impl Store {
             let batch = Batch::new()
                 .unchanged(super::record::bucket_row(bucket), Some(&value))
                 .put(row.clone(), codec::encode(&record))
+                .and(index_upload(&name, &id, None, Some(&record.key)))
                 .and(
                     self.hold_bucket_key(&*snapshot, &name.bucket, &key, row)
                         .await?,
@@ -166,7 +176,6 @@ impl Store {
             bucket: bucket.to_owned(),
             id,
             record: codec::decode("upload", &value)?,
-            value,
         })
     }
 
@@ -241,10 +250,10 @@ impl Store {
         let row = part_row(&upload.id, number);
         self.commit_deciding(|| async {
             let snapshot = self.meta.snapshot().await?;
-            self.still_there(&*snapshot, upload).await?;
+            let (_, value) = upload.now(&*snapshot).await?;
             let old = snapshot.load(&row).await?;
             let mut batch = Batch::new()
-                .unchanged(upload.name.upload_row(&upload.id), Some(&upload.value))
+                .unchanged(upload.name.upload_row(&upload.id), Some(&value))
                 .unchanged(row.clone(), old.as_deref())
                 .put(row.clone(), codec::encode(&record))
                 .and(blob.pending.commit());
@@ -292,12 +301,18 @@ impl Store {
     pub async fn abort_upload(&self, upload: &UploadTarget) -> Result<(), StoreError> {
         self.commit_deciding(|| async {
             let snapshot = self.meta.snapshot().await?;
-            self.still_there(&*snapshot, upload).await?;
+            let (record, value) = upload.now(&*snapshot).await?;
             let row = upload.name.upload_row(&upload.id);
             let mut batch = Batch::new()
-                .unchanged(row.clone(), Some(&upload.value))
-                .delete(row.clone());
-            if let Some(id) = upload.record.key.bucket_key() {
+                .unchanged(row.clone(), Some(&value))
+                .delete(row.clone())
+                .and(index_upload(
+                    &upload.name,
+                    &upload.id,
+                    Some(&record.key),
+                    None,
+                ));
+            if let Some(id) = record.key.bucket_key() {
                 let bucket = &upload.name.bucket;
                 batch = batch.and(
                     self.release_bucket_key(&*snapshot, bucket, &id, &row)
@@ -383,19 +398,40 @@ impl Store {
                 .unwrap_or_default(),
             claimed: None,
         };
-        let manifest_parts = used.iter().map(UsedPart::manifest_part).collect();
-        // The bucket key has its row: the upload hangs on it.
-        let key = WrappedKey::of(upload.record.key.clone());
-        let rows = ObjectRows::seal(
-            &schedule,
-            &upload.name,
-            record,
-            manifest_parts,
-            key,
-            &attributes,
-        )?;
+        let manifest_parts: Vec<_> = used.iter().map(UsedPart::manifest_part).collect();
         let commit = self.completion(&upload, &used, &unused);
-        self.commit_completion(&upload, &rows, &conditions, &commit)
+        let rows = self
+            .commit_deciding(|| async {
+                let snapshot = self.meta.snapshot().await?;
+                // The same data key, perhaps wrapped by another key meanwhile: the object is to have the newest wrap.
+                let (now, value) = upload.now(&*snapshot).await?;
+                let mut record = record.clone();
+                record.sse.clone_from(&now.sse);
+                record.bucket_key = now.key.bucket_key();
+                let parts = manifest_parts.clone();
+                let rows = ObjectRows::seal(
+                    &schedule,
+                    &upload.name,
+                    record,
+                    parts,
+                    // A bucket key has its row: the upload hangs on it.
+                    WrappedKey::of(now.key.clone()),
+                    &attributes,
+                )?;
+                let row = upload.name.upload_row(&upload.id);
+                let mut batch = self
+                    .object_batch(&*snapshot, &upload.bucket, &upload.name, &rows, &conditions)
+                    .await?
+                    .unchanged(row.clone(), Some(&value))
+                    .delete(row.clone())
+                    .and(index_upload(&upload.name, &upload.id, Some(&now.key), None))
+                    .and(commit.clone());
+                if let Some(id) = now.key.bucket_key() {
+                    // The object hangs on it instead, from this very batch.
+                    batch = batch.delete(bucket_key_use_row(&id, &row));
+                }
+                Ok((batch, rows))
+            })
             .await?;
         Ok(rows.written(object_checksum))
     }
@@ -436,18 +472,10 @@ impl Store {
         Ok(kind.zip(checksum))
     }
 
-    /// What the completion does besides the object's own rows.
+    /// What the completion does to the parts.
     fn completion(&self, upload: &UploadTarget, used: &[UsedPart], unused: &[UsedPart]) -> Batch {
-        let upload_row = upload.name.upload_row(&upload.id);
         let body = BodyRecord::new(used.iter().map(|part| BlobId::from_bytes(part.record.blob)));
-        let mut batch = Batch::new()
-            .unchanged(upload_row.clone(), Some(&upload.value))
-            .delete(upload_row.clone())
-            .put(body_row(&upload.id), codec::encode(&body));
-        // The object hangs on the bucket key now, from this very batch.
-        if let Some(id) = upload.record.key.bucket_key() {
-            batch = batch.delete(bucket_key_use_row(&id, &upload_row));
-        }
+        let mut batch = Batch::new().put(body_row(&upload.id), codec::encode(&body));
         let mut numbers: Vec<u32> = used.iter().chain(unused).map(|part| part.number).collect();
         numbers.sort_unstable();
         batch = no_other_parts(batch, &upload.id, numbers);
@@ -463,35 +491,6 @@ impl Store {
                 .and(self.garbage(&BlobId::from_bytes(part.record.blob)));
         }
         batch
-    }
-
-    async fn commit_completion(
-        &self,
-        upload: &UploadTarget,
-        rows: &ObjectRows,
-        conditions: &WriteConditions,
-        commit: &Batch,
-    ) -> Result<(), StoreError> {
-        self.commit_deciding(|| async {
-            let snapshot = self.meta.snapshot().await?;
-            self.still_there(&*snapshot, upload).await?;
-            let batch = self
-                .object_batch(&*snapshot, &upload.bucket, &upload.name, rows, conditions)
-                .await?;
-            Ok((batch.and(commit.clone()), ()))
-        })
-        .await
-    }
-
-    async fn still_there(
-        &self,
-        snapshot: &dyn Snapshot,
-        upload: &UploadTarget,
-    ) -> Result<(), StoreError> {
-        match snapshot.load(&upload.name.upload_row(&upload.id)).await? {
-            Some(value) if value == upload.value => Ok(()),
-            _ => Err(StoreError::NoSuchUpload(hex::encode(upload.id))),
-        }
     }
 }
 

@@ -13,9 +13,10 @@ use super::bucket_key_use::WrappedKey;
 use super::digest::{Digested, Digests, SealedAttributes};
 use super::gc::PendingBlob;
 use super::record::{
-    BodyRecord, ChecksumAlgorithm, ChecksumKind, Headers, ManifestRecord, ObjectName, ObjectRecord,
-    SseRecord, body_row, bucket_row,
+    BodyRecord, ChecksumAlgorithm, ChecksumKind, Headers, KeyRecord, ManifestRecord, ObjectName,
+    ObjectRecord, SseRecord, body_row, bucket_row,
 };
+use super::usage::index_object;
 use super::{SseTarget, Store, StoreError, object_of};
 use crate::auth::Authorised;
 use crate::envelope::{KeySchedule, Manifest, ManifestPart, Sealed};
@@ -287,6 +288,35 @@ impl Store {
         .await
     }
 
+    /// The batch that puts these rows in the place of those that were read, of the same object and with the same body.
+    pub(super) async fn replacement(
+        &self,
+        snapshot: &dyn Snapshot,
+        name: &ObjectName,
+        rows: ObjectRows,
+        (old, object, sealed): (&ObjectRecord, &[u8], &SealedRow),
+    ) -> Result<Batch, StoreError> {
+        let index = index_object(
+            name,
+            sealed.key(),
+            Some((&rows.key.record, rows.record.size)),
+        );
+        let held = self
+            .hold_bucket_key(snapshot, &name.bucket, &rows.key, name.object_row())
+            .await?;
+        let batch = Batch::new()
+            .unchanged(name.object_row(), Some(object))
+            .put(name.object_row(), rows.object_value)
+            .and(sealed.unchanged(name))
+            .put(name.manifest_row(), rows.manifest_value)
+            .and(index)
+            .and(held);
+        if old.bucket_key == rows.record.bucket_key {
+            return Ok(batch);
+        }
+        Ok(batch.and(self.release_object(snapshot, name, old).await?))
+    }
+
     pub(super) async fn object_batch(
         &self,
         snapshot: &dyn Snapshot,
@@ -301,6 +331,7 @@ impl Store {
         }
         let current = load_object(snapshot, name).await?;
         conditions.check(current.as_ref().map(|(record, _)| record))?;
+        let sealed = load_sealed(snapshot, name).await?;
         let mut batch = Batch::new()
             .unchanged(bucket_row(bucket), Some(&bucket_value))
             .unchanged(
@@ -308,7 +339,13 @@ impl Store {
                 current.as_ref().map(|(_, value)| value.as_slice()),
             )
             .put(name.object_row(), rows.object_value.clone())
+            .and(sealed.unchanged(name))
             .put(name.manifest_row(), rows.manifest_value.clone())
+            .and(index_object(
+                name,
+                sealed.key(),
+                Some((&rows.key.record, rows.record.size)),
+            ))
             .and(
                 self.hold_bucket_key(snapshot, &name.bucket, &rows.key, name.object_row())
                     .await?,
@@ -366,11 +403,22 @@ impl ObjectRows {
         key: WrappedKey,
         attributes: &SealedAttributes,
     ) -> Result<Self, StoreError> {
+        let attributes = schedule.seal_attributes(&name.identity(), &codec::encode(attributes))?;
+        Self::with_attributes(schedule, name, record, parts, key, attributes)
+    }
+
+    /// The same, with attributes that are sealed already.
+    pub(super) fn with_attributes(
+        schedule: &KeySchedule,
+        name: &ObjectName,
+        record: ObjectRecord,
+        parts: Vec<ManifestPart>,
+        key: WrappedKey,
+        attributes: Vec<u8>,
+    ) -> Result<Self, StoreError> {
         let object_value = codec::encode(&record);
-        let identity = name.identity();
-        let attributes = schedule.seal_attributes(&identity, &codec::encode(attributes))?;
         let manifest = Manifest {
-            identity,
+            identity: name.identity(),
             attributes_digest: row_digest(&object_value),
             parts,
         };
@@ -379,11 +427,12 @@ impl ObjectRows {
             key: key.record.clone(),
             attributes,
         };
+        let manifest_value = codec::encode(&manifest);
         Ok(Self {
             record,
             key,
             object_value,
-            manifest_value: codec::encode(&manifest),
+            manifest_value,
         })
     }
 
@@ -424,6 +473,38 @@ pub(super) async fn load_object(
         Some(value) => Ok(Some((codec::decode("object", &value)?, value))),
         None => Ok(None),
     }
+}
+
+/// The row of an object's manifest as it was read, if there is one.
+pub(super) struct SealedRow(Option<(Option<ManifestRecord>, Vec<u8>)>);
+
+impl SealedRow {
+    /// What is in it; nothing if it does not read.
+    pub(super) fn record(&self) -> Option<&ManifestRecord> {
+        self.0.as_ref()?.0.as_ref()
+    }
+
+    /// The encrypted data key in it.
+    pub(super) fn key(&self) -> Option<&KeyRecord> {
+        Some(&self.record()?.key)
+    }
+
+    /// Requires that the row is still as it was read: the index of dependants speaks of what it was.
+    pub(super) fn unchanged(&self, name: &ObjectName) -> Batch {
+        let value = self.0.as_ref().map(|(_, value)| value.as_slice());
+        Batch::new().unchanged(name.manifest_row(), value)
+    }
+}
+
+/// Reads the row of an object's manifest. One that is damaged keeps nobody from replacing or deleting it.
+pub(super) async fn load_sealed(
+    snapshot: &dyn Snapshot,
+    name: &ObjectName,
+) -> Result<SealedRow, StoreError> {
+    let value = snapshot.load(&name.manifest_row()).await?;
+    Ok(SealedRow(value.map(|value| {
+        (codec::decode("manifest", &value).ok(), value)
+    })))
 }
 
 /// An `ETag` that says nothing about the plaintext.

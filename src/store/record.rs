@@ -7,6 +7,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use minicbor::{Decode, Encode};
 
 use super::StoreError;
+use crate::auth::AccountId;
 use crate::blob::BlobId;
 use crate::envelope::BLOB_ID_BYTES;
 use crate::meta::{KeyRange, table};
@@ -38,6 +39,17 @@ pub struct BucketRecord {
     /// Whether objects under SSE-KMS hang on a bucket key unless the request says otherwise.
     #[cbor(n(4), default)]
     pub bucket_key: bool,
+    /// The account that owns it; none is the first of the configuration.
+    #[n(5)]
+    pub owner: Option<String>,
+}
+
+impl BucketRecord {
+    /// The account that owns it.
+    pub fn owner(&self, first: &AccountId) -> AccountId {
+        let owner = self.owner.as_deref().and_then(AccountId::parse);
+        owner.unwrap_or_else(|| first.clone())
+    }
 }
 
 /// Default encryption of a bucket.
@@ -457,6 +469,11 @@ pub fn bucket_row(name: &str) -> Vec<u8> {
     [&[table::BUCKET], name.as_bytes()].concat()
 }
 
+/// Key of the row of a bucket's policy.
+pub fn policy_row(bucket: &Uuid) -> Vec<u8> {
+    [[table::BUCKET_POLICY].as_slice(), bucket].concat()
+}
+
 /// Key of a body's row.
 pub fn body_row(body: &Uuid) -> Vec<u8> {
     [[table::BLOB].as_slice(), body].concat()
@@ -582,6 +599,7 @@ mod tests {
             created_ms: 0,
             encryption: DefaultEncryption::S3,
             bucket_key: false,
+            owner: None,
         };
         assert!(ObjectName::new(&bucket, &"k".repeat(OBJECT_KEY_BYTES_MAX)).is_ok());
         assert!(ObjectName::new(&bucket, &"k".repeat(OBJECT_KEY_BYTES_MAX + 1)).is_err());

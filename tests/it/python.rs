@@ -57,6 +57,7 @@ macro_rules! the_walk {
                 walk_cli step_5_customer_managed_keys_by_every_name;
                 walk_cli step_6_rotation_makes_one_more_key_in_the_token;
                 walk_cli step_7_disabled_and_pending_deletion;
+                walk_cli step_7_when_the_window_ends_the_backing_keys_are_gone_from_the_token;
                 walk_cli step_8_a_gibibyte_up_and_down_in_little_memory;
                 walk_boto3 step_8_multipart_and_ranges_across_borders;
                 disk nothing_on_disk_is_plaintext_or_a_data_key;
@@ -102,6 +103,7 @@ python_tests! {
         step_5_customer_managed_keys_by_every_name
         step_6_rotation_makes_one_more_key_in_the_token
         step_7_disabled_and_pending_deletion
+        step_7_when_the_window_ends_the_backing_keys_are_gone_from_the_token
         step_8_a_gibibyte_up_and_down_in_little_memory
     }
     walk_boto3 {
@@ -155,6 +157,17 @@ python_tests! {
         a_token_that_answers_wrongly_gives_no_wrong_object
         a_token_that_is_slow_or_hangs_costs_no_object_and_heals
         a_module_that_crashes_or_hangs_for_ever_costs_its_process_and_no_object
+    }
+    rewrap {
+        update_object_encryption_changes_the_key_and_nothing_else
+        update_object_encryption_has_its_errors
+        policies_decide_who_changes_keys
+        key_usage_follows_every_write
+        a_key_in_use_goes_with_a_warning_or_not_at_all
+        a_rewrap_moves_what_it_is_told_to_and_says_what_is_left
+        a_rewrap_waits_for_its_token
+        writers_do_not_notice_a_rewrap
+        a_rewrap_survives_kill_9_and_leaves_nothing_behind
     }
     wire {
         a_presigned_put_with_an_unsigned_copy_source_is_refused

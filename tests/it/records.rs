@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use futures::{StreamExt as _, stream};
-use strongroom::auth::{Action, Authorised, Resource, Via, authorise};
+use strongroom::auth::policy::Side;
+use strongroom::auth::{Action, Authorised, Resource, authorise};
 use strongroom::clock::SystemClock;
 use strongroom::kms::EncryptionContext;
 use strongroom::meta::{Batch, codec};
@@ -22,8 +23,7 @@ const BUCKET: &str = "vault";
 async fn kms_target(parts: &Parts, bucket_key: bool) -> SseTarget {
     let key = parts.kms.resolve_default_s3_key().await.expect("a key");
     let resource = Resource::KmsKey(key.as_str().to_owned());
-    let proof =
-        authorise(&caller(), Via::S3, Action("kms:GenerateDataKey"), resource).expect("root may");
+    let proof = proof("kms:GenerateDataKey", resource);
     SseTarget::Kms {
         proof,
         key,
@@ -34,7 +34,10 @@ async fn kms_target(parts: &Parts, bucket_key: bool) -> SseTarget {
 }
 
 fn proof(action: &'static str, resource: Resource) -> Authorised {
-    authorise(&caller(), Via::Direct, Action(action), resource).expect("root may")
+    authorise(&caller(), Action(action), resource, Side::None, |_values| {
+        ()
+    })
+    .expect("root may")
 }
 
 fn object(action: &'static str, key: &str) -> Authorised {
@@ -65,8 +68,7 @@ async fn get(parts: &Parts, key: &str) -> Result<Vec<u8>, StoreError> {
     let access = match &located.record().sse {
         SseRecord::Kms(arn) => {
             let resource = Resource::KmsKey(arn.clone());
-            let proof =
-                authorise(&caller(), Via::S3, Action("kms:Decrypt"), resource).expect("root may");
+            let proof = proof("kms:Decrypt", resource);
             KeyAccess::Kms {
                 proof,
                 context: EncryptionContext::default(),

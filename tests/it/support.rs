@@ -73,5 +73,9 @@ pub(crate) fn caller() -> RequestContext {
         request_id: "test".into(),
         source_ip: None,
         secure_transport: false,
+        time: time::OffsetDateTime::UNIX_EPOCH,
+        user_agent: None,
+        referer: None,
+        presigned: false,
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::call::Call;
+use super::call::{Ask, Call};
 use super::members::{Constraints, Paging, marker, seconds, there};
 use crate::kms::{AliasName, KeyArn, KmsError};
 
@@ -23,7 +23,10 @@ pub(super) async fn create_alias(
 ) -> Result<(), KmsError> {
     const ACTION: &str = "kms:CreateAlias";
     let (name, key) = alias_and_key(call, input).await?;
-    let proofs = (call.may_alias(ACTION, &name)?, call.may(ACTION, &key)?);
+    let proofs = (
+        call.may_alias(ACTION, &name)?,
+        call.may(&Ask::new(ACTION), &key).await?,
+    );
     call.kms
         .create_alias((&proofs.0, &proofs.1), &name, &key)
         .await
@@ -35,7 +38,10 @@ pub(super) async fn update_alias(
 ) -> Result<(), KmsError> {
     const ACTION: &str = "kms:UpdateAlias";
     let (name, key) = alias_and_key(call, input).await?;
-    let proofs = (call.may_alias(ACTION, &name)?, call.may(ACTION, &key)?);
+    let proofs = (
+        call.may_alias(ACTION, &name)?,
+        call.may(&Ask::new(ACTION), &key).await?,
+    );
     call.kms
         .update_alias((&proofs.0, &proofs.1), &name, &key)
         .await
@@ -75,7 +81,10 @@ pub(super) async fn delete_alias(
     constraints.finish()?;
     let name = AliasName::parse(&there(input.alias_name)?)?;
     let key = call.kms.target_of_alias(&name).await?;
-    let proofs = (call.may_alias(ACTION, &name)?, call.may(ACTION, &key)?);
+    let proofs = (
+        call.may_alias(ACTION, &name)?,
+        call.may(&Ask::new(ACTION), &key).await?,
+    );
     call.kms
         .delete_alias((&proofs.0, &proofs.1), &name, &key)
         .await
@@ -121,7 +130,7 @@ pub(super) async fn list_aliases(
         Some(key) => Some(call.key_but_no_alias(key).await?),
         None => None,
     };
-    let proof = call.may_service("kms:ListAliases")?;
+    let proof = call.may_service(&Ask::new("kms:ListAliases"))?;
     let limit = input
         .paging
         .limit(ALIASES_PER_PAGE_DEFAULT, ALIASES_PER_PAGE_MAX);

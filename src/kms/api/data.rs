@@ -3,14 +3,14 @@
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::call::Call;
+use super::call::{Ask, Call};
 use super::members::{
     Blob, Constraints, ContextMember, SYMMETRIC_DEFAULT, Unhonoured, blob, context,
     refuse_algorithm, there,
 };
 use crate::kms::{
-    CIPHERTEXT_BYTES_MAX, EncryptedDataKey, GENERATED_BYTES_MAX, Generated, KeyArn, KmsError,
-    PLAINTEXT_BYTES_MAX,
+    CIPHERTEXT_BYTES_MAX, EncryptedDataKey, EncryptionContext, GENERATED_BYTES_MAX, Generated,
+    KeyArn, KeyRef, KmsError, PLAINTEXT_BYTES_MAX,
 };
 
 #[derive(Debug, Deserialize)]
@@ -49,10 +49,10 @@ pub(super) async fn encrypt(
     );
     constraints.algorithm("encryptionAlgorithm", input.encryption_algorithm.as_ref());
     constraints.finish()?;
-    input.unhonoured.refuse()?;
+    call.refuse(&input.unhonoured).await?;
     let context = context(input.encryption_context)?;
     let (proof, key) = call
-        .authorised_key("kms:Encrypt", &there(input.key_id)?)
+        .authorised_key(&crypto("kms:Encrypt", &context), &there(input.key_id)?)
         .await?;
     refuse_algorithm(input.encryption_algorithm.as_ref())?;
     if input.dry_run == Some(true) {
@@ -95,7 +95,9 @@ pub(super) async fn decrypt(
     input: DecryptRequest,
 ) -> Result<DecryptAnswer, KmsError> {
     let mut constraints = Constraints::default();
-    constraints.required("ciphertextBlob", input.ciphertext_blob.as_ref());
+    if !input.unhonoured.ignores_ciphertext(input.dry_run)? {
+        constraints.required("ciphertextBlob", input.ciphertext_blob.as_ref());
+    }
     constraints.blob(
         "ciphertextBlob",
         input.ciphertext_blob.as_ref(),
@@ -105,10 +107,16 @@ pub(super) async fn decrypt(
     constraints.key_id_if_any("keyId", input.key_id.as_ref());
     constraints.algorithm("encryptionAlgorithm", input.encryption_algorithm.as_ref());
     constraints.finish()?;
-    input.unhonoured.refuse()?;
+    call.refuse(&input.unhonoured).await?;
     let context = context(input.encryption_context)?;
+    let ask = crypto("kms:Decrypt", &context);
+    if input.unhonoured.ignores_ciphertext(input.dry_run)? {
+        return only_authorised(call, &ask, input.key_id.as_deref()).await;
+    }
     let (ciphertext, named) = source(call, input.ciphertext_blob, input.key_id.as_deref()).await?;
-    let proof = call.may("kms:Decrypt", &call.kms.arn_of(&ciphertext))?;
+    let ask = named.iter().fold(ask, |ask, (name, _)| ask.named(name));
+    let named = named.map(|(_, key)| key);
+    let proof = call.may(&ask, &call.kms.arn_of(&ciphertext)).await?;
     refuse_algorithm(input.encryption_algorithm.as_ref())?;
     let decrypted = call
         .kms
@@ -125,14 +133,41 @@ pub(super) async fn decrypt(
     })
 }
 
+/// What a policy is asked about a cryptographic operation.
+fn crypto<'a>(action: &'static str, context: &'a EncryptionContext) -> Ask<'a> {
+    Ask::new(action)
+        .context(context)
+        .value("kms:EncryptionAlgorithm", SYMMETRIC_DEFAULT)
+}
+
+/// A dry run with `IGNORE_CIPHERTEXT`: may the caller, were there a ciphertext?
+async fn only_authorised<T>(
+    call: &Call<'_>,
+    ask: &Ask<'_>,
+    key: Option<&str>,
+) -> Result<T, KmsError> {
+    let key = key.ok_or_else(|| {
+        KmsError::Validation(
+            "KeyId is required when DryRunModifiers has IGNORE_CIPHERTEXT.".to_owned(),
+        )
+    })?;
+    let (proof, key) = call.authorised_key(ask, key).await?;
+    call.kms.check_usable(&proof, &key).await?;
+    Err(KmsError::DryRun)
+}
+
 /// A ciphertext, and the key that the caller says it is under.
 async fn source(
     call: &Call<'_>,
     ciphertext: Option<Blob>,
     named: Option<&str>,
-) -> Result<(EncryptedDataKey, Option<KeyArn>), KmsError> {
+) -> Result<(EncryptedDataKey, Option<(KeyRef, KeyArn)>), KmsError> {
     let named = match named {
-        Some(named) => Some(call.key(named).await?),
+        Some(named) => {
+            let name = KeyRef::parse(named)?;
+            let key = call.kms.resolve(&name).await?;
+            Some((name, key))
+        }
         None => None,
     };
     let Blob(bytes) = there(ciphertext)?;
@@ -176,7 +211,9 @@ pub(super) async fn re_encrypt(
         input.destination_encryption_algorithm.as_ref(),
     ];
     let mut constraints = Constraints::default();
-    constraints.required("ciphertextBlob", input.ciphertext_blob.as_ref());
+    if !input.unhonoured.ignores_ciphertext(input.dry_run)? {
+        constraints.required("ciphertextBlob", input.ciphertext_blob.as_ref());
+    }
     constraints.blob(
         "ciphertextBlob",
         input.ciphertext_blob.as_ref(),
@@ -188,15 +225,25 @@ pub(super) async fn re_encrypt(
     constraints.algorithm("sourceEncryptionAlgorithm", algorithms[0]);
     constraints.algorithm("destinationEncryptionAlgorithm", algorithms[1]);
     constraints.finish()?;
-    input.unhonoured.refuse()?;
+    call.refuse(&input.unhonoured).await?;
     let from_context = context(input.source_encryption_context)?;
     let to_context = context(input.destination_encryption_context)?;
+    let to_ask = crypto("kms:ReEncryptTo", &to_context);
+    let (to_proof, to) = call
+        .authorised_key(&to_ask, &there(input.destination_key_id)?)
+        .await?;
+    let from_ask = crypto("kms:ReEncryptFrom", &from_context);
+    if input.unhonoured.ignores_ciphertext(input.dry_run)? {
+        call.kms.check_usable(&to_proof, &to).await?;
+        return only_authorised(call, &from_ask, input.source_key_id.as_deref()).await;
+    }
     let (ciphertext, named) =
         source(call, input.ciphertext_blob, input.source_key_id.as_deref()).await?;
-    let (to_proof, to) = call
-        .authorised_key("kms:ReEncryptTo", &there(input.destination_key_id)?)
-        .await?;
-    let from_proof = call.may("kms:ReEncryptFrom", &call.kms.arn_of(&ciphertext))?;
+    let from_ask = named
+        .iter()
+        .fold(from_ask, |ask, (name, _)| ask.named(name));
+    let named = named.map(|(_, key)| key);
+    let from_proof = call.may(&from_ask, &call.kms.arn_of(&ciphertext)).await?;
     algorithms.into_iter().try_for_each(refuse_algorithm)?;
     if input.dry_run == Some(true) {
         call.kms.check_usable(&to_proof, &to).await?;
@@ -302,7 +349,7 @@ async fn generate(
         &["AES_256", "AES_128"],
     );
     constraints.finish()?;
-    input.unhonoured.refuse()?;
+    call.refuse(&input.unhonoured).await?;
     let bytes = match (
         input.key_spec.as_deref(),
         input.number_of_bytes.map(usize::try_from),
@@ -317,7 +364,8 @@ async fn generate(
         }
     };
     let context = context(input.encryption_context)?;
-    let (proof, key) = call.authorised_key(action, &there(input.key_id)?).await?;
+    let ask = crypto(action, &context);
+    let (proof, key) = call.authorised_key(&ask, &there(input.key_id)?).await?;
     if input.dry_run == Some(true) {
         call.kms.check_usable(&proof, &key).await?;
         return Err(KmsError::DryRun);
@@ -348,9 +396,9 @@ pub(super) struct GenerateRandomAnswer {
     plaintext: Zeroizing<Vec<u8>>,
 }
 
-pub(super) fn generate_random(
+pub(super) async fn generate_random(
     call: &Call<'_>,
-    input: &GenerateRandomRequest,
+    input: GenerateRandomRequest,
 ) -> Result<GenerateRandomAnswer, KmsError> {
     let mut constraints = Constraints::default();
     constraints.number(
@@ -360,13 +408,13 @@ pub(super) fn generate_random(
         GENERATED_BYTES_MAX_WIRE,
     );
     constraints.finish()?;
-    input.unhonoured.refuse()?;
+    call.refuse(&input.unhonoured).await?;
     let Some(Ok(bytes)) = input.number_of_bytes.map(usize::try_from) else {
         return Err(KmsError::Validation(
             "NumberOfBytes is required.".to_owned(),
         ));
     };
-    let proof = call.may_service("kms:GenerateRandom")?;
+    let proof = call.may_service(&Ask::new("kms:GenerateRandom"))?;
     Ok(GenerateRandomAnswer {
         plaintext: call.kms.generate_random(&proof, bytes)?,
     })

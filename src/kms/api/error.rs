@@ -31,7 +31,7 @@ impl WireError {
         let (code, status, message) = match error {
             E::NotFound(_) => ("NotFoundException", BAD, message),
             E::Disabled(_) => ("DisabledException", BAD, message),
-            E::InvalidState { .. } => ("KMSInvalidStateException", BAD, message),
+            E::InvalidState { .. } | E::InUse { .. } => ("KMSInvalidStateException", BAD, message),
             E::KeyStore(error) => (
                 match error {
                     KeyStoreError::NotFound(_) => "CustomKeyStoreNotFoundException",
@@ -49,11 +49,7 @@ impl WireError {
             E::InvalidCiphertext => ("InvalidCiphertextException", BAD, String::new()),
             E::ForeignCiphertext | E::Managed { .. } => ("AccessDeniedException", BAD, message),
             E::IncorrectKey => ("IncorrectKeyException", BAD, message),
-            E::AccessDenied(denied) => (
-                "AccessDeniedException",
-                BAD,
-                format!("User: {} is not authorized to perform: {}", denied.principal, denied.action),
-            ),
+            E::AccessDenied(_) => ("AccessDeniedException", BAD, message),
             E::ReservedAlias => ("NotAuthorizedException", BAD, message),
             E::Validation(_) => ("ValidationException", BAD, message),
             E::LimitExceeded(_) => ("LimitExceededException", BAD, message),
@@ -63,6 +59,8 @@ impl WireError {
             E::MalformedPolicy(_) => ("MalformedPolicyDocumentException", BAD, message),
             E::Unsupported(_) => ("UnsupportedOperationException", BAD, message),
             E::InvalidGrantToken => ("InvalidGrantTokenException", BAD, message),
+            E::InvalidGrantId(_) => ("InvalidGrantIdException", BAD, message),
+            E::InvalidArn(_) => ("InvalidArnException", BAD, message),
             E::DryRun => ("DryRunOperationException", BAD, message),
             E::Busy => (
                 "ThrottlingException",

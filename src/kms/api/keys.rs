@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::call::Call;
+use super::call::{Ask, Call};
 use super::members::{Constraints, Paging, SYMMETRIC_DEFAULT, Unhonoured, marker, seconds, there};
 use super::policy::check_document;
 use super::stores::check_id_if_any;
@@ -126,7 +126,7 @@ pub(super) async fn create_key(
                 .to_owned(),
         ));
     }
-    input.unhonoured.refuse()?;
+    call.refuse(&input.unhonoured).await?;
     let store = input.custom_key_store_id.as_deref();
     let store = store.map(KeyStoreId::parse).transpose()?;
     let origin = match store {
@@ -166,7 +166,18 @@ pub(super) async fn create_key(
         bypass_lockout_check: input.bypass_policy_lockout_safety_check.unwrap_or(false),
         store,
     };
-    let proof = call.may_service("kms:CreateKey")?;
+    let bypass = new.bypass_lockout_check.to_string();
+    let ask = Ask::new("kms:CreateKey")
+        .value("kms:BypassPolicyLockoutSafetyCheck", bypass)
+        .value("kms:KeyOrigin", origin)
+        .value("kms:KeySpec", SYMMETRIC_DEFAULT)
+        .value("kms:KeyUsage", ENCRYPT_DECRYPT)
+        .value("kms:MultiRegion", "false");
+    let ask = new.tags.iter().fold(ask, |ask, (name, value)| {
+        ask.value(format!("aws:RequestTag/{name}"), value.as_str())
+            .value("aws:TagKeys", name.as_str())
+    });
+    let proof = call.may_service(&ask)?;
     let metadata = call.kms.create_key(&proof, new).await?;
     Ok(described(call, metadata))
 }
@@ -186,9 +197,9 @@ pub(super) async fn describe_key(
     let mut constraints = Constraints::default();
     constraints.key_id("keyId", input.key_id.as_ref());
     constraints.finish()?;
-    input.unhonoured.refuse()?;
+    call.refuse(&input.unhonoured).await?;
     let (proof, key) = call
-        .authorised_key("kms:DescribeKey", &there(input.key_id)?)
+        .authorised_key(&Ask::new("kms:DescribeKey"), &there(input.key_id)?)
         .await?;
     Ok(described(call, call.kms.describe_key(&proof, &key).await?))
 }
@@ -261,7 +272,7 @@ pub(super) async fn list_keys(call: &Call<'_>, paging: Paging) -> Result<ListedK
     constraints.paging(&paging);
     constraints.finish()?;
     let after = paging.after(LIST, KeyId::parse)?;
-    let proof = call.may_service("kms:ListKeys")?;
+    let proof = call.may_service(&Ask::new("kms:ListKeys"))?;
     let limit = paging.limit(KEYS_PER_PAGE_DEFAULT, KEYS_PER_PAGE_MAX);
     let page = call.kms.list_keys(&proof, limit, after).await?;
     let keys = page.items.iter();
@@ -296,14 +307,14 @@ impl KeyOnly {
 
 pub(super) async fn enable_key(call: &Call<'_>, input: KeyOnly) -> Result<(), KmsError> {
     let (proof, key) = call
-        .authorised_key_but_no_alias("kms:EnableKey", &input.checked()?)
+        .authorised_key_but_no_alias(&Ask::new("kms:EnableKey"), &input.checked()?)
         .await?;
     call.kms.enable_key(&proof, &key).await
 }
 
 pub(super) async fn disable_key(call: &Call<'_>, input: KeyOnly) -> Result<(), KmsError> {
     let (proof, key) = call
-        .authorised_key_but_no_alias("kms:DisableKey", &input.checked()?)
+        .authorised_key_but_no_alias(&Ask::new("kms:DisableKey"), &input.checked()?)
         .await?;
     call.kms.disable_key(&proof, &key).await
 }
@@ -331,7 +342,7 @@ pub(super) async fn update_key_description(
     constraints.finish()?;
     let key = there(input.key_id)?;
     let (proof, key) = call
-        .authorised_key_but_no_alias("kms:UpdateKeyDescription", &key)
+        .authorised_key_but_no_alias(&Ask::new("kms:UpdateKeyDescription"), &key)
         .await?;
     call.kms
         .update_key_description(&proof, &key, &there(input.description)?)
@@ -377,7 +388,13 @@ pub(super) async fn schedule_key_deletion(
     let window = window.unwrap_or(DELETION_WINDOW_DAYS_DEFAULT);
     let key = there(input.key_id)?;
     let (proof, key) = call
-        .authorised_key_but_no_alias("kms:ScheduleKeyDeletion", &key)
+        .authorised_key_but_no_alias(
+            &Ask::new("kms:ScheduleKeyDeletion").value(
+                "kms:ScheduleKeyDeletionPendingWindowInDays",
+                window.to_string(),
+            ),
+            &key,
+        )
         .await?;
     let deletion = call.kms.schedule_key_deletion(&proof, &key, window).await?;
     Ok(ScheduledKeyDeletion {
@@ -399,7 +416,7 @@ pub(super) async fn cancel_key_deletion(
     input: KeyOnly,
 ) -> Result<CancelledKeyDeletion, KmsError> {
     let (proof, key) = call
-        .authorised_key_but_no_alias("kms:CancelKeyDeletion", &input.checked()?)
+        .authorised_key_but_no_alias(&Ask::new("kms:CancelKeyDeletion"), &input.checked()?)
         .await?;
     call.kms.cancel_key_deletion(&proof, &key).await?;
     Ok(CancelledKeyDeletion {

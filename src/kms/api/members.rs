@@ -14,6 +14,7 @@ use crate::kms::{EncryptionContext, KmsError, Timestamp};
 const KEY_ID_CHARS_MAX: usize = 2048;
 const MARKER_CHARS_MAX: usize = 1024;
 const GRANT_TOKENS_MAX: usize = 10;
+const IGNORE_CIPHERTEXT: &str = "IGNORE_CIPHERTEXT";
 /// The most items of a page that a caller may ask for.
 const PAGE_ITEMS_MAX: i64 = 1000;
 
@@ -230,11 +231,11 @@ pub(super) fn context(member: Option<ContextMember>) -> Result<EncryptionContext
     EncryptionContext::from_map(member.unwrap_or_default().0)
 }
 
-/// Members that are known and cannot be honoured.
+/// Members that are known and cannot be honoured, and those that change little.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(super) struct Unhonoured {
-    grant_tokens: Option<Vec<String>>,
+    pub(super) grant_tokens: Option<GrantTokens>,
     recipient: Option<IgnoredAny>,
     dry_run_modifiers: Option<Vec<String>>,
     custom_key_store_id: Option<String>,
@@ -246,26 +247,42 @@ impl Unhonoured {
     pub(super) fn refuse(&self) -> Result<(), KmsError> {
         let there = [
             ("Recipient", self.recipient.is_some()),
-            (
-                "DryRunModifiers",
-                self.dry_run_modifiers
-                    .as_ref()
-                    .is_some_and(|list| !list.is_empty()),
-            ),
             ("CustomKeyStoreId", self.custom_key_store_id.is_some()),
             ("XksKeyId", self.xks_key_id.is_some()),
         ];
-        if let Some((member, _)) = there.iter().find(|(_, is_there)| *is_there) {
-            return Err(KmsError::Unsupported(format!("{member} is not supported")));
+        match there.iter().find(|(_, is_there)| *is_there) {
+            Some((member, _)) => Err(KmsError::Unsupported(format!("{member} is not supported"))),
+            None => Ok(()),
         }
-        match self.grant_tokens.as_deref() {
-            None | Some([]) => Ok(()),
-            Some(tokens) if tokens.len() > GRANT_TOKENS_MAX => Err(KmsError::Validation(format!(
+    }
+
+    /// Whether a dry run is only to ask whether the caller may.
+    pub(super) fn ignores_ciphertext(&self, dry_run: Option<bool>) -> Result<bool, KmsError> {
+        let modifiers = self.dry_run_modifiers.as_deref().unwrap_or_default();
+        if let Some(other) = modifiers.iter().find(|one| *one != IGNORE_CIPHERTEXT) {
+            let mut constraints = Constraints::default();
+            constraints.one_of("dryRunModifiers", Some(other), &[IGNORE_CIPHERTEXT]);
+            constraints.finish()?;
+        }
+        Ok(dry_run == Some(true) && !modifiers.is_empty())
+    }
+}
+
+/// Tokens of grants, as they come.
+#[derive(Debug, Deserialize)]
+pub(super) struct GrantTokens(Vec<String>);
+
+impl GrantTokens {
+    /// The tokens, if they are not too many.
+    pub(super) fn checked(&self) -> Result<&[String], KmsError> {
+        let Self(tokens) = self;
+        if tokens.len() > GRANT_TOKENS_MAX {
+            return Err(KmsError::Validation(format!(
                 "1 validation error detected: Value at 'grantTokens' failed to satisfy constraint: Member must have \
                  length less than or equal to {GRANT_TOKENS_MAX}"
-            ))),
-            Some(_) => Err(KmsError::InvalidGrantToken),
+            )));
         }
+        Ok(tokens)
     }
 }
 

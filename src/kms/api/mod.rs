@@ -17,9 +17,11 @@ mod aliases;
 mod call;
 mod data;
 mod error;
+mod grants;
 mod keys;
 mod members;
 mod policy;
+mod rewrap;
 mod rotation;
 mod stores;
 mod tags;
@@ -32,12 +34,25 @@ pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 
 const TARGET_PREFIX: &str = "TrentService.";
 
-/// What AWS has no operation for: a key goes to another key store under its ARN.
+/// What AWS has no operations for: a key goes to another key store under its ARN; what depends on a key, and how that
+/// goes to another one.
+const OURS: [&str; 6] = [
+    MOVE_KEY,
+    GET_KEY_USAGE,
+    START_REWRAP,
+    DESCRIBE_REWRAP,
+    LIST_REWRAPS,
+    CANCEL_REWRAP,
+];
 const MOVE_KEY: &str = "Strongroom.MoveKey";
+const GET_KEY_USAGE: &str = "Strongroom.GetKeyUsage";
+const START_REWRAP: &str = "Strongroom.StartRewrap";
+const DESCRIBE_REWRAP: &str = "Strongroom.DescribeRewrap";
+const LIST_REWRAPS: &str = "Strongroom.ListRewraps";
+const CANCEL_REWRAP: &str = "Strongroom.CancelRewrap";
 
 /// Operations of the API that are not here.
-const UNSUPPORTED: [&str; 21] = [
-    "CreateGrant",
+const UNSUPPORTED: [&str; 16] = [
     "Decapsulate",
     "DeleteImportedKeyMaterial",
     "DeriveSharedSecret",
@@ -49,11 +64,7 @@ const UNSUPPORTED: [&str; 21] = [
     "GetParametersForImport",
     "GetPublicKey",
     "ImportKeyMaterial",
-    "ListGrants",
-    "ListRetirableGrants",
     "ReplicateKey",
-    "RetireGrant",
-    "RevokeGrant",
     "Sign",
     "UpdatePrimaryRegion",
     "Verify",
@@ -117,15 +128,21 @@ async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, W
     }
     let operation = match target.strip_prefix(TARGET_PREFIX) {
         Some(operation) => operation,
-        None if target == MOVE_KEY => target,
+        None if OURS.contains(&target) => target,
         None => return Err(WireError::unknown_operation()),
     };
     let done = match operation {
         MOVE_KEY => answer(stores::move_key(call, read(body)?).await),
+        GET_KEY_USAGE => answer(rewrap::get_key_usage(call, read(body)?).await),
+        START_REWRAP => answer(rewrap::start(call, read(body)?).await),
+        DESCRIBE_REWRAP => answer(rewrap::describe(call, read(body)?).await),
+        LIST_REWRAPS => answer(rewrap::list(call).await),
+        CANCEL_REWRAP => answer(rewrap::cancel(call, read(body)?).await),
         "CancelKeyDeletion" => answer(keys::cancel_key_deletion(call, read(body)?).await),
         "ConnectCustomKeyStore" => answer(stores::connect(call, read(body)?).await),
         "CreateAlias" => nothing(aliases::create_alias(call, read(body)?).await),
         "CreateCustomKeyStore" => answer(stores::create(call, read(body)?).await),
+        "CreateGrant" => answer(grants::create_grant(call, read(body)?).await),
         "CreateKey" => answer(keys::create_key(call, read(body)?).await),
         "Decrypt" => answer(data::decrypt(call, read(body)?).await),
         "DeleteAlias" => nothing(aliases::delete_alias(call, read(body)?).await),
@@ -142,18 +159,22 @@ async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, W
         "GenerateDataKeyWithoutPlaintext" => {
             answer(data::generate_data_key_without_plaintext(call, read(body)?).await)
         }
-        "GenerateRandom" => answer(data::generate_random(call, &read(body)?)),
+        "GenerateRandom" => answer(data::generate_random(call, read(body)?).await),
         "GetKeyPolicy" => answer(policy::get_key_policy(call, read(body)?).await),
         "GetKeyRotationStatus" => {
             answer(rotation::get_key_rotation_status(call, read(body)?).await)
         }
         "ListAliases" => answer(aliases::list_aliases(call, read(body)?).await),
+        "ListGrants" => answer(grants::list_grants(call, read(body)?).await),
         "ListKeyPolicies" => answer(policy::list_key_policies(call, read(body)?).await),
         "ListKeyRotations" => answer(rotation::list_key_rotations(call, read(body)?).await),
         "ListKeys" => answer(keys::list_keys(call, read(body)?).await),
         "ListResourceTags" => answer(tags::list_resource_tags(call, read(body)?).await),
+        "ListRetirableGrants" => answer(grants::list_retirable_grants(call, read(body)?).await),
         "PutKeyPolicy" => nothing(policy::put_key_policy(call, read(body)?).await),
         "ReEncrypt" => answer(data::re_encrypt(call, read(body)?).await),
+        "RetireGrant" => nothing(grants::retire_grant(call, read(body)?).await),
+        "RevokeGrant" => nothing(grants::revoke_grant(call, read(body)?).await),
         "RotateKeyOnDemand" => answer(rotation::rotate_key_on_demand(call, read(body)?).await),
         "ScheduleKeyDeletion" => answer(keys::schedule_key_deletion(call, read(body)?).await),
         "TagResource" => nothing(tags::tag_resource(call, read(body)?).await),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::call::Call;
+use super::call::{Ask, Call};
 use super::members::{Constraints, Paging, there};
 use crate::kms::{KmsError, POLICY_CHARS_MAX, POLICY_NAME};
 
@@ -51,11 +51,11 @@ pub(super) async fn put_key_policy(
     check_document(&mut constraints, input.policy.as_deref());
     constraints.finish()?;
     let key = there(input.key_id)?;
-    let (proof, key) = call
-        .authorised_key_but_no_alias("kms:PutKeyPolicy", &key)
-        .await?;
-    check_is_default(input.policy_name.as_deref())?;
     let bypass = input.bypass_policy_lockout_safety_check.unwrap_or(false);
+    let ask = Ask::new("kms:PutKeyPolicy")
+        .value("kms:BypassPolicyLockoutSafetyCheck", bypass.to_string());
+    let (proof, key) = call.authorised_key_but_no_alias(&ask, &key).await?;
+    check_is_default(input.policy_name.as_deref())?;
     call.kms
         .put_key_policy(&proof, &key, &there(input.policy)?, bypass)
         .await
@@ -85,7 +85,7 @@ pub(super) async fn get_key_policy(
     constraints.finish()?;
     let key = there(input.key_id)?;
     let (proof, key) = call
-        .authorised_key_but_no_alias("kms:GetKeyPolicy", &key)
+        .authorised_key_but_no_alias(&Ask::new("kms:GetKeyPolicy"), &key)
         .await?;
     check_is_default(input.policy_name.as_deref())?;
     let policy = call.kms.key_policy(&proof, &key).await?;
@@ -124,7 +124,7 @@ pub(super) async fn list_key_policies(
     }
     let key = there(input.key_id)?;
     let (proof, key) = call
-        .authorised_key_but_no_alias("kms:ListKeyPolicies", &key)
+        .authorised_key_but_no_alias(&Ask::new("kms:ListKeyPolicies"), &key)
         .await?;
     let policy_names = call.kms.list_key_policies(&proof, &key).await?;
     Ok(ListedKeyPolicies {

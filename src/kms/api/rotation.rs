@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::call::Call;
+use super::call::{Ask, Call};
 use super::keys::KeyOnly;
 use super::members::{Constraints, Paging, marker, seconds, there};
 use crate::kms::{
@@ -45,14 +45,18 @@ pub(super) async fn enable_key_rotation(
     let period = period.unwrap_or(ROTATION_PERIOD_DAYS_DEFAULT);
     let key = there(input.key_id)?;
     let (proof, key) = call
-        .authorised_key_but_no_alias("kms:EnableKeyRotation", &key)
+        .authorised_key_but_no_alias(
+            &Ask::new("kms:EnableKeyRotation")
+                .value("kms:RotationPeriodInDays", period.to_string()),
+            &key,
+        )
         .await?;
     call.kms.enable_key_rotation(&proof, &key, period).await
 }
 
 pub(super) async fn disable_key_rotation(call: &Call<'_>, input: KeyOnly) -> Result<(), KmsError> {
     let (proof, key) = call
-        .authorised_key_but_no_alias("kms:DisableKeyRotation", &input.checked()?)
+        .authorised_key_but_no_alias(&Ask::new("kms:DisableKeyRotation"), &input.checked()?)
         .await?;
     call.kms.disable_key_rotation(&proof, &key).await
 }
@@ -74,7 +78,7 @@ pub(super) async fn get_key_rotation_status(
 ) -> Result<RotationStatusAnswer, KmsError> {
     let key = input.checked()?;
     let (proof, key) = call
-        .authorised_key_but_no_alias("kms:GetKeyRotationStatus", &key)
+        .authorised_key_but_no_alias(&Ask::new("kms:GetKeyRotationStatus"), &key)
         .await?;
     let schedule = call.kms.key_rotation_status(&proof, &key).await?.schedule;
     Ok(RotationStatusAnswer {
@@ -96,7 +100,7 @@ pub(super) async fn rotate_key_on_demand(
     input: KeyOnly,
 ) -> Result<RotatedKey, KmsError> {
     let (proof, key) = call
-        .authorised_key_but_no_alias("kms:RotateKeyOnDemand", &input.checked()?)
+        .authorised_key_but_no_alias(&Ask::new("kms:RotateKeyOnDemand"), &input.checked()?)
         .await?;
     call.kms.rotate_key_on_demand(&proof, &key).await?;
     Ok(RotatedKey {
@@ -152,7 +156,7 @@ pub(super) async fn list_key_rotations(
     let first = include == Some(ALL_KEY_MATERIAL);
     let key = there(input.key_id)?;
     let (proof, key) = call
-        .authorised_key_but_no_alias("kms:ListKeyRotations", &key)
+        .authorised_key_but_no_alias(&Ask::new("kms:ListKeyRotations"), &key)
         .await?;
     let limit = input
         .paging

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::call::Call;
+use super::call::{Ask, Call};
 use super::members::{Constraints, Paging, marker, seconds, there};
 use crate::kms::{
     Connection, KEY_STORE_NAME_CHARS_MAX, KeyStoreChange, KeyStoreEntry, KeyStoreError, KeyStoreId,
@@ -108,7 +108,7 @@ pub(super) async fn create(call: &Call<'_>, input: CreateRequest) -> Result<Crea
     let cluster_id = input.cloud_hsm_cluster_id.ok_or_else(|| {
         KmsError::Validation("CloudHsmClusterId is required: it names the token group".to_owned())
     })?;
-    let proof = call.may_service("kms:CreateCustomKeyStore")?;
+    let proof = call.may_service(&Ask::new("kms:CreateCustomKeyStore"))?;
     let id = call
         .kms
         .create_key_store(&proof, &name, &cluster_id)
@@ -192,7 +192,7 @@ pub(super) async fn describe(
     let after = input
         .paging
         .after(LIST, |text| KeyStoreId::parse(text).ok())?;
-    let proof = call.may_service("kms:DescribeCustomKeyStores")?;
+    let proof = call.may_service(&Ask::new("kms:DescribeCustomKeyStores"))?;
     let mut stores = call.kms.key_stores(&proof).await?;
     if let Some(wanted) = id.as_ref().or(name.as_ref()) {
         let by_id = id.is_some();
@@ -248,21 +248,21 @@ pub(super) struct Nothing {}
 
 pub(super) async fn connect(call: &Call<'_>, input: StoreOnly) -> Result<Nothing, KmsError> {
     let id = input.checked()?;
-    let proof = call.may_service("kms:ConnectCustomKeyStore")?;
+    let proof = call.may_service(&Ask::new("kms:ConnectCustomKeyStore"))?;
     call.kms.connect_key_store(&proof, &id).await?;
     Ok(Nothing {})
 }
 
 pub(super) async fn disconnect(call: &Call<'_>, input: StoreOnly) -> Result<Nothing, KmsError> {
     let id = input.checked()?;
-    let proof = call.may_service("kms:DisconnectCustomKeyStore")?;
+    let proof = call.may_service(&Ask::new("kms:DisconnectCustomKeyStore"))?;
     call.kms.disconnect_key_store(&proof, &id).await?;
     Ok(Nothing {})
 }
 
 pub(super) async fn delete(call: &Call<'_>, input: StoreOnly) -> Result<Nothing, KmsError> {
     let id = input.checked()?;
-    let proof = call.may_service("kms:DeleteCustomKeyStore")?;
+    let proof = call.may_service(&Ask::new("kms:DeleteCustomKeyStore"))?;
     call.kms.delete_key_store(&proof, &id).await?;
     Ok(Nothing {})
 }
@@ -289,7 +289,7 @@ pub(super) async fn update(call: &Call<'_>, input: UpdateRequest) -> Result<Noth
     constraints.finish()?;
     input.foreign.refuse()?;
     let id = KeyStoreId::parse(&there(input.custom_key_store_id)?)?;
-    let proof = call.may_service("kms:UpdateCustomKeyStore")?;
+    let proof = call.may_service(&Ask::new("kms:UpdateCustomKeyStore"))?;
     let change = KeyStoreChange {
         name: input.new_custom_key_store_name,
         cluster_id: input.cloud_hsm_cluster_id,
@@ -317,7 +317,7 @@ pub(super) async fn move_key(call: &Call<'_>, input: MoveKeyRequest) -> Result<N
         .map(KeyStoreId::parse)
         .transpose()?;
     let (proof, key) = call
-        .authorised_key_but_no_alias("strongroom:MoveKey", &there(input.key_id)?)
+        .authorised_key_but_no_alias(&Ask::new("kms:MoveKey"), &there(input.key_id)?)
         .await?;
     call.kms.move_key(&proof, &key, to).await?;
     Ok(Nothing {})

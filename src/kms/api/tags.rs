@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::call::Call;
+use super::call::{Ask, Call};
 use super::members::{Constraints, Paging, marker, there};
 use crate::kms::{KmsError, TAG_NAME_CHARS_MAX};
 
@@ -51,7 +51,7 @@ pub(super) async fn tag_resource(
     let tags = pairs(there(input.tags)?)?;
     let key = there(input.key_id)?;
     let (proof, key) = call
-        .authorised_key_but_no_alias("kms:TagResource", &key)
+        .authorised_key_but_no_alias(&Ask::new("kms:TagResource"), &key)
         .await?;
     call.kms.tag_resource(&proof, &key, &tags).await
 }
@@ -81,7 +81,7 @@ pub(super) async fn untag_resource(
     constraints.finish()?;
     let key = there(input.key_id)?;
     let (proof, key) = call
-        .authorised_key_but_no_alias("kms:UntagResource", &key)
+        .authorised_key_but_no_alias(&Ask::new("kms:UntagResource"), &key)
         .await?;
     call.kms
         .untag_resource(&proof, &key, &there(input.tag_keys)?)
@@ -123,7 +123,7 @@ pub(super) async fn list_resource_tags(
     let after = input.paging.after(LIST, |name| Some(name.to_owned()))?;
     let key = there(input.key_id)?;
     let (proof, key) = call
-        .authorised_key_but_no_alias("kms:ListResourceTags", &key)
+        .authorised_key_but_no_alias(&Ask::new("kms:ListResourceTags"), &key)
         .await?;
     let limit = input.paging.limit(TAGS_PER_PAGE_DEFAULT, TAGS_PER_PAGE_MAX);
     let page = call

@@ -9,18 +9,20 @@ use strongroom_hsm::testing::fault::FaultToken;
 use strongroom_hsm::testing::memory::MemoryToken;
 use strongroom_hsm::{HsmGroup, HsmHandle, HsmSettings};
 
-use super::{EncryptionContext, KeyArn, Kms, KmsError, KmsSettings, NewKey, api};
-use crate::auth::{
-    AccountId, Action, Authorised, Principal, RequestContext, Resource, Via, authorise,
-};
+use super::key::KeyRecord;
+use super::{EncryptionContext, KeyArn, KeyRef, Kms, KmsError, KmsSettings, NewKey, api};
+use crate::auth::policy::Side;
+use crate::auth::{AccountId, Action, Authorised, Principal, RequestContext, Resource, authorise};
 use crate::clock::ShiftedClock;
 use crate::meta::{Batch, KeyRange, Meta, RedbMeta, Row};
 
+mod access;
 mod crypto;
 mod held;
 mod integrity;
 mod life;
 mod recovery;
+mod rewrap;
 mod rotate;
 mod stores;
 mod wire;
@@ -109,6 +111,19 @@ impl Rig {
             .arn
     }
 
+    /// Makes the record of a key count so many grants.
+    async fn set_grants(&self, key: &str, grants: u32) {
+        let KeyRef::KeyArn { key_id, .. } = KeyRef::parse(key).expect("an ARN") else {
+            panic!("{key} is no ARN");
+        };
+        let key = self.kms.key_arn(key_id);
+        let set = |record: &mut KeyRecord| {
+            record.grants = grants;
+            Ok(())
+        };
+        self.kms.update_key(&key, set).await.expect("committed");
+    }
+
     async fn token_keys(&self) -> usize {
         self.hsm.list_keys().await.expect("a list").len()
     }
@@ -130,9 +145,13 @@ impl Rig {
 
     /// One request of the KMS API.
     async fn api(&self, operation: &str, input: Value) -> (u16, Value) {
+        self.api_as(&request(), operation, input).await
+    }
+
+    /// One request of the KMS API by somebody.
+    async fn api_as(&self, caller: &RequestContext, operation: &str, input: Value) -> (u16, Value) {
         let target = format!("TrentService.{operation}");
-        let response =
-            api::handle(&self.kms, &request(), &target, input.to_string().as_bytes()).await;
+        let response = api::handle(&self.kms, caller, &target, input.to_string().as_bytes()).await;
         let status = response.status().as_u16();
         let body = response.into_body();
         let body = if body.is_empty() {
@@ -170,11 +189,22 @@ fn request() -> RequestContext {
         request_id: "request-1".to_owned(),
         source_ip: None,
         secure_transport: true,
+        time: time::OffsetDateTime::UNIX_EPOCH,
+        user_agent: None,
+        referer: None,
+        presigned: false,
     }
 }
 
 fn may(action: &'static str, resource: Resource) -> Authorised {
-    authorise(&request(), Via::Direct, Action(action), resource).expect("root may")
+    authorise(
+        &request(),
+        Action(action),
+        resource,
+        Side::None,
+        |_values| (),
+    )
+    .expect("root may")
 }
 
 fn may_key(action: &'static str, key: &KeyArn) -> Authorised {

@@ -578,7 +578,7 @@ async fn what_cannot_be_honoured_is_refused_and_not_ignored() {
         .await;
     for (member, value, code) in [
         ("Recipient", json!({}), unsupported),
-        ("DryRunModifiers", json!(["IGNORE_CIPHERTEXT"]), unsupported),
+        ("DryRunModifiers", json!(["OTHER"]), "ValidationException"),
         ("DryRun", json!(true), "DryRunOperationException"),
     ] {
         let input = json!({ "CiphertextBlob": encrypted["CiphertextBlob"], member: value });
@@ -594,7 +594,10 @@ async fn what_cannot_be_honoured_is_refused_and_not_ignored() {
 async fn other_operations_are_unsupported_or_unknown() {
     let rig = Rig::new();
     for (target, code) in [
-        ("TrentService.CreateGrant", "UnsupportedOperationException"),
+        (
+            "TrentService.DeriveSharedSecret",
+            "UnsupportedOperationException",
+        ),
         ("TrentService.Sign", "UnsupportedOperationException"),
         ("TrentService.Nonsense", "UnknownOperationException"),
         ("Nonsense", "UnknownOperationException"),

@@ -909,8 +909,8 @@ def deletes_free_the_bytes():
 
 
 IMPLEMENTED = set("""AbortMultipartUpload CompleteMultipartUpload CopyObject CreateBucket CreateMultipartUpload DeleteBucket
-DeleteBucketEncryption DeleteObject DeleteObjects GetBucketEncryption GetBucketLocation GetObject HeadBucket HeadObject ListBuckets
-ListMultipartUploads ListObjects ListObjectsV2 ListParts PutBucketEncryption PutObject UploadPart UploadPartCopy""".split())
+DeleteBucketEncryption DeleteBucketPolicy DeleteObject DeleteObjects GetBucketEncryption GetBucketLocation GetBucketPolicy GetObject HeadBucket HeadObject ListBuckets
+ListMultipartUploads ListObjects ListObjectsV2 ListParts PutBucketEncryption PutBucketPolicy PutObject UpdateObjectEncryption UploadPart UploadPartCopy""".split())
 # For endpoints of another kind.
 ELSEWHERE = {"CreateSession", "ListDirectoryBuckets", "WriteGetObjectResponse"}
 

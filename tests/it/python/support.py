@@ -38,6 +38,7 @@ class Server:
         self.home = self.dir / "home"
         self.extra = config
         self.process = None
+        self.clock = {}
         self.token = tokens.make(self.dir, token)
         named = ["--hsm-uri", self.token.uri] if self.token.uri else []
         out = subprocess.run([PROGRAM, "init", str(self.home), *named], env=clean_environment(), capture_output=True,
@@ -63,7 +64,7 @@ class Server:
         start = log.tell()
         self.process = subprocess.Popen(
             [PROGRAM, "serve", "--config", str(self.home / "strongroom.toml")],
-            env=clean_environment(), stdout=subprocess.DEVNULL, stderr=log)
+            env=clean_environment() | self.clock, stdout=subprocess.DEVNULL, stderr=log)
         deadline = time.time() + START_SECONDS
         while True:
             text = (self.dir / "log").read_text()[start:]
@@ -85,6 +86,12 @@ class Server:
         self.process.kill()
         self.process.wait()
 
+    def start_later(self, days):
+        """Starts with a calendar, its own and that of the AWS CLI, that is so many days ahead."""
+        [library] = pathlib.Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
+        self.clock = {"LD_PRELOAD": str(library), "FAKETIME": f"+{days}d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        return self.start()
+
     def __enter__(self):
         return self
 
@@ -98,7 +105,7 @@ class Server:
         shutil.rmtree(self.dir)
 
     def environment(self):
-        return clean_environment() | {
+        return clean_environment() | self.clock | {
             "AWS_ENDPOINT_URL": self.endpoint, "AWS_ACCESS_KEY_ID": self.key_id,
             "AWS_SECRET_ACCESS_KEY": self.secret, "AWS_REGION": self.region, "AWS_DEFAULT_REGION": self.region}
 

@@ -4,7 +4,7 @@ import json
 import os
 import re
 
-from support import Server, main, noise
+from support import Server, eventually, main, noise
 
 KMS_DEFAULT = json.dumps({"Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms"}}]})
 
@@ -128,6 +128,34 @@ def step_7_disabled_and_pending_deletion():
         assert s.aws("kms describe-key --key-id", key["KeyId"])["KeyMetadata"]["KeyState"] == "Disabled"
         s.aws("kms enable-key --key-id", key["KeyId"])
         s.aws(get, s.dir / "back")
+        assert (s.dir / "back").read_bytes() == b"state"
+
+
+def step_7_when_the_window_ends_the_backing_keys_are_gone_from_the_token():
+    with Server() as s:
+        _bucket(s)
+        kept, dying = (s.aws("kms create-key")["KeyMetadata"]["KeyId"] for _ in range(2))
+        body = _file(s, "body", b"state")
+        for key in kept, dying:
+            s.aws(f"s3api put-object --bucket kms-encrypted --key {key} --server-side-encryption aws:kms --ssekms-key-id",
+                  key, "--body", body)
+        s.aws("kms rotate-key-on-demand --key-id", dying)
+        rotations = "kms list-key-rotations --include-key-material ALL_KEY_MATERIAL --key-id"
+        doomed = {r["KeyMaterialId"] for r in s.aws(rotations, dying)["Rotations"]}
+        assert len(doomed) == 2
+        s.aws("kms schedule-key-deletion --pending-window-in-days 7 --key-id", dying)
+        before = set(s.token_objects())
+        assert doomed < before
+        s.stop()
+        s.start_later(6)
+        assert s.aws("kms describe-key --key-id", dying)["KeyMetadata"]["KeyState"] == "PendingDeletion"
+        assert set(s.token_objects()) == before
+        s.stop()
+        s.start_later(8)
+        eventually(lambda: s.aws("kms describe-key --key-id", dying, fails="NotFoundException"), 90)
+        assert set(s.token_objects()) == before - doomed
+        s.aws("s3api get-object --bucket kms-encrypted --key", dying, s.dir / "back", fails="KMS.NotFoundException")
+        s.aws("s3api get-object --bucket kms-encrypted --key", kept, s.dir / "back")
         assert (s.dir / "back").read_bytes() == b"state"
 
 

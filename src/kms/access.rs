@@ -1,0 +1,245 @@
+//! Who may do what with a key: the key's policy, its grants and the caller's own policies, brought before the one
+//! decision of [`auth`](crate::auth).
+//!
+//! Both front ends ask here, the KMS API for its callers and the object path for those who read and write objects.
+//! Whether the caller may is decided before the key's state is looked at.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Kms;
+use super::context::EncryptionContext;
+use super::error::KmsError;
+use super::grants::{self, GrantId, GrantOperation, NewGrant, Wanted};
+use super::key::{KeyArn, KeyId, KeyRecord, KeyRef, Owner};
+use super::policy::{POLICY_NAME, PolicyRecord, default_document};
+use super::table::{self, Rows};
+use crate::auth::policy::{Document, Kind, Named, Side, Values};
+use crate::auth::{Action, Authorised, RequestContext, Resource, authorise};
+
+/// The most key policies that are kept as they were read.
+const POLICIES_KEPT_MAX: usize = 1_000;
+
+/// What a caller wants to do with a key, as policies and grants are asked about it.
+#[derive(Debug, Clone)]
+pub struct Ask<'a> {
+    action: &'static str,
+    context: Option<&'a EncryptionContext>,
+    grant: Option<&'a NewGrant>,
+    values: Vec<(String, String)>,
+}
+
+impl<'a> Ask<'a> {
+    /// Whether the caller may do `action`: `kms:Decrypt`.
+    pub fn new(action: &'static str) -> Self {
+        Self {
+            action,
+            context: None,
+            grant: None,
+            values: Vec::new(),
+        }
+    }
+
+    /// With this encryption context.
+    #[must_use]
+    pub fn context(mut self, context: &'a EncryptionContext) -> Self {
+        self.context = Some(context);
+        self
+    }
+
+    /// To make this grant.
+    #[must_use]
+    pub fn grant(mut self, grant: &'a NewGrant) -> Self {
+        self.grant = Some(grant);
+        self
+    }
+
+    /// With one more value of a condition key.
+    #[must_use]
+    pub fn value(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.values.push((name.into(), value.into()));
+        self
+    }
+
+    /// By this name of the key: `kms:RequestAlias`.
+    #[must_use]
+    pub fn named(self, key: &KeyRef) -> Self {
+        match key.alias() {
+            Some(alias) => self.value("kms:RequestAlias", alias),
+            None => self,
+        }
+    }
+
+    /// Through a service of this region: `kms:ViaService`.
+    #[must_use]
+    pub fn via(self, service: &str, region: &str) -> Self {
+        self.value(
+            "kms:ViaService",
+            format!("{service}.{region}.amazonaws.com"),
+        )
+    }
+}
+
+/// Policies as they were last read: what is stored, and what it says.
+#[derive(Debug, Default)]
+pub(super) struct ReadPolicies(Mutex<HashMap<KeyId, (String, Arc<Document>)>>);
+
+impl ReadPolicies {
+    fn document(&self, key: KeyId, text: String) -> Result<Arc<Document>, KmsError> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, document)) = kept.get(&key).filter(|(was, _)| *was == text) {
+            return Ok(Arc::clone(document));
+        }
+        let document = Document::parse(&text, Kind::Resource)
+            .map_err(|_malformed| KmsError::Damaged("a key policy does not read"))?;
+        let document = Arc::new(document);
+        if kept.len() >= POLICIES_KEPT_MAX {
+            kept.clear();
+        }
+        kept.insert(key, (text, Arc::clone(&document)));
+        Ok(document)
+    }
+}
+
+impl Kms {
+    /// Decides whether the caller may do what is asked with `key`, whether it exists or not.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::AccessDenied`]; by the records.
+    pub async fn authorise(
+        &self,
+        caller: &RequestContext,
+        ask: &Ask<'_>,
+        key: &KeyArn,
+    ) -> Result<Authorised, KmsError> {
+        let rows = self.rows().await?;
+        let owner = Owner::Key(key.clone());
+        let head = rows
+            .load::<KeyRecord>("head of a key", table::head_row(&owner))
+            .await?
+            .map(|head| head.record);
+        let policy = self.policy_of(&rows, key).await?;
+        let add = |values: &mut Values| add_values(values, caller, ask, head.as_ref());
+        let decide = |grant| {
+            let side = self.side(&policy, grant);
+            authorise(caller, Action(ask.action), resource(key), side, add)
+        };
+        let denied = match decide(None) {
+            Ok(proof) => return Ok(proof),
+            Err(denied) => denied,
+        };
+        let operation = ask
+            .action
+            .strip_prefix("kms:")
+            .and_then(GrantOperation::parse);
+        if let (Some(operation), true) =
+            (operation, head.as_ref().is_some_and(|head| head.grants > 0))
+        {
+            let none = EncryptionContext::default();
+            let wanted = Wanted {
+                principal: &caller.principal,
+                operation,
+                context: ask.context.unwrap_or(&none),
+                grant: ask.grant,
+            };
+            if let Some(named) = grants::granted(&rows, key.key_id(), wanted).await? {
+                return decide(Some(named)).map_err(KmsError::AccessDenied);
+            }
+        }
+        Err(KmsError::AccessDenied(denied))
+    }
+
+    /// Decides about what concerns no key, or an alias alone.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::AccessDenied`].
+    pub fn authorise_without_key(
+        &self,
+        caller: &RequestContext,
+        ask: &Ask<'_>,
+        resource: Resource,
+    ) -> Result<Authorised, KmsError> {
+        let add = |values: &mut Values| add_values(values, caller, ask, None);
+        authorise(caller, Action(ask.action), resource, Side::None, add)
+            .map_err(KmsError::AccessDenied)
+    }
+
+    /// Decides whether the caller may retire a grant: by the grant itself, else by policy.
+    ///
+    /// # Errors
+    ///
+    /// As [`Kms::authorise`]; [`KmsError::NotFound`] when there is no such grant, to who may know.
+    pub async fn authorise_retiring(
+        &self,
+        caller: &RequestContext,
+        key: &KeyArn,
+        id: GrantId,
+    ) -> Result<Authorised, KmsError> {
+        let ask = Ask::new("kms:RetireGrant");
+        let grant = match self.grant(key, id).await {
+            Ok(grant) => grant.retirable_by(&caller.principal),
+            Err(KmsError::NotFound(_)) => None,
+            Err(error) => return Err(error),
+        };
+        if grant.is_none() {
+            return self.authorise(caller, &ask, key).await;
+        }
+        let policy = self.policy_of(&self.rows().await?, key).await?;
+        let side = self.side(&policy, grant);
+        let add = |values: &mut Values| add_values(values, caller, &ask, None);
+        authorise(caller, Action(ask.action), resource(key), side, add)
+            .map_err(KmsError::AccessDenied)
+    }
+
+    fn side<'a>(&'a self, policy: &'a Document, grant: Option<Named>) -> Side<'a> {
+        Side::Key {
+            owner: self.account(),
+            policy,
+            grant,
+        }
+    }
+
+    async fn policy_of(&self, rows: &Rows, key: &KeyArn) -> Result<Arc<Document>, KmsError> {
+        let row = table::policy_row(key.key_id(), POLICY_NAME);
+        let stored = rows.load::<PolicyRecord>("key policy", row).await?;
+        // Who may not even ask about a key that is not there learns nothing of it.
+        let text = stored.map_or_else(
+            || default_document(self.account()),
+            |stored| stored.record.document,
+        );
+        self.read_policies.document(key.key_id(), text)
+    }
+}
+
+/// Adds what policies can ask about a request to KMS.
+fn add_values(
+    values: &mut Values,
+    caller: &RequestContext,
+    ask: &Ask<'_>,
+    head: Option<&KeyRecord>,
+) {
+    for (name, value) in &ask.values {
+        values.add(name, value.as_str());
+    }
+    values.add("kms:CallerAccount", caller.principal.account.as_str());
+    for (name, value) in ask.context.iter().flat_map(|context| context.iter()) {
+        values.add(&format!("kms:EncryptionContext:{name}"), value);
+        values.add("kms:EncryptionContextKeys", name);
+    }
+    let Some(head) = head else { return };
+    values.add("kms:KeySpec", "SYMMETRIC_DEFAULT");
+    values.add("kms:KeyUsage", "ENCRYPT_DECRYPT");
+    values.add("kms:MultiRegion", "false");
+    for (name, value) in &head.tags {
+        values.add(&format!("aws:ResourceTag/{name}"), value.as_str());
+    }
+    for alias in &head.aliases {
+        values.add("kms:ResourceAliases", alias.as_str());
+    }
+}
+
+fn resource(key: &KeyArn) -> Resource {
+    Resource::KmsKey(key.as_str().to_owned())
+}

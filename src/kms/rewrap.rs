@@ -1,0 +1,639 @@
+//! Re-wraps: jobs that move what depends on one key, or on one version of it, to the newest version of a key.
+//!
+//! This is the book of them; the work is done by the data plane, which takes a job under a lease, asks for each data
+//! key to be unwrapped and wrapped again, and writes down how far it is. Rows bear a MAC: a job is the right to use
+//! two keys until it is done, given by whoever began it, and nobody may make one up. The keys' states are read for
+//! each data key.
+
+use minicbor::{Decode, Encode};
+use strongroom_hsm::{DataKey, SecretBytes};
+use uuid::Uuid;
+
+use super::ciphertext::{EncryptedDataKey, Form};
+use super::context::EncryptionContext;
+use super::dependants::{Dependent, Scope, Usage};
+use super::error::KmsError;
+use super::key::{KeyArn, KeyId, Owner, Timestamp};
+use super::table::{self, Loaded, Rows};
+use super::{COMMIT_ATTEMPTS_MAX, Kms, check_proof, check_proof_of};
+use crate::auth::{Authorised, Resource};
+use crate::meta::table as tables;
+
+/// The most re-wraps that wait or are under way.
+pub const REWRAPS_OPEN_MAX: usize = 100;
+/// The most re-wraps that are remembered; the oldest that have ended are forgotten.
+pub const REWRAPS_MAX: usize = 1000;
+/// The fastest that a re-wrap may be asked to be, in objects a second.
+pub const REWRAP_RATE_MAX: u32 = 1_000_000;
+/// For so long a re-wrap is its runner's without a sign of life.
+const REWRAP_LEASE_MILLIS: i64 = 30_000;
+
+/// Names a re-wrap. Sorts by the time it was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RewrapId(Uuid);
+
+impl RewrapId {
+    fn new(now: Timestamp) -> Self {
+        let mut bytes = *Uuid::new_v4().as_bytes();
+        let millis = now.millis().to_be_bytes();
+        for (into, byte) in bytes.iter_mut().zip(millis.iter().skip(2)) {
+            *into = *byte;
+        }
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// Reads what `Display` writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        let id = Self(Uuid::try_parse(text).ok()?);
+        (id.to_string() == text).then_some(id)
+    }
+
+    fn row(self) -> Vec<u8> {
+        [[tables::KMS_REWRAP].as_slice(), self.0.as_bytes()].concat()
+    }
+}
+
+impl std::fmt::Display for RewrapId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.as_hyphenated().fmt(f)
+    }
+}
+
+/// A re-wrap to be begun.
+#[derive(Debug, Clone)]
+pub struct NewRewrap {
+    /// The key that is left.
+    pub from: KeyArn,
+    /// Only this backing key of it, in hex.
+    pub material: Option<String>,
+    /// The key that is gone to; often the same.
+    pub to: KeyArn,
+    /// Only these dependants.
+    pub scope: Scope,
+    /// At most so many data keys a second.
+    pub rate: Option<u32>,
+}
+
+/// Where a re-wrap stands.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum RewrapState {
+    /// Nobody has begun it.
+    #[n(0)]
+    Waiting,
+    /// Somebody is at it, or died at it.
+    #[n(1)]
+    Running,
+    /// All was gone through. What could not be moved is counted.
+    #[n(2)]
+    Completed,
+    /// It cannot go on: in words.
+    #[n(3)]
+    Failed(#[n(0)] String),
+    /// Called off.
+    #[n(4)]
+    Cancelled,
+}
+
+impl RewrapState {
+    /// Whether there is still something to do.
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::Waiting | Self::Running)
+    }
+}
+
+/// What a re-wrap has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
+pub struct RewrapCounts {
+    /// Data keys that are under the new key now.
+    #[n(0)]
+    pub rewrapped: u64,
+    /// Dependants that were gone or changed before their turn came.
+    #[n(1)]
+    pub skipped: u64,
+    /// Dependants that could not be moved, in the pass that is under way or was the last. The log says why.
+    #[n(2)]
+    pub failed: u64,
+}
+
+/// A re-wrap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rewrap {
+    /// Which.
+    pub id: RewrapId,
+    /// The key that is left.
+    pub from: KeyArn,
+    /// The versions of its backing key that are left, first and last.
+    pub versions: (u32, u32),
+    /// The one that was named, in hex, if one was.
+    pub material: Option<String>,
+    /// The key that is gone to.
+    pub to: KeyArn,
+    /// Which dependants.
+    pub scope: Scope,
+    /// At most so many data keys a second.
+    pub rate: Option<u32>,
+    /// Who began it.
+    pub started_by: String,
+    /// When.
+    pub created: Timestamp,
+    /// Where it stands.
+    pub state: RewrapState,
+    /// What it has done.
+    pub counts: RewrapCounts,
+    /// How much there was to do when it was begun.
+    pub planned: Dependent,
+    /// What still depended on what it left when it ended.
+    pub remaining: Option<Dependent>,
+    /// When it ended.
+    pub ended: Option<Timestamp>,
+    /// The last row of the data plane's that it went past; empty before the first.
+    pub cursor: Vec<u8>,
+}
+
+/// What is recorded of a re-wrap.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+struct RewrapRecord {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    from: [u8; KeyId::BYTES],
+    #[n(1)]
+    first: u32,
+    #[n(2)]
+    last: u32,
+    #[cbor(n(3), with = "minicbor::bytes")]
+    to: [u8; KeyId::BYTES],
+    #[n(4)]
+    bucket: Option<String>,
+    #[n(5)]
+    prefix: String,
+    #[n(6)]
+    rate: Option<u32>,
+    #[n(7)]
+    started_by: String,
+    #[n(8)]
+    created: Timestamp,
+    #[n(9)]
+    state: RewrapState,
+    #[n(10)]
+    counts: RewrapCounts,
+    #[n(11)]
+    planned: Dependent,
+    #[n(12)]
+    remaining: Option<Dependent>,
+    #[n(13)]
+    ended: Option<Timestamp>,
+    #[cbor(n(14), with = "minicbor::bytes")]
+    cursor: Vec<u8>,
+    /// Which process is at it, and until when nobody else is.
+    #[n(15)]
+    lease: Option<Lease>,
+    #[n(16)]
+    material: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+struct Lease {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    process: [u8; 16],
+    #[n(1)]
+    until: Timestamp,
+}
+
+/// A re-wrap that is this process's to run: the right to unwrap under the one key and to wrap under the other.
+#[derive(Debug)]
+#[must_use = "a lease that nobody works under keeps others from the work"]
+pub struct RewrapLease {
+    rewrap: Rewrap,
+}
+
+impl RewrapLease {
+    /// The re-wrap.
+    pub fn rewrap(&self) -> &Rewrap {
+        &self.rewrap
+    }
+}
+
+impl Kms {
+    /// What a re-wrap would move. Proofs as of [`Kms::start_rewrap`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Kms::start_rewrap`].
+    pub async fn plan_rewrap(
+        &self,
+        proofs: [&Authorised; 3],
+        new: &NewRewrap,
+    ) -> Result<Usage, KmsError> {
+        let versions = self.check_rewrap(proofs, new).await?;
+        self.usage(new.from.key_id(), versions.0..=versions.1, &new.scope)
+            .await
+    }
+
+    /// Begins a re-wrap, which is carried out by whatever server has the time. Not an operation of AWS. Three proofs:
+    /// `kms:StartRewrap` and `kms:ReEncryptFrom` on the key that is left, `kms:ReEncryptTo` on the other. The
+    /// keys' policies are asked now and not for each data key, hence without an encryption context; their states are.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::Validation`] when there is nothing to leave; [`KmsError::LimitExceeded`] beyond
+    /// [`REWRAPS_OPEN_MAX`]; [`KmsError::NotFound`] for a bucket or a material that is not there; by the states of
+    /// both keys.
+    pub async fn start_rewrap(
+        &self,
+        proofs: [&Authorised; 3],
+        new: &NewRewrap,
+    ) -> Result<Rewrap, KmsError> {
+        let versions = self.check_rewrap(proofs, new).await?;
+        let planned = self
+            .usage(new.from.key_id(), versions.0..=versions.1, &new.scope)
+            .await?
+            .total();
+        let [started_by, ..] = proofs;
+        let created = self.now();
+        let record = RewrapRecord {
+            from: *new.from.key_id().as_bytes(),
+            first: versions.0,
+            last: versions.1,
+            to: *new.to.key_id().as_bytes(),
+            bucket: new.scope.bucket.clone(),
+            prefix: new.scope.prefix.clone(),
+            rate: new.rate,
+            started_by: started_by.principal().arn(),
+            created,
+            state: RewrapState::Waiting,
+            counts: RewrapCounts::default(),
+            planned,
+            remaining: None,
+            ended: None,
+            cursor: Vec::new(),
+            lease: None,
+            material: new.material.clone(),
+        };
+        let id = RewrapId::new(created);
+        for _ in 0..COMMIT_ATTEMPTS_MAX {
+            let rows = self.rows().await?;
+            let all = self.scan_rewraps(&rows).await?;
+            let open = all
+                .iter()
+                .filter(|(_, loaded)| loaded.record.state.is_open())
+                .count();
+            if open >= REWRAPS_OPEN_MAX {
+                return Err(KmsError::LimitExceeded(format!(
+                    "{open} re-wraps wait or are under way already"
+                )));
+            }
+            let mut batch = rows.insert(id.row(), &record);
+            if all.len() >= REWRAPS_MAX
+                && let Some((_, oldest)) = all
+                    .iter()
+                    .find(|(_, loaded)| !loaded.record.state.is_open())
+            {
+                batch = batch.and(oldest.delete());
+            }
+            if self.commit(batch).await? {
+                tracing::info!(
+                    event = "kms.rewrap.begun", rewrap = %id, from = %new.from, to = %new.to,
+                    first = versions.0, last = versions.1, objects = planned.objects, uploads = planned.uploads
+                );
+                self.rewraps.notify_one();
+                return Ok(self.rewrap_of(id, &record));
+            }
+        }
+        Err(KmsError::Busy)
+    }
+
+    /// A re-wrap; of which keys, so that the caller can be asked for the right to know.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::NotFound`].
+    pub async fn find_rewrap(&self, id: RewrapId) -> Result<Rewrap, KmsError> {
+        let loaded = self.load_rewrap(&self.rows().await?, id).await?;
+        Ok(self.rewrap_of(id, &loaded.record))
+    }
+
+    /// All re-wraps that are remembered, the oldest first.
+    ///
+    /// # Errors
+    ///
+    /// By the records.
+    pub async fn list_rewraps(&self, proof: &Authorised) -> Result<Vec<Rewrap>, KmsError> {
+        check_proof_of(proof, &["kms:ListRewraps"], &Resource::Service)?;
+        let all = self.scan_rewraps(&self.rows().await?).await?;
+        Ok(all
+            .into_iter()
+            .map(|(id, loaded)| self.rewrap_of(id, &loaded.record))
+            .collect())
+    }
+
+    /// Calls a re-wrap off. What it has moved stays moved. `proof` is of the key that it leaves.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::NotFound`]; [`KmsError::Validation`] when it has ended.
+    pub async fn cancel_rewrap(
+        &self,
+        proof: &Authorised,
+        id: RewrapId,
+    ) -> Result<Rewrap, KmsError> {
+        for _ in 0..COMMIT_ATTEMPTS_MAX {
+            let rows = self.rows().await?;
+            let loaded = self.load_rewrap(&rows, id).await?;
+            let rewrap = self.rewrap_of(id, &loaded.record);
+            check_proof(proof, &["kms:CancelRewrap"], &rewrap.from)?;
+            if !rewrap.state.is_open() {
+                return Err(KmsError::Validation(format!("{id} has ended")));
+            }
+            let mut record = loaded.record.clone();
+            record.state = RewrapState::Cancelled;
+            record.ended = Some(self.now());
+            record.lease = None;
+            if self.commit(rows.replace(&loaded, &record)).await? {
+                tracing::info!(event = "kms.rewrap.cancelled", rewrap = %id);
+                return Ok(self.rewrap_of(id, &record));
+            }
+        }
+        Err(KmsError::Busy)
+    }
+
+    /// Returns when a re-wrap may be waiting.
+    pub async fn rewrap_begun(&self) {
+        self.rewraps.notified().await;
+    }
+
+    /// Takes the oldest re-wrap that is nobody's. With `take_over`, also one that another process has: for the start
+    /// of a server that is the only one on its store.
+    ///
+    /// # Errors
+    ///
+    /// By the records.
+    pub async fn claim_rewrap(&self, take_over: bool) -> Result<Option<RewrapLease>, KmsError> {
+        let rows = self.rows().await?;
+        for (id, loaded) in self.scan_rewraps(&rows).await? {
+            let taken = loaded.record.lease.is_some_and(|lease| {
+                lease.process != self.process && lease.until > self.now() && !take_over
+            });
+            if !loaded.record.state.is_open() || taken {
+                continue;
+            }
+            let mut record = loaded.record.clone();
+            record.state = RewrapState::Running;
+            record.lease = Some(self.new_lease());
+            if self.commit(rows.replace(&loaded, &record)).await? {
+                let rewrap = self.rewrap_of(id, &record);
+                return Ok(Some(RewrapLease { rewrap }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Writes down how far a re-wrap is, and that it is still being run. `false`: it is not ours any more.
+    ///
+    /// # Errors
+    ///
+    /// By the records.
+    pub async fn advance_rewrap(
+        &self,
+        lease: &mut RewrapLease,
+        cursor: &[u8],
+        counts: RewrapCounts,
+    ) -> Result<bool, KmsError> {
+        self.write_rewrap(lease, |record| {
+            record.cursor = cursor.to_vec();
+            record.counts = counts;
+            record.lease = Some(self.new_lease());
+        })
+        .await
+    }
+
+    /// Ends a re-wrap, and counts what still depends on what it left. `None`: it is not ours any more.
+    ///
+    /// # Errors
+    ///
+    /// By the records.
+    pub async fn end_rewrap(
+        &self,
+        mut lease: RewrapLease,
+        state: RewrapState,
+    ) -> Result<Option<Rewrap>, KmsError> {
+        let Rewrap {
+            from,
+            versions: (first, last),
+            scope,
+            ..
+        } = lease.rewrap.clone();
+        let remaining = match self.usage(from.key_id(), first..=last, &scope).await {
+            Ok(usage) => Some(usage.total()),
+            // The bucket is gone, and everything in it.
+            Err(KmsError::NotFound(_)) => Some(Dependent::default()),
+            Err(error) => return Err(error),
+        };
+        let ended = self.now();
+        let ours = self
+            .write_rewrap(&mut lease, |record| {
+                record.state = state.clone();
+                record.remaining = remaining;
+                record.ended = Some(ended);
+                record.lease = None;
+            })
+            .await?;
+        Ok(ours.then_some(lease.rewrap))
+    }
+
+    /// Unwraps a data key that a re-wrap moves.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::IncorrectKey`] for one that hangs on another key; as [`Kms::unwrap_data_key`].
+    pub async fn unwrap_for_rewrap(
+        &self,
+        lease: &RewrapLease,
+        encrypted: &EncryptedDataKey,
+        context: &EncryptionContext,
+    ) -> Result<DataKey, KmsError> {
+        let header = encrypted.header();
+        if header.key_id != lease.rewrap.from.key_id() {
+            return Err(KmsError::IncorrectKey);
+        }
+        let parts = encrypted.parts()?;
+        if header.form != Form::Direct {
+            return Err(KmsError::InvalidCiphertext);
+        }
+        let (secret, _material) = self
+            .unwrap_ciphertext(header, context, parts.wrapped)
+            .await?;
+        DataKey::from_secret(&secret).map_err(|_length| KmsError::InvalidCiphertext)
+    }
+
+    /// Wraps a data key that a re-wrap moves.
+    ///
+    /// # Errors
+    ///
+    /// As [`Kms::wrap_data_key`].
+    pub async fn wrap_for_rewrap(
+        &self,
+        lease: &RewrapLease,
+        context: &EncryptionContext,
+        data_key: &DataKey,
+    ) -> Result<EncryptedDataKey, KmsError> {
+        let secret = SecretBytes::from(data_key);
+        let encrypted = self
+            .encrypt_direct(&lease.rewrap.to, context, secret)
+            .await?;
+        Ok(encrypted.ciphertext)
+    }
+
+    /// Checks what a re-wrap may be, and says which versions it leaves.
+    async fn check_rewrap(
+        &self,
+        [start, from, to]: [&Authorised; 3],
+        new: &NewRewrap,
+    ) -> Result<(u32, u32), KmsError> {
+        check_proof(start, &["kms:StartRewrap"], &new.from)?;
+        check_proof(from, &["kms:ReEncryptFrom"], &new.from)?;
+        check_proof(to, &["kms:ReEncryptTo"], &new.to)?;
+        if new.scope.bucket.is_none() && !new.scope.prefix.is_empty() {
+            return Err(KmsError::Validation("a prefix needs a bucket".to_owned()));
+        }
+        let rows = self.rows().await?;
+        let (from, to) = (Owner::Key(new.from.clone()), Owner::Key(new.to.clone()));
+        let current = rows
+            .head(&from)
+            .await?
+            .record
+            .enabled(&from)?
+            .record
+            .current;
+        let _enabled = rows.head(&to).await?.record.enabled(&to)?;
+        let same = new.from == new.to;
+        let nothing = || {
+            Err(KmsError::Validation(
+                "there is nothing to re-wrap: this is the newest material of the key that it would be wrapped under"
+                    .to_owned(),
+            ))
+        };
+        match &new.material {
+            Some(material) => {
+                let version = self.version_of(&rows, &from, current, material).await?;
+                if same && version == current {
+                    return nothing();
+                }
+                Ok((version, version))
+            }
+            None if same && current == 1 => nothing(),
+            None if same => Ok((1, current - 1)),
+            None => Ok((1, u32::MAX)),
+        }
+    }
+
+    async fn version_of(
+        &self,
+        rows: &Rows,
+        owner: &Owner,
+        current: u32,
+        material: &str,
+    ) -> Result<u32, KmsError> {
+        for version in 1..=current {
+            if rows
+                .backing(owner, version)
+                .await?
+                .record
+                .material()
+                .to_string()
+                == material
+            {
+                return Ok(version);
+            }
+        }
+        Err(KmsError::NotFound(format!(
+            "Key material {material} is not of this key"
+        )))
+    }
+
+    /// Changes the record of a re-wrap that is run here. `false`: it was called off, or taken over.
+    async fn write_rewrap(
+        &self,
+        lease: &mut RewrapLease,
+        change: impl Fn(&mut RewrapRecord),
+    ) -> Result<bool, KmsError> {
+        let id = lease.rewrap.id;
+        for _ in 0..COMMIT_ATTEMPTS_MAX {
+            let rows = self.rows().await?;
+            let loaded = self.load_rewrap(&rows, id).await?;
+            let ours = loaded.record.state.is_open()
+                && loaded
+                    .record
+                    .lease
+                    .is_some_and(|lease| lease.process == self.process);
+            if !ours {
+                return Ok(false);
+            }
+            let mut record = loaded.record.clone();
+            change(&mut record);
+            if self.commit(rows.replace(&loaded, &record)).await? {
+                lease.rewrap = self.rewrap_of(id, &record);
+                return Ok(true);
+            }
+        }
+        Err(KmsError::Busy)
+    }
+
+    async fn load_rewrap(
+        &self,
+        rows: &Rows,
+        id: RewrapId,
+    ) -> Result<Loaded<RewrapRecord>, KmsError> {
+        rows.load("re-wrap", id.row())
+            .await?
+            .ok_or_else(|| KmsError::NotFound(format!("Re-wrap {id} does not exist")))
+    }
+
+    /// All that verify, oldest first.
+    async fn scan_rewraps(
+        &self,
+        rows: &Rows,
+    ) -> Result<Vec<(RewrapId, Loaded<RewrapRecord>)>, KmsError> {
+        let range = table::rows_after(tables::KMS_REWRAP, None);
+        let mut all = Vec::new();
+        for row in rows.scan(&range, REWRAPS_MAX).await? {
+            let id = row.0.get(1..).and_then(|id| Uuid::from_slice(id).ok());
+            let id = RewrapId(id.ok_or(KmsError::Damaged("row key of a re-wrap"))?);
+            match rows.open("re-wrap", row) {
+                Ok(loaded) => all.push((id, loaded)),
+                Err(error) => {
+                    tracing::error!(event = "kms.rewrap.damaged", rewrap = %id, %error);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    fn rewrap_of(&self, id: RewrapId, record: &RewrapRecord) -> Rewrap {
+        Rewrap {
+            id,
+            from: self.key_arn(KeyId::from_bytes(record.from)),
+            versions: (record.first, record.last),
+            material: record.material.clone(),
+            to: self.key_arn(KeyId::from_bytes(record.to)),
+            scope: Scope {
+                bucket: record.bucket.clone(),
+                prefix: record.prefix.clone(),
+            },
+            rate: record.rate,
+            started_by: record.started_by.clone(),
+            created: record.created,
+            state: record.state.clone(),
+            counts: record.counts,
+            planned: record.planned,
+            remaining: record.remaining,
+            ended: record.ended,
+            cursor: record.cursor.clone(),
+        }
+    }
+
+    fn new_lease(&self) -> Lease {
+        Lease {
+            process: self.process,
+            until: self.now().plus_millis(REWRAP_LEASE_MILLIS),
+        }
+    }
+}
