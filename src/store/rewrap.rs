@@ -27,8 +27,8 @@ use super::record::{
     Uuid, bucket_key_row,
 };
 use super::usage::{
-    Dependant, Dependency, Kind, Wanted, bucket_names, dependants_of_bucket_key, dependency,
-    dependency_of_bucket_key, index_upload,
+    Dependant, Dependency, Kind, Wanted, bucket_names, dependency, dependency_of_bucket_key,
+    index_upload,
 };
 use super::{Store, StoreError};
 use crate::envelope::KeySchedule;
@@ -151,7 +151,10 @@ impl Store {
                 continue;
             };
             let rewrapped_before = counts.rewrapped;
-            match self.rewrap_page(&lease, &page, &mut counts).await? {
+            match self
+                .rewrap_page(&lease, &wanted, &page, &mut counts)
+                .await?
+            {
                 Page::Done => {
                     cursor = page_end;
                     pause = PAUSE_MIN;
@@ -195,13 +198,14 @@ impl Store {
     async fn rewrap_page(
         &self,
         lease: &RewrapLease,
+        wanted: &Wanted,
         page: &[(Vec<u8>, Vec<u8>)],
         counts: &mut RewrapCounts,
     ) -> Result<Page, StoreError> {
         let names = bucket_names(&*self.meta.snapshot().await?).await?;
         let rows: Vec<_> = page
             .iter()
-            .map(|row| self.rewrap_row(lease, &names, row).boxed())
+            .map(|row| self.rewrap_row(lease, wanted, &names, row).boxed())
             .collect();
         let mut outcomes = stream::iter(rows).buffer_unordered(IN_FLIGHT_MAX);
         let (mut skipped, mut failed) = (0, 0);
@@ -234,6 +238,7 @@ impl Store {
     async fn rewrap_row(
         &self,
         lease: &RewrapLease,
+        wanted: &Wanted,
         names: &BTreeMap<Uuid, String>,
         row: &(Vec<u8>, Vec<u8>),
     ) -> Outcome {
@@ -244,7 +249,9 @@ impl Store {
                 return Ok(Outcome::Skipped);
             };
             if dependant.kind == Kind::BucketKey {
-                return self.rewrap_bucket_key(lease, bucket, &dependant).await;
+                return self
+                    .rewrap_bucket_key(lease, wanted, bucket, &dependant)
+                    .await;
             }
             let moved = self.rewrap_one(lease, bucket, &dependant, None).await?;
             Ok(if moved {
@@ -276,6 +283,7 @@ impl Store {
     async fn rewrap_bucket_key(
         &self,
         lease: &RewrapLease,
+        wanted: &Wanted,
         bucket: &str,
         dependant: &Dependant,
     ) -> Result<Outcome, StoreError> {
@@ -285,8 +293,11 @@ impl Store {
         let Some(value) = snapshot.load(&row).await? else {
             return Ok(Outcome::Skipped);
         };
-        let range = dependants_of_bucket_key(&id);
-        let page = snapshot.scan(&range, PAGE_ROWS + 1).await?;
+        let mut page = Vec::new();
+        for range in wanted.under(&dependant.bucket, *id.as_bytes()) {
+            let room = PAGE_ROWS + 1 - page.len();
+            page.extend(snapshot.scan(&range, room).await?);
+        }
         drop(snapshot);
         let record: BucketKeyRecord = codec::decode("bucket key", &value)?;
         let expected = Dependency::Kms(lease.rewrap().from.key_id(), dependant.version);

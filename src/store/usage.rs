@@ -26,8 +26,8 @@ use tracing::info;
 
 use super::bucket::BUCKETS_MAX;
 use super::record::{
-    BucketKeyId, BucketKeyRecord, BucketKeyWrap, BucketRecord, KeyRecord, ManifestRecord,
-    ObjectName, ObjectRecord, UploadRecord, Uuid, bucket_row, split_row,
+    BucketKeyRecord, BucketKeyWrap, BucketRecord, KeyRecord, ManifestRecord, ObjectName,
+    ObjectRecord, UploadRecord, Uuid, bucket_row, split_row,
 };
 use super::{CONFLICT_RETRIES_MAX, Store, StoreError};
 use crate::kms::{
@@ -127,11 +127,6 @@ pub(super) fn dependency_of_bucket_key(record: &BucketKeyRecord) -> Option<Depen
         BucketKeyWrap::Kms(encrypted) => KeyRecord::Kms(encrypted.clone(), Vec::new()),
     };
     dependency(&key)
-}
-
-/// The rows of what hangs on a bucket key.
-pub(super) fn dependants_of_bucket_key(id: &BucketKeyId) -> KeyRange {
-    KeyRange::prefix(&Dependency::BucketKey(*id.as_bytes()).prefix())
 }
 
 impl Dependency {
@@ -342,11 +337,21 @@ impl Wanted {
             None => vec![KeyRange::prefix(&all.prefix())],
             Some((bucket, prefix)) => Kind::ALL
                 .into_iter()
-                // A bucket key has no object key: it is of the whole bucket.
-                .filter(|kind| *kind != Kind::BucketKey || prefix.is_empty())
-                .map(|kind| KeyRange::prefix(&all.row(bucket, kind, prefix)))
+                .map(|kind| match kind {
+                    // A bucket key has no object key; what hangs on it has.
+                    Kind::BucketKey => KeyRange::prefix(&all.row(bucket, kind, &[])),
+                    Kind::Object | Kind::Upload => KeyRange::prefix(&all.row(bucket, kind, prefix)),
+                })
                 .collect(),
         }
+    }
+
+    /// The runs of rows of what hangs on a bucket key of `bucket` and is meant.
+    pub(super) fn under(&self, bucket: &Uuid, id: Uuid) -> [KeyRange; 2] {
+        let on = Dependency::BucketKey(id);
+        let prefix = self.within.as_ref().map(|(_, prefix)| prefix.as_slice());
+        [Kind::Object, Kind::Upload]
+            .map(|kind| KeyRange::prefix(&on.row(bucket, kind, prefix.unwrap_or_default())))
     }
 
     /// The first `limit` rows after the row `cursor`, in order. None: there are no more.
@@ -394,16 +399,21 @@ impl DependantIndex {
         Self { meta }
     }
 
-    /// What hangs on a bucket key.
-    async fn under_bucket_key(&self, id: Uuid) -> Result<Dependent, MetaError> {
-        let mut range = KeyRange::prefix(&Dependency::BucketKey(id).prefix());
+    /// What hangs on a bucket key and is meant.
+    async fn under_bucket_key(
+        &self,
+        wanted: &Wanted,
+        key: &Dependant,
+    ) -> Result<Dependent, MetaError> {
         let mut sum = Dependent::default();
-        loop {
-            let rows = self.meta.snapshot().await?.scan(&range, COUNT_ROWS).await?;
-            let Some((last, _)) = rows.last() else { break };
-            range.start = [last.as_slice(), &[0]].concat();
-            for row in &rows {
-                sum.add(Dependant::read(row)?.counted());
+        for mut range in wanted.under(&key.bucket, key.bucket_key()?) {
+            loop {
+                let rows = self.meta.snapshot().await?.scan(&range, COUNT_ROWS).await?;
+                let Some((last, _)) = rows.last() else { break };
+                range.start = [last.as_slice(), &[0]].concat();
+                for row in &rows {
+                    sum.add(Dependant::read(row)?.counted());
+                }
             }
         }
         Ok(sum)
@@ -439,7 +449,7 @@ impl Dependants for DependantIndex {
             for row in &rows {
                 let dependant = Dependant::read(row)?;
                 let counted = match dependant.kind {
-                    Kind::BucketKey => self.under_bucket_key(dependant.bucket_key()?).await?,
+                    Kind::BucketKey => self.under_bucket_key(&wanted, &dependant).await?,
                     Kind::Object | Kind::Upload => dependant.counted(),
                 };
                 usage

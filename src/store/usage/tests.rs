@@ -755,3 +755,35 @@ async fn what_hangs_on_a_bucket_key_moves_to_new_ones_and_the_old_one_goes() {
         reading.expect("opens");
     }
 }
+
+#[tokio::test]
+async fn a_prefix_is_counted_and_moved_among_what_hangs_on_one_bucket_key() {
+    let rig = Rig::new().await;
+    for (key, bytes) in [("a/1", 10), ("a/2", 20), ("b/1", 100)] {
+        rig.put("vault", key, rig.kms_target(0, true, "vault", key), bytes)
+            .await;
+    }
+    let scope = Scope {
+        bucket: Some("vault".to_owned()),
+        prefix: "a/".to_owned(),
+    };
+    let count = async |number: usize, scope: &Scope| {
+        let key = rig.key(number).key_id();
+        let usage = rig.index.usage(key, 0..=u32::MAX, scope).await;
+        let total = usage.expect("counts").total();
+        (total.objects, total.bytes)
+    };
+    assert_eq!(count(0, &scope).await, (2, 30));
+    rig.rewrap(&NewRewrap {
+        from: rig.key(0).clone(),
+        material: None,
+        to: rig.key(1).clone(),
+        scope: scope.clone(),
+        rate: None,
+    })
+    .await;
+    assert_eq!(count(0, &scope).await, (0, 0));
+    assert_eq!(count(0, &Scope::default()).await, (1, 100));
+    assert_eq!(count(1, &Scope::default()).await, (2, 30));
+    assert_eq!(rig.indexed().await, rig.expected().await);
+}
