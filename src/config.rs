@@ -595,6 +595,27 @@ mod tests {
     }
 
     #[test]
+    fn a_bucket_key_stays_in_memory_for_an_hour_at_most() {
+        let seconds = |bucket_key_seconds| {
+            let mut raw = RawConfig {
+                data_dir: Some("/nowhere".into()),
+                hsm: RawHsm {
+                    uri: Some("pkcs11:token=t?module-path=/m.so&pin-source=file:/p".into()),
+                    ..RawHsm::default()
+                },
+                ..RawConfig::default()
+            };
+            raw.store.bucket_key_seconds = bucket_key_seconds;
+            raw.validate()
+                .map(|config| config.store.bucket_key_lifetime.as_secs())
+        };
+        assert_eq!(seconds(0).expect("none at all"), 0);
+        assert_eq!(seconds(3600).expect("an hour"), 3600);
+        let error = seconds(3601).expect_err("longer").to_string();
+        assert!(error.starts_with("store.bucket_key_seconds"), "{error}");
+    }
+
+    #[test]
     fn a_pin_in_the_uri_is_refused() {
         let raw = RawConfig {
             data_dir: Some("/nowhere".into()),

@@ -287,6 +287,13 @@ fn complete_part(part: &CompletedPart) -> S3Result<CompletePart> {
     })
 }
 
+fn named_parts(input: &CompleteMultipartUploadInput) -> &[CompletedPart] {
+    let upload = input.multipart_upload.as_ref();
+    upload
+        .and_then(|upload| upload.parts.as_deref())
+        .unwrap_or_default()
+}
+
 pub(super) async fn complete(
     front: &Front,
     request: S3Request<CompleteMultipartUploadInput>,
@@ -296,12 +303,7 @@ pub(super) async fn complete(
     let proof = front
         .may_object(&request, "s3:PutObject", &bucket, &key)
         .await?;
-    let parts = input
-        .multipart_upload
-        .as_ref()
-        .and_then(|upload| upload.parts.as_deref())
-        .unwrap_or_default();
-    let parts = parts
+    let parts = named_parts(input)
         .iter()
         .map(complete_part)
         .collect::<S3Result<Vec<_>>>()?;
@@ -367,14 +369,7 @@ pub(super) async fn complete(
         .await
         .map_err(of_an_upload)?;
     let answer = SseAnswer::new(&written.sse, written.bucket_key, &request.headers);
-    let parts = u32::try_from(
-        input
-            .multipart_upload
-            .as_ref()
-            .and_then(|upload| upload.parts.as_ref())
-            .map_or(0, Vec::len),
-    )
-    .ok();
+    let parts = u32::try_from(named_parts(input).len()).ok();
     let mut output = CompleteMultipartUploadOutput {
         e_tag: Some(etag(&written.etag)),
         location: Some(format!("/{bucket}/{key}")),

@@ -27,7 +27,7 @@ const CONTEXT: &str = "x-amz-server-side-encryption-context";
 const BUCKET_KEY: &str = "x-amz-server-side-encryption-bucket-key-enabled";
 const CUSTOMER: &str = "x-amz-server-side-encryption-customer-";
 const COPY_SOURCE_CUSTOMER: &str = "x-amz-copy-source-server-side-encryption-customer-";
-const ARN_CONTEXT: &str = "aws:s3:arn";
+pub(super) const ARN_CONTEXT: &str = "aws:s3:arn";
 
 /// What an answer says of encryption.
 #[derive(Debug, Default)]
@@ -199,14 +199,14 @@ impl Front {
             (_, Some(customer)) => Ok(KeyAccess::Customer(customer)),
             (SseRecord::S3 | SseRecord::Customer, None) => Ok(KeyAccess::Plain),
             (SseRecord::Kms(arn), None) => {
-                let named = arn_of_wrap(kept.bucket_key, bucket, key);
+                let name = arn_of_wrap(kept.bucket_key, bucket, key);
                 // What a policy sees, as when it was written.
-                let context = full_context(kept.caller, &named)?;
+                let context = full_context(kept.caller, &name)?;
                 let arn = self.kms.arn_of_record(arn).map_err(kms)?;
                 let proof = self
                     .may_key(caller, "kms:Decrypt", &arn, None, &context)
                     .await?;
-                let context = context_of_wrap(kept.bucket_key, context, &named)?;
+                let context = context_of_wrap(kept.bucket_key, context, &name)?;
                 Ok(KeyAccess::Kms { proof, context })
             }
         }

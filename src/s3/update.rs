@@ -8,7 +8,7 @@ use s3s::xml::{DeError, DeResult, Deserializer};
 use s3s::{Body, S3Error, S3Request, S3Response, S3Result, s3_error};
 
 use super::error::kms;
-use super::sse::{self, arn_of_wrap, context_of_wrap, full_context};
+use super::sse::{self, ARN_CONTEXT, arn_of_wrap, context_of_wrap, full_context};
 use super::{Front, checksum, context};
 use crate::kms::{KeyArn, KeyRef};
 use crate::store::record::SseRecord;
@@ -81,33 +81,33 @@ async fn update(front: &Front, request: &S3Request<Body>) -> S3Result<()> {
     let (target, named) = target_key(front, &wanted.key).await?;
     let source = front.store.locate(&proof).await?;
     let kept = source.caller_context();
-    let caller_context = kept.caller.to_vec();
+    // A caller who named the object named what the server adds; with a bucket key that is the bucket.
+    let mut caller_context = kept.caller.to_vec();
+    caller_context.retain(|(name, _)| name != ARN_CONTEXT);
     let arn = arn_of_wrap(wanted.bucket_key, &bucket, &key);
-    // What a policy sees of the context: all of it, with or without a bucket key.
-    let seen = full_context(&caller_context, &arn)?;
-    let seen_before = full_context(
+    let bound_to = full_context(&caller_context, &arn)?;
+    let was_bound_to = full_context(
         &caller_context,
         &arn_of_wrap(kept.bucket_key, &bucket, &key),
     )?;
     // The rights on the target, by all the names that AWS asks for; the last is the one that wraps.
-    let may =
-        async |action, key: &KeyArn, named| front.may_key(caller, action, key, named, &seen).await;
-    let _encrypts = may("kms:Encrypt", &target, Some(&named)).await?;
-    let _enters = may("kms:ReEncryptTo", &target, Some(&named)).await?;
-    let wraps = may("kms:GenerateDataKey", &target, Some(&named)).await?;
+    let may = async |action, key: &KeyArn, named, context| {
+        front.may_key(caller, action, key, named, context).await
+    };
+    let _encrypts = may("kms:Encrypt", &target, Some(&named), &bound_to).await?;
+    let _enters = may("kms:ReEncryptTo", &target, Some(&named), &bound_to).await?;
+    let wraps = may("kms:GenerateDataKey", &target, Some(&named), &bound_to).await?;
     let sse = &source.record().sse;
     if let SseRecord::Kms(arn) = sse {
         let left = front.kms.arn_of_record(arn).map_err(kms)?;
-        let _leaves = front
-            .may_key(caller, "kms:ReEncryptFrom", &left, None, &seen_before)
-            .await?;
+        let _leaves = may("kms:ReEncryptFrom", &left, None, &was_bound_to).await?;
     }
     let place = (bucket.as_str(), key.as_str());
     let access = front.key_access(caller, sse, kept, None, place).await?;
     let sse = SseTarget::Kms {
         proof: wraps,
         key: target,
-        context: context_of_wrap(wanted.bucket_key, seen, &arn)?,
+        context: context_of_wrap(wanted.bucket_key, bound_to, &arn)?,
         caller_context,
         bucket_key: wanted.bucket_key,
     };

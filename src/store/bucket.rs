@@ -35,8 +35,8 @@ impl Store {
             region: region.to_owned(),
             created_ms: self.now_ms(),
             encryption: DefaultEncryption::S3,
-            owner: Some(proof.principal().account.to_string()),
             bucket_key: false,
+            owner: Some(proof.principal().account.to_string()),
         };
         let row = bucket_row(name);
         match self

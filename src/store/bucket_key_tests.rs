@@ -177,14 +177,14 @@ fn request() -> RequestContext {
 }
 
 fn may(action: &'static str, resource: Resource) -> Authorised {
-    authorise(
+    let decision = authorise(
         &request(),
         Action(action),
         resource,
         Side::None,
         |_values| (),
-    )
-    .expect("root may")
+    );
+    decision.expect("root may")
 }
 
 fn may_object(action: &'static str, bucket: &str, key: &str) -> Authorised {

@@ -7,10 +7,10 @@
 
 use super::bucket_key::BucketKey;
 use super::record::{
-    BucketKeyId, BucketKeyRecord, KeyRecord, ObjectName, ObjectRecord, Uuid, bucket_key_row,
-    bucket_key_use_row, bucket_key_use_rows,
+    BucketKeyId, KeyRecord, ObjectName, ObjectRecord, Uuid, bucket_key_row, bucket_key_use_row,
+    bucket_key_use_rows,
 };
-use super::usage::{Dependency, dependency_of_bucket_key, index_bucket_key};
+use super::usage::{dependency_of_bucket_key, index_bucket_key};
 use super::{Store, StoreError};
 use crate::meta::{Batch, KeyRange, MetaError, Snapshot, codec};
 
@@ -62,14 +62,12 @@ impl Store {
                 return Err(StoreError::Conflict);
             }
             (Some(_), _) => batch,
-            (None, Some(mine)) => batch
-                .and(index_bucket_key(
-                    bucket,
-                    id.as_bytes(),
-                    None,
-                    hangs_on(mine)?,
-                ))
-                .put(row, mine.clone()),
+            (None, Some(mine)) => {
+                let on = dependency_of_bucket_key(&codec::decode("bucket key", mine)?);
+                batch
+                    .put(row, mine.clone())
+                    .and(index_bucket_key(bucket, id.as_bytes(), None, on))
+            }
             (None, None) => return Err(MetaError::Damaged("bucket key").into()),
         };
         Ok(batch.put(bucket_key_use_row(&id, &dependant), dependant))
@@ -117,18 +115,16 @@ impl Store {
         }
         let row = bucket_key_row(bucket, id);
         let value = snapshot.load(&row).await?;
-        let hung_on = value.as_deref().map(hangs_on).transpose()?.flatten();
+        // A row that does not read keeps nothing from being deleted; the index has what was written with it.
+        let on = value
+            .as_deref()
+            .and_then(|value| codec::decode("bucket key", value).ok())
+            .and_then(|record| dependency_of_bucket_key(&record));
         Ok(batch
-            .and(index_bucket_key(bucket, id.as_bytes(), hung_on, None))
+            .and(index_bucket_key(bucket, id.as_bytes(), on, None))
             .range_empty(before)
             .range_empty(after)
             .unchanged(row.clone(), value.as_deref())
             .delete(row))
     }
-}
-
-/// What the bucket key of this row hangs on.
-fn hangs_on(row: &[u8]) -> Result<Option<Dependency>, MetaError> {
-    let record: BucketKeyRecord = codec::decode("bucket key", row)?;
-    Ok(dependency_of_bucket_key(&record.wrap))
 }

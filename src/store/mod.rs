@@ -54,7 +54,6 @@ mod multipart;
 mod put;
 pub mod record;
 mod rewrap;
-mod rewrap_bucket_key;
 mod update;
 mod usage;
 

@@ -408,24 +408,28 @@ impl Store {
                 let mut record = record.clone();
                 record.sse.clone_from(&now.sse);
                 record.bucket_key = now.key.bucket_key();
-                // The bucket key has its row: the upload hangs on it.
-                let key = WrappedKey::of(now.key.clone());
                 let parts = manifest_parts.clone();
-                let rows =
-                    ObjectRows::seal(&schedule, &upload.name, record, parts, key, &attributes)?;
+                let rows = ObjectRows::seal(
+                    &schedule,
+                    &upload.name,
+                    record,
+                    parts,
+                    // A bucket key has its row: the upload hangs on it.
+                    WrappedKey::of(now.key.clone()),
+                    &attributes,
+                )?;
                 let row = upload.name.upload_row(&upload.id);
                 let mut batch = self
                     .object_batch(&*snapshot, &upload.bucket, &upload.name, &rows, &conditions)
-                    .await?;
-                // The object hangs on the bucket key now, from this very batch.
-                if let Some(id) = now.key.bucket_key() {
-                    batch = batch.delete(bucket_key_use_row(&id, &row));
-                }
-                let batch = batch
+                    .await?
                     .unchanged(row.clone(), Some(&value))
-                    .delete(row)
+                    .delete(row.clone())
                     .and(index_upload(&upload.name, &upload.id, Some(&now.key), None))
                     .and(commit.clone());
+                if let Some(id) = now.key.bucket_key() {
+                    // The object hangs on it instead, from this very batch.
+                    batch = batch.delete(bucket_key_use_row(&id, &row));
+                }
                 Ok((batch, rows))
             })
             .await?;

@@ -288,6 +288,35 @@ impl Store {
         .await
     }
 
+    /// The batch that puts these rows in the place of those that were read, of the same object and with the same body.
+    pub(super) async fn replacement(
+        &self,
+        snapshot: &dyn Snapshot,
+        name: &ObjectName,
+        rows: ObjectRows,
+        (old, object, sealed): (&ObjectRecord, &[u8], &SealedRow),
+    ) -> Result<Batch, StoreError> {
+        let index = index_object(
+            name,
+            sealed.key(),
+            Some((&rows.key.record, rows.record.size)),
+        );
+        let held = self
+            .hold_bucket_key(snapshot, &name.bucket, &rows.key, name.object_row())
+            .await?;
+        let batch = Batch::new()
+            .unchanged(name.object_row(), Some(object))
+            .put(name.object_row(), rows.object_value)
+            .and(sealed.unchanged(name))
+            .put(name.manifest_row(), rows.manifest_value)
+            .and(index)
+            .and(held);
+        if old.bucket_key == rows.record.bucket_key {
+            return Ok(batch);
+        }
+        Ok(batch.and(self.release_object(snapshot, name, old).await?))
+    }
+
     pub(super) async fn object_batch(
         &self,
         snapshot: &dyn Snapshot,
@@ -359,7 +388,7 @@ fn body_error(error: Box<dyn std::error::Error + Send + Sync>) -> StoreError {
 /// The two rows of an object, sealed to each other.
 pub(super) struct ObjectRows {
     pub(super) record: ObjectRecord,
-    pub(super) key: WrappedKey,
+    key: WrappedKey,
     object_value: Vec<u8>,
     manifest_value: Vec<u8>,
 }
@@ -405,25 +434,6 @@ impl ObjectRows {
             object_value,
             manifest_value,
         })
-    }
-
-    /// The batch that puts these rows in the place of those that were read, of the same object.
-    pub(super) fn replace(
-        &self,
-        name: &ObjectName,
-        (object, sealed): (&[u8], &SealedRow),
-    ) -> Batch {
-        let index = index_object(
-            name,
-            sealed.key(),
-            Some((&self.key.record, self.record.size)),
-        );
-        Batch::new()
-            .unchanged(name.object_row(), Some(object))
-            .put(name.object_row(), self.object_value.clone())
-            .and(sealed.unchanged(name))
-            .put(name.manifest_row(), self.manifest_value.clone())
-            .and(index)
     }
 
     /// What to tell the client.

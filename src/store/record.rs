@@ -598,8 +598,8 @@ mod tests {
             region: "r".into(),
             created_ms: 0,
             encryption: DefaultEncryption::S3,
-            owner: None,
             bucket_key: false,
+            owner: None,
         };
         assert!(ObjectName::new(&bucket, &"k".repeat(OBJECT_KEY_BYTES_MAX)).is_ok());
         assert!(ObjectName::new(&bucket, &"k".repeat(OBJECT_KEY_BYTES_MAX + 1)).is_err());

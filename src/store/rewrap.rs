@@ -14,16 +14,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, stream};
+use strongroom_hsm::DataKey;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::bucket_key::{self, BucketKey};
 use super::bucket_key_use::WrappedKey;
 use super::get::{Located, Opened};
 use super::put::{load_object, load_sealed, row_digest};
 use super::record::{
-    KeyRecord, ManifestRecord, ObjectName, ObjectRecord, SseRecord, UploadRecord, Uuid,
+    BucketKeyId, BucketKeyRecord, BucketKeyWrap, KeyRecord, ObjectName, SseRecord, UploadRecord,
+    Uuid, bucket_key_row,
 };
-use super::usage::{Dependant, Dependency, Kind, Wanted, bucket_names, dependency, index_upload};
+use super::usage::{
+    Dependant, Dependency, Kind, Wanted, bucket_names, dependency, dependency_of_bucket_key,
+    index_upload,
+};
 use super::{Store, StoreError};
 use crate::envelope::KeySchedule;
 use crate::kms::{
@@ -33,9 +39,9 @@ use crate::kms::{
 use crate::meta::{Batch, MetaError, codec};
 
 /// Rows of the index that are read together; the progress is written down after each page.
-pub(super) const PAGE_ROWS: usize = 256;
+const PAGE_ROWS: usize = 256;
 /// Data keys that are under way at a time: enough for the records' group commit, few enough to leave the HSM to others.
-pub(super) const IN_FLIGHT_MAX: usize = 16;
+const IN_FLIGHT_MAX: usize = 16;
 /// How often everything is gone through as long as each pass still moves something.
 const PASSES_MAX: u32 = 4;
 /// How often a server looks for a re-wrap that nobody told it of.
@@ -46,9 +52,11 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// What became of one dependant.
-pub(super) enum Outcome {
-    /// It is under the new key.
-    Moved,
+enum Outcome {
+    /// So many data keys are under the new key.
+    Moved(u64),
+    /// So many, and more are to come of the same row.
+    More(u64),
     /// It was gone or changed.
     Skipped,
     /// It stays where it is.
@@ -60,11 +68,13 @@ pub(super) enum Outcome {
 }
 
 /// A page that was gone through.
-pub(super) enum Page {
+enum Page {
     /// Up to its end.
     Done,
     /// To be gone through again after a while.
     Again,
+    /// To be gone through again at once.
+    More,
     /// Nothing more can be done.
     Hopeless(String),
 }
@@ -140,29 +150,16 @@ impl Store {
                 cursor.clear();
                 continue;
             };
-            let page_keys = page.len();
-            let names = bucket_names(&*self.meta.snapshot().await?).await?;
-            let mut result = self.rewrap_page(&lease, &names, &page, &mut counts).await?;
-            for row in &page {
-                if !matches!(result, Page::Done) {
-                    break;
-                }
-                let dependant = Dependant::read(row)?;
-                let Some(bucket) = names.get(&dependant.bucket) else {
-                    continue;
-                };
-                if dependant.kind == Kind::BucketKey {
-                    let progress = (cursor.as_slice(), &mut counts);
-                    result = self
-                        .rewrap_bucket_key(&mut lease, (bucket, row), progress)
-                        .await?;
-                }
-            }
-            match result {
+            let rewrapped_before = counts.rewrapped;
+            match self
+                .rewrap_page(&lease, &wanted, &page, &mut counts)
+                .await?
+            {
                 Page::Done => {
                     cursor = page_end;
                     pause = PAUSE_MIN;
                 }
+                Page::More => pause = PAUSE_MIN,
                 Page::Again => {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PAUSE_MAX);
@@ -173,7 +170,9 @@ impl Store {
                 info!(event = "rewrap.left", rewrap = %rewrap.id, "called off, or another server's");
                 return Ok(());
             }
-            tokio::time::sleep_until(began + page_time(page_keys, rewrap.rate)).await;
+            let rewrapped = usize::try_from(counts.rewrapped - rewrapped_before);
+            let data_keys = rewrapped.unwrap_or(usize::MAX).max(page.len());
+            tokio::time::sleep_until(began + page_time(data_keys, rewrap.rate)).await;
         }
     }
 
@@ -199,29 +198,37 @@ impl Store {
     async fn rewrap_page(
         &self,
         lease: &RewrapLease,
-        names: &BTreeMap<Uuid, String>,
+        wanted: &Wanted,
         page: &[(Vec<u8>, Vec<u8>)],
         counts: &mut RewrapCounts,
     ) -> Result<Page, StoreError> {
+        let names = bucket_names(&*self.meta.snapshot().await?).await?;
         let rows: Vec<_> = page
             .iter()
-            .filter(|row| !Dependant::read(row).is_ok_and(|read| read.kind == Kind::BucketKey))
-            .map(|row| self.rewrap_row(lease, names, row).boxed())
+            .map(|row| self.rewrap_row(lease, wanted, &names, row).boxed())
             .collect();
         let mut outcomes = stream::iter(rows).buffer_unordered(IN_FLIGHT_MAX);
         let (mut skipped, mut failed) = (0, 0);
         let mut result = Page::Done;
         while let Some(outcome) = outcomes.next().await {
             match outcome {
-                Outcome::Moved => counts.rewrapped += 1,
+                Outcome::Moved(moved) => counts.rewrapped += moved,
+                Outcome::More(moved) => {
+                    counts.rewrapped += moved;
+                    if matches!(result, Page::Done) {
+                        result = Page::More;
+                    }
+                }
                 Outcome::Skipped => skipped += 1,
                 Outcome::Failed => failed += 1,
-                Outcome::Later if matches!(result, Page::Done) => result = Page::Again,
+                Outcome::Later if matches!(result, Page::Done | Page::More) => {
+                    result = Page::Again;
+                }
                 Outcome::Later => {}
                 Outcome::Hopeless(why) => result = Page::Hopeless(why),
             }
         }
-        if !matches!(result, Page::Again) {
+        if !matches!(result, Page::Again | Page::More) {
             counts.skipped += skipped;
             counts.failed += failed;
         }
@@ -231,6 +238,7 @@ impl Store {
     async fn rewrap_row(
         &self,
         lease: &RewrapLease,
+        wanted: &Wanted,
         names: &BTreeMap<Uuid, String>,
         row: &(Vec<u8>, Vec<u8>),
     ) -> Outcome {
@@ -238,20 +246,151 @@ impl Store {
             let dependant = Dependant::read(row)?;
             // A bucket that was deleted since had nothing in it any more.
             let Some(bucket) = names.get(&dependant.bucket) else {
-                return Ok(false);
+                return Ok(Outcome::Skipped);
             };
-            match dependant.kind {
-                Kind::Object => self.rewrap_object(lease, bucket, &dependant).await,
-                Kind::Upload => self.rewrap_upload(lease, bucket, &dependant).await,
-                // Its page is gone through by itself: much may hang on it.
-                Kind::BucketKey => Ok(false),
+            if dependant.kind == Kind::BucketKey {
+                return self
+                    .rewrap_bucket_key(lease, wanted, bucket, &dependant)
+                    .await;
             }
+            let moved = self.rewrap_one(lease, bucket, &dependant, None).await?;
+            Ok(if moved {
+                Outcome::Moved(1)
+            } else {
+                Outcome::Skipped
+            })
         };
-        match moved.await {
-            Ok(true) => Outcome::Moved,
+        moved.await.unwrap_or_else(|error| judge(error, &row.0))
+    }
+
+    async fn rewrap_one(
+        &self,
+        lease: &RewrapLease,
+        bucket: &str,
+        dependant: &Dependant,
+        between: Option<&Between>,
+    ) -> Result<bool, StoreError> {
+        match dependant.kind {
+            Kind::Object => self.rewrap_object(lease, bucket, dependant, between).await,
+            Kind::Upload => self.rewrap_upload(lease, bucket, dependant, between).await,
+            // None hangs on another one.
+            Kind::BucketKey => Ok(false),
+        }
+    }
+
+    /// Moves what hangs on a bucket key to a new one under the new key: some of it, for a page is short. The row of each
+    /// object names its KMS key, so that each is moved in a batch of its own; the old bucket key goes with the last.
+    async fn rewrap_bucket_key(
+        &self,
+        lease: &RewrapLease,
+        wanted: &Wanted,
+        bucket: &str,
+        dependant: &Dependant,
+    ) -> Result<Outcome, StoreError> {
+        let id = BucketKeyId::from_bytes(dependant.bucket_key()?);
+        let row = bucket_key_row(&dependant.bucket, &id);
+        let snapshot = self.meta.snapshot().await?;
+        let Some(value) = snapshot.load(&row).await? else {
+            return Ok(Outcome::Skipped);
+        };
+        let mut page = Vec::new();
+        for range in wanted.under(&dependant.bucket, *id.as_bytes()) {
+            let room = PAGE_ROWS + 1 - page.len();
+            page.extend(snapshot.scan(&range, room).await?);
+        }
+        drop(snapshot);
+        let record: BucketKeyRecord = codec::decode("bucket key", &value)?;
+        let expected = Dependency::Kms(lease.rewrap().from.key_id(), dependant.version);
+        let (BucketKeyWrap::Kms(encrypted), true) = (
+            &record.wrap,
+            dependency_of_bucket_key(&record) == Some(expected),
+        ) else {
+            return Ok(Outcome::Skipped);
+        };
+        // Whoever writes under the old key from now on does so with another bucket key. Whoever reads what has moved
+        // since he found it may still open it.
+        self.bucket_keys.retire(&id);
+        let context = bucket_context(bucket)?;
+        let encrypted = EncryptedDataKey::from_bytes(encrypted.clone())?;
+        let secret = self
+            .kms
+            .unwrap_for_rewrap(lease, &encrypted, &context)
+            .await?;
+        let old = BucketKey {
+            id,
+            bucket: dependant.bucket,
+            record,
+            secret,
+        };
+        let secret = DataKey::random().map_err(|_no_randomness| StoreError::Random)?;
+        let encrypted = self.kms.wrap_for_rewrap(lease, &context, &secret).await?;
+        let created_ms = self.now_ms();
+        let new = BucketKey {
+            id: bucket_key::fresh_id(created_ms)?,
+            bucket: dependant.bucket,
+            record: BucketKeyRecord {
+                created_ms,
+                wrap: BucketKeyWrap::Kms(encrypted.as_bytes().to_vec()),
+            },
+            secret,
+        };
+        let between = Between { old, new };
+        let more = page.len() > PAGE_ROWS;
+        let page = page.get(..PAGE_ROWS).unwrap_or(&page);
+        let (mut moved, mut failed, mut left) = (0, false, Vec::new());
+        // The first brings the row of the new bucket key. What then meets others at the row of a witness comes again
+        // alone; so does what was changed, to no effect.
+        let (first, rest) = page.split_at(page.len().min(1));
+        for (rows, at_once) in [(first, 1), (rest, IN_FLIGHT_MAX)] {
+            let rows: Vec<_> = rows
+                .iter()
+                .map(|row| self.rewrap_between(lease, bucket, row, &between).boxed())
+                .collect();
+            let mut outcomes = stream::iter(rows).buffer_unordered(at_once);
+            while let Some((row, outcome)) = outcomes.next().await {
+                match outcome {
+                    Outcome::Moved(one) => moved += one,
+                    Outcome::Failed => failed = true,
+                    Outcome::Skipped => left.push(row),
+                    other => return Ok(other),
+                }
+            }
+        }
+        for row in left {
+            match self.rewrap_between(lease, bucket, row, &between).await.1 {
+                Outcome::Moved(one) => moved += one,
+                Outcome::Failed => failed = true,
+                Outcome::Skipped => {}
+                other => return Ok(other),
+            }
+        }
+        Ok(match (moved, more, failed) {
+            (0, _, true) => Outcome::Failed,
+            (0, _, false) => Outcome::Skipped,
+            (_, true, _) => Outcome::More(moved),
+            (_, false, _) => Outcome::Moved(moved),
+        })
+    }
+
+    /// Moves one data key from one bucket key to the other.
+    async fn rewrap_between<'r>(
+        &self,
+        lease: &RewrapLease,
+        bucket: &str,
+        row: &'r (Vec<u8>, Vec<u8>),
+        between: &Between,
+    ) -> (&'r (Vec<u8>, Vec<u8>), Outcome) {
+        let moved = async {
+            let dependant = Dependant::read(row)?;
+            self.rewrap_one(lease, bucket, &dependant, Some(between))
+                .await
+        };
+        let outcome = match moved.await {
+            Ok(true) => Outcome::Moved(1),
             Ok(false) => Outcome::Skipped,
             Err(error) => judge(error, &row.0),
-        }
+        };
+        (row, outcome)
     }
 
     /// Moves an object's data key. `false`: the object is gone, or changed.
@@ -260,6 +399,7 @@ impl Store {
         lease: &RewrapLease,
         bucket: &str,
         dependant: &Dependant,
+        between: Option<&Between>,
     ) -> Result<bool, StoreError> {
         let (name, _) = dependant.name()?;
         let snapshot = self.meta.snapshot().await?;
@@ -270,36 +410,21 @@ impl Store {
             return Ok(false);
         };
         let Some((schedule, key)) = self
-            .rewrap_key(lease, bucket, &name, dependant, &manifest.key)
+            .rewrap_key(lease, (bucket, &name), dependant, &manifest.key, between)
             .await?
         else {
             return Ok(false);
         };
-        let (schedule, key) = (Arc::new(schedule), WrappedKey::of(key));
-        self.move_object(lease, name, (record, &value), manifest, schedule, key)
-            .await
-    }
-
-    /// Puts another wrap into an object that is as it was read. The old one goes only if what came out of it is this
-    /// object's data key.
-    pub(super) async fn move_object(
-        &self,
-        lease: &RewrapLease,
-        name: ObjectName,
-        (record, value): (ObjectRecord, &[u8]),
-        manifest: &ManifestRecord,
-        schedule: Arc<KeySchedule>,
-        key: WrappedKey,
-    ) -> Result<bool, StoreError> {
+        // The old wrap goes only if what came out of it is this object's data key.
         let opened =
-            schedule.open_manifest(&manifest.manifest, &name.identity(), &row_digest(value))?;
+            schedule.open_manifest(&manifest.manifest, &name.identity(), &row_digest(&value))?;
         let attributes = schedule.open_attributes(&name.identity(), &manifest.attributes)?;
         let opened = Opened {
-            schedule,
+            schedule: Arc::new(schedule),
             manifest: opened,
             attributes: codec::decode("attributes", &attributes)?,
         };
-        let located = Located::new(name, record, value, manifest.clone());
+        let located = Located::new(name, record, &value, manifest.clone());
         let sse = SseRecord::Kms(lease.rewrap().to.as_str().to_owned());
         self.change_key(&located, opened, sse, key).await
     }
@@ -310,29 +435,43 @@ impl Store {
         lease: &RewrapLease,
         bucket: &str,
         dependant: &Dependant,
+        between: Option<&Between>,
     ) -> Result<bool, StoreError> {
         let (name, id) = dependant.name()?;
         let row = name.upload_row(&id);
-        let Some(value) = self.meta.snapshot().await?.load(&row).await? else {
+        let snapshot = self.meta.snapshot().await?;
+        let Some(value) = snapshot.load(&row).await? else {
             return Ok(false);
         };
         let upload: UploadRecord = codec::decode("upload", &value)?;
         let Some((_schedule, key)) = self
-            .rewrap_key(lease, bucket, &name, dependant, &upload.key)
+            .rewrap_key(lease, (bucket, &name), dependant, &upload.key, between)
             .await?
         else {
             return Ok(false);
         };
-        let index = index_upload(&name, &id, Some(&upload.key), Some(&key));
+        let index = index_upload(&name, &id, Some(&upload.key), Some(&key.record));
+        let mut held = self
+            .hold_bucket_key(&*snapshot, &name.bucket, &key, row.clone())
+            .await?;
+        if let Some(between) = between {
+            let old = &between.old.id;
+            held = held.and(
+                self.release_bucket_key(&*snapshot, &name.bucket, old, &row)
+                    .await?,
+            );
+        }
+        drop(snapshot);
         let upload = UploadRecord {
-            key,
+            key: key.record,
             sse: SseRecord::Kms(lease.rewrap().to.as_str().to_owned()),
             ..upload
         };
         let batch = Batch::new()
             .unchanged(row.clone(), Some(&value))
             .put(row, codec::encode(&upload))
-            .and(index);
+            .and(index)
+            .and(held);
         match self.meta.commit(batch).await {
             Ok(()) => Ok(true),
             Err(MetaError::Conflict) => Ok(false),
@@ -340,31 +479,49 @@ impl Store {
         }
     }
 
-    /// Unwraps a data key and wraps it anew. None: it hangs on something else by now.
+    /// Unwraps a data key and wraps it anew, by the HSM or between two bucket keys. None: it hangs on something else by
+    /// now.
     async fn rewrap_key(
         &self,
         lease: &RewrapLease,
-        bucket: &str,
-        name: &ObjectName,
+        (bucket, name): (&str, &ObjectName),
         dependant: &Dependant,
         key: &KeyRecord,
-    ) -> Result<Option<(KeySchedule, KeyRecord)>, StoreError> {
-        let expected = Dependency::Kms(lease.rewrap().from.key_id(), dependant.version);
-        let (KeyRecord::Kms(encrypted, caller_context), Some(true)) =
-            (key, dependency(key).map(|found| found == expected))
-        else {
-            return Ok(None);
-        };
-        let encrypted = EncryptedDataKey::from_bytes(encrypted.as_slice())?;
-        let context = object_context(caller_context, bucket, &name.key)?;
-        let data_key = self
-            .kms
-            .unwrap_for_rewrap(lease, &encrypted, &context)
-            .await?;
-        let encrypted = self.kms.wrap_for_rewrap(lease, &context, &data_key).await?;
-        let key = KeyRecord::Kms(encrypted.as_bytes().to_vec(), caller_context.clone());
-        Ok(Some((KeySchedule::new(data_key), key)))
+        between: Option<&Between>,
+    ) -> Result<Option<(KeySchedule, WrappedKey)>, StoreError> {
+        match (key, between) {
+            (KeyRecord::Bucket(id, wrapped, caller_context), Some(Between { old, new }))
+                if *id == old.id =>
+            {
+                let identity = name.identity();
+                let data_key = old.unwrap(&identity, caller_context, wrapped)?;
+                let key = new.wrap(&identity, caller_context, &data_key)?;
+                Ok(Some((KeySchedule::new(data_key), WrappedKey::by(new, key))))
+            }
+            (KeyRecord::Kms(encrypted, caller_context), None) => {
+                let expected = Dependency::Kms(lease.rewrap().from.key_id(), dependant.version);
+                if dependency(key) != Some(expected) {
+                    return Ok(None);
+                }
+                let encrypted = EncryptedDataKey::from_bytes(encrypted.as_slice())?;
+                let context = object_context(caller_context, bucket, &name.key)?;
+                let data_key = self
+                    .kms
+                    .unwrap_for_rewrap(lease, &encrypted, &context)
+                    .await?;
+                let encrypted = self.kms.wrap_for_rewrap(lease, &context, &data_key).await?;
+                let key = KeyRecord::Kms(encrypted.as_bytes().to_vec(), caller_context.clone());
+                Ok(Some((KeySchedule::new(data_key), WrappedKey::of(key))))
+            }
+            _ => Ok(None),
+        }
     }
+}
+
+/// The two bucket keys of a page of a re-wrap, in the clear as long as it takes.
+struct Between {
+    old: BucketKey,
+    new: BucketKey,
 }
 
 /// Rows of a page, so that one takes a second at most at this rate.
@@ -382,7 +539,7 @@ fn page_time(data_keys: usize, rate: Option<u32>) -> Duration {
 }
 
 /// Who must act on an error: nobody, for it will pass; the operator, for one object; or whoever began all this.
-pub(super) fn judge(error: StoreError, row: &[u8]) -> Outcome {
+fn judge(error: StoreError, row: &[u8]) -> Outcome {
     match error {
         StoreError::Busy | StoreError::Conflict | StoreError::Meta(MetaError::Storage { .. }) => {
             Outcome::Later
@@ -415,6 +572,13 @@ fn object_context(
         "aws:s3:arn".to_owned(),
         format!("arn:aws:s3:::{bucket}/{key}"),
     );
+    Ok(EncryptionContext::from_map(map)?)
+}
+
+/// What the wrap of a bucket key is bound to.
+fn bucket_context(bucket: &str) -> Result<EncryptionContext, StoreError> {
+    let arn = format!("arn:aws:s3:::{bucket}");
+    let map = BTreeMap::from([("aws:s3:arn".to_owned(), arn)]);
     Ok(EncryptionContext::from_map(map)?)
 }
 

@@ -76,31 +76,21 @@ impl Store {
         if record != *located.record() || sealed.record() != Some(located.manifest()) {
             return Ok(false);
         }
-        let (left, bucket_key) = (record.bucket_key, key.record.bucket_key());
-        let record = ObjectRecord {
-            sse,
-            bucket_key,
-            ..record
-        };
         let rows = ObjectRows::with_attributes(
             &opened.schedule,
             name,
-            record,
+            ObjectRecord {
+                sse,
+                bucket_key: key.record.bucket_key(),
+                ..record.clone()
+            },
             opened.manifest.parts,
             key,
             located.manifest().attributes.clone(),
         )?;
-        let row = name.object_row();
-        let mut batch = rows.replace(name, (&value, &sealed)).and(
-            self.hold_bucket_key(&*snapshot, &name.bucket, &rows.key, row.clone())
-                .await?,
-        );
-        if let Some(left) = left.filter(|left| Some(*left) != bucket_key) {
-            batch = batch.and(
-                self.release_bucket_key(&*snapshot, &name.bucket, &left, &row)
-                    .await?,
-            );
-        }
+        let batch = self
+            .replacement(&*snapshot, name, rows, (&record, &value, &sealed))
+            .await?;
         drop(snapshot);
         match self.meta.commit(batch).await {
             Ok(()) => Ok(true),

@@ -121,18 +121,12 @@ pub fn dependency(key: &KeyRecord) -> Option<Dependency> {
 }
 
 /// What a bucket key hangs on.
-pub(super) fn dependency_of_bucket_key(wrap: &BucketKeyWrap) -> Option<Dependency> {
-    match wrap {
-        BucketKeyWrap::S3(wrapped) => Some(Dependency::Internal(
-            InternalKey::SseS3,
-            InternalKey::version_of(wrapped)?,
-        )),
-        BucketKeyWrap::Kms(encrypted) => {
-            let encrypted = EncryptedDataKey::from_bytes(encrypted.as_slice()).ok()?;
-            let version = encrypted.backing_version();
-            Some(Dependency::Kms(encrypted.key_id(), version))
-        }
-    }
+pub(super) fn dependency_of_bucket_key(record: &BucketKeyRecord) -> Option<Dependency> {
+    let key = match &record.wrap {
+        BucketKeyWrap::S3(wrapped) => KeyRecord::S3(wrapped.clone()),
+        BucketKeyWrap::Kms(encrypted) => KeyRecord::Kms(encrypted.clone(), Vec::new()),
+    };
+    dependency(&key)
 }
 
 impl Dependency {
@@ -148,15 +142,6 @@ impl Dependency {
             }
             Self::BucketKey(id) => (CLASS_BUCKET_KEY, id),
         }
-    }
-
-    /// The rows of its dependants after this one, or all of them.
-    pub(super) fn rows_after(self, row: &[u8]) -> KeyRange {
-        let mut range = KeyRange::prefix(&self.prefix());
-        if !row.is_empty() {
-            range.start = [row, &[0]].concat();
-        }
-        range
     }
 
     /// What the rows of its dependants begin with.
@@ -352,11 +337,21 @@ impl Wanted {
             None => vec![KeyRange::prefix(&all.prefix())],
             Some((bucket, prefix)) => Kind::ALL
                 .into_iter()
-                // A bucket key has no object key: it is of the whole bucket.
-                .filter(|kind| *kind != Kind::BucketKey || prefix.is_empty())
-                .map(|kind| KeyRange::prefix(&all.row(bucket, kind, prefix)))
+                .map(|kind| match kind {
+                    // A bucket key has no object key; what hangs on it has.
+                    Kind::BucketKey => KeyRange::prefix(&all.row(bucket, kind, &[])),
+                    Kind::Object | Kind::Upload => KeyRange::prefix(&all.row(bucket, kind, prefix)),
+                })
                 .collect(),
         }
+    }
+
+    /// The runs of rows of what hangs on a bucket key of `bucket` and is meant.
+    pub(super) fn under(&self, bucket: &Uuid, id: Uuid) -> [KeyRange; 2] {
+        let on = Dependency::BucketKey(id);
+        let prefix = self.within.as_ref().map(|(_, prefix)| prefix.as_slice());
+        [Kind::Object, Kind::Upload]
+            .map(|kind| KeyRange::prefix(&on.row(bucket, kind, prefix.unwrap_or_default())))
     }
 
     /// The first `limit` rows after the row `cursor`, in order. None: there are no more.
@@ -404,16 +399,21 @@ impl DependantIndex {
         Self { meta }
     }
 
-    /// What hangs on a bucket key.
-    async fn under_bucket_key(&self, id: Uuid) -> Result<Dependent, MetaError> {
-        let mut range = KeyRange::prefix(&Dependency::BucketKey(id).prefix());
+    /// What hangs on a bucket key and is meant.
+    async fn under_bucket_key(
+        &self,
+        wanted: &Wanted,
+        key: &Dependant,
+    ) -> Result<Dependent, MetaError> {
         let mut sum = Dependent::default();
-        loop {
-            let rows = self.meta.snapshot().await?.scan(&range, COUNT_ROWS).await?;
-            let Some((last, _)) = rows.last() else { break };
-            range.start = [last.as_slice(), &[0]].concat();
-            for row in &rows {
-                sum.add(Dependant::read(row)?.counted());
+        for mut range in wanted.under(&key.bucket, key.bucket_key()?) {
+            loop {
+                let rows = self.meta.snapshot().await?.scan(&range, COUNT_ROWS).await?;
+                let Some((last, _)) = rows.last() else { break };
+                range.start = [last.as_slice(), &[0]].concat();
+                for row in &rows {
+                    sum.add(Dependant::read(row)?.counted());
+                }
             }
         }
         Ok(sum)
@@ -449,7 +449,7 @@ impl Dependants for DependantIndex {
             for row in &rows {
                 let dependant = Dependant::read(row)?;
                 let counted = match dependant.kind {
-                    Kind::BucketKey => self.under_bucket_key(dependant.bucket_key()?).await?,
+                    Kind::BucketKey => self.under_bucket_key(&wanted, &dependant).await?,
                     Kind::Object | Kind::Upload => dependant.counted(),
                 };
                 usage
@@ -567,8 +567,8 @@ async fn build_step(
         progress.cursor.clone_from(row);
         let added = match table {
             table::MANIFEST => add_object(snapshot, row, value).await,
-            table::UPLOAD => add_upload(row, value),
-            _ => add_bucket_key(row, value),
+            table::BUCKET_KEY => add_bucket_key(row, value),
+            _ => add_upload(row, value),
         };
         match added {
             Ok(Some(batch)) => {
@@ -607,15 +607,6 @@ async fn add_object(
     Ok(Some(batch).filter(|batch| !batch.writes().is_empty()))
 }
 
-fn add_bucket_key(row: &[u8], value: &[u8]) -> Result<Option<Batch>, MetaError> {
-    let record: BucketKeyRecord = codec::decode("bucket key", value)?;
-    let ids = row.get(1..).and_then(|ids| ids.split_first_chunk());
-    let ids = ids.and_then(|(bucket, id)| Some((bucket, id.try_into().ok()?)));
-    let (bucket, id): (&Uuid, Uuid) = ids.ok_or(MetaError::Damaged("row key of a bucket key"))?;
-    let on = dependency_of_bucket_key(&record.wrap);
-    Ok(on.map(|on| index_bucket_key(bucket, &id, None, Some(on))))
-}
-
 fn add_upload(row: &[u8], value: &[u8]) -> Result<Option<Batch>, MetaError> {
     let upload: UploadRecord = codec::decode("upload", value)?;
     let ObjectName {
@@ -630,6 +621,16 @@ fn add_upload(row: &[u8], value: &[u8]) -> Result<Option<Batch>, MetaError> {
         version: super::record::NULL_VERSION,
     };
     let batch = index_upload(&name, &version, None, Some(&upload.key));
+    Ok(Some(batch).filter(|batch| !batch.writes().is_empty()))
+}
+
+fn add_bucket_key(row: &[u8], value: &[u8]) -> Result<Option<Batch>, MetaError> {
+    let damaged = || MetaError::Damaged("key of a row");
+    let record: BucketKeyRecord = codec::decode("bucket key", value)?;
+    let names = row.get(1..).unwrap_or_default();
+    let (bucket, id) = names.split_first_chunk().ok_or_else(damaged)?;
+    let id = id.try_into().map_err(|_length| damaged())?;
+    let batch = index_bucket_key(bucket, id, None, dependency_of_bucket_key(&record));
     Ok(Some(batch).filter(|batch| !batch.writes().is_empty()))
 }
 

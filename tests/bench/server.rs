@@ -22,6 +22,36 @@ const SIZES: [(&str, usize, [usize; 2]); 3] = [
 ];
 const CLIENTS: [usize; 2] = [1, 16];
 
+/// How objects are encrypted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sse {
+    S3,
+    Kms,
+    KmsWithBucketKey,
+}
+
+impl Sse {
+    fn name(self) -> &'static str {
+        match self {
+            Self::S3 => "SSE-S3",
+            Self::Kms => "SSE-KMS",
+            Self::KmsWithBucketKey => "SSE-KMS with bucket key",
+        }
+    }
+
+    /// Headers of a PUT, sorted.
+    fn headers(self) -> &'static [(&'static str, &'static str)] {
+        const KMS: (&str, &str) = ("x-amz-server-side-encryption", "aws:kms");
+        const BUCKET_KEY: (&str, &str) =
+            ("x-amz-server-side-encryption-bucket-key-enabled", "true");
+        match self {
+            Self::S3 => &[],
+            Self::Kms => &[KMS],
+            Self::KmsWithBucketKey => &[KMS, BUCKET_KEY],
+        }
+    }
+}
+
 /// A server that is ended with this.
 struct Server {
     child: Child,
@@ -101,18 +131,20 @@ impl Client {
         Self { sender, account }
     }
 
-    async fn send(&mut self, method: Method, path: &str, kms: bool, body: Bytes) -> usize {
+    async fn send(&mut self, method: Method, path: &str, sse: Sse, body: Bytes) -> usize {
         let account = &self.account;
         let format = format_description!("[year][month][day]T[hour][minute][second]Z");
         let at = SystemClock.now().format(format).expect("a date");
-        let (extra, name) = if kms {
-            (
-                "x-amz-server-side-encryption:aws:kms\n",
-                ";x-amz-server-side-encryption",
-            )
+        let headers = if method == Method::PUT {
+            sse.headers()
         } else {
-            ("", "")
+            &[]
         };
+        let (mut extra, mut name) = (String::new(), String::new());
+        for (header, value) in headers {
+            extra.extend([header, ":", value, "\n"]);
+            name.extend([";", header]);
+        }
         let signed = format!("host;x-amz-content-sha256;x-amz-date{name}");
         let canonical = format!(
             "{method}\n{path}\n\nhost:{}\nx-amz-content-sha256:UNSIGNED-PAYLOAD\nx-amz-date:{at}\n{extra}\n{signed}\nUNSIGNED-PAYLOAD",
@@ -147,8 +179,8 @@ impl Client {
             .header("x-amz-content-sha256", "UNSIGNED-PAYLOAD")
             .header("x-amz-date", at)
             .header("authorization", authorization);
-        if kms {
-            request = request.header("x-amz-server-side-encryption", "aws:kms");
+        for (header, value) in headers {
+            request = request.header(*header, *value);
         }
         let request = request.body(Full::new(body)).expect("a request");
         let mut response = self.sender.send_request(request).await.expect("an answer");
@@ -181,14 +213,18 @@ pub(crate) fn run() {
         .build()
         .expect("a runtime");
     runtime.block_on(async {
-        Client::connect(Arc::clone(&account)).await.send(Method::PUT, "/bench", false, Bytes::new()).await;
+        Client::connect(Arc::clone(&account)).await.send(Method::PUT, "/bench", Sse::S3, Bytes::new()).await;
         for (name, size, operations) in SIZES {
             for (clients, operations) in CLIENTS.into_iter().zip(operations) {
-                for method in [Method::PUT, Method::GET] {
-                    let seconds = measure(&account, &method, size, clients, operations).await;
-                    let rate = operations as f64 / seconds;
-                    let megabytes = rate * size as f64 / 1e6;
-                    println!("  {method} {name:>6} {clients:2} client(s)   {rate:8.1}/s   {megabytes:8.1} MB/s");
+                for sse in kinds(size) {
+                    for method in [Method::PUT, Method::GET] {
+                        let load = (size, clients, operations);
+                        let seconds = measure(&account, &method, *sse, load).await;
+                        let rate = operations as f64 / seconds;
+                        let megabytes = rate * size as f64 / 1e6;
+                        let kind = sse.name();
+                        println!("  {method} {name:>6} {clients:2} client(s)   {rate:8.1}/s   {megabytes:8.1} MB/s   {kind}");
+                    }
                 }
             }
         }
@@ -196,12 +232,20 @@ pub(crate) fn run() {
     println!("  peak memory of the server {}", server.memory("VmHWM:"));
 }
 
+/// What the key costs is seen in small objects.
+fn kinds(size: usize) -> &'static [Sse] {
+    if size <= 4 << 10 {
+        &[Sse::Kms, Sse::KmsWithBucketKey, Sse::S3]
+    } else {
+        &[Sse::Kms]
+    }
+}
+
 async fn measure(
     account: &Arc<Account>,
     method: &Method,
-    size: usize,
-    clients: usize,
-    operations: usize,
+    sse: Sse,
+    (size, clients, operations): (usize, usize, usize),
 ) -> f64 {
     let body = Bytes::from(vec![0x5A; size]);
     let mut connected = Vec::new();
@@ -219,7 +263,7 @@ async fn measure(
                     let path = format!("/bench/{size}/{number}/{}", i % 100);
                     let is_put = method == Method::PUT;
                     let sent = if is_put { body.clone() } else { Bytes::new() };
-                    let received = client.send(method.clone(), &path, is_put, sent).await;
+                    let received = client.send(method.clone(), &path, sse, sent).await;
                     assert!(is_put || received == size);
                 }
             })

@@ -165,6 +165,7 @@ python_tests! {
     rewrap {
         update_object_encryption_changes_the_key_and_nothing_else
         update_object_encryption_has_its_errors
+        bucket_keys_go_with_what_hangs_on_them
         policies_decide_who_changes_keys
         key_usage_follows_every_write
         a_key_in_use_goes_with_a_warning_or_not_at_all

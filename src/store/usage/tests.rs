@@ -9,13 +9,11 @@ use strongroom_hsm::testing::memory::MemoryToken;
 use strongroom_hsm::{HsmGroup, HsmHandle, HsmSettings};
 
 use super::{
-    BUILD_ROWS, DependantIndex, DependantRecord, Dependency, IndexRecord, Kind, add_bucket_key,
-    add_upload, build_step, dependency, index_bucket_key, index_object, marker_row, named,
+    BUILD_ROWS, DependantIndex, DependantRecord, Dependency, IndexRecord, Kind, add_upload,
+    build_step, dependency, index_bucket_key, index_object, marker_row, named,
 };
 use crate::auth::policy::Side;
-use crate::auth::{
-    AccountId, Action, Authorised, Operation, Principal, RequestContext, Resource, authorise,
-};
+use crate::auth::{AccountId, Action, Authorised, Principal, RequestContext, Resource, authorise};
 use crate::blob::FsBlobs;
 use crate::clock::SystemClock;
 use crate::kms::{
@@ -24,7 +22,8 @@ use crate::kms::{
 };
 use crate::meta::{Batch, KeyRange, Meta, RedbMeta, Row, codec, table};
 use crate::store::record::{
-    ChecksumAlgorithm, ChecksumKind, Headers, KeyRecord, ManifestRecord, ObjectRecord, SseRecord,
+    ChecksumAlgorithm, ChecksumKind, Headers, KeptContext, KeyRecord, ManifestRecord, ObjectRecord,
+    SseRecord, UploadRecord,
 };
 use crate::store::{
     CompletePart, CompleteRequest, CopyRequest, CustomerKey, Incoming, KeyAccess, PutRequest,
@@ -47,17 +46,7 @@ struct Rig {
 
 fn caller() -> RequestContext {
     let account = AccountId::parse("123456789012").expect("twelve digits");
-    RequestContext {
-        principal: Principal::root(account, "AKIATEST"),
-        request_id: "request-1".to_owned(),
-        source_ip: None,
-        secure_transport: true,
-        time: time::OffsetDateTime::UNIX_EPOCH,
-        user_agent: None,
-        referer: None,
-        presigned: false,
-        operation: Operation::default(),
-    }
+    RequestContext::new(Principal::root(account, "AKIATEST"), "request-1")
 }
 
 fn may(action: &'static str, resource: Resource) -> Authorised {
@@ -75,8 +64,12 @@ fn object(action: &'static str, bucket: &str, key: &str) -> Authorised {
     may(action, Resource::Object(bucket.to_owned(), key.to_owned()))
 }
 
-fn context(bucket: &str, key: &str) -> EncryptionContext {
-    let arn = format!("arn:aws:s3:::{bucket}/{key}");
+fn context(bucket_key: bool, bucket: &str, key: &str) -> EncryptionContext {
+    let arn = if bucket_key {
+        format!("arn:aws:s3:::{bucket}")
+    } else {
+        format!("arn:aws:s3:::{bucket}/{key}")
+    };
     EncryptionContext::from_map([("aws:s3:arn".to_owned(), arn)].into()).expect("short")
 }
 
@@ -155,33 +148,33 @@ impl Rig {
         self.keys.get(number).expect("one of two")
     }
 
-    fn kms_target(&self, number: usize, bucket: &str, key: &str) -> SseTarget {
+    fn kms_target(&self, number: usize, bucket_key: bool, bucket: &str, key: &str) -> SseTarget {
         let arn = self.key(number);
         SseTarget::Kms {
             proof: may_key("kms:GenerateDataKey", arn.as_str()),
             key: arn.clone(),
-            context: context(bucket, key),
+            context: context(bucket_key, bucket, key),
             caller_context: Vec::new(),
-            bucket_key: false,
+            bucket_key,
         }
     }
 
-    fn access(sse: &SseRecord, bucket: &str, key: &str) -> KeyAccess {
+    fn access(sse: &SseRecord, kept: KeptContext<'_>, bucket: &str, key: &str) -> KeyAccess {
         match sse {
             SseRecord::S3 => KeyAccess::Plain,
             SseRecord::Customer => KeyAccess::Customer(CustomerKey::new(Box::new([7; 32]))),
             SseRecord::Kms(arn) => KeyAccess::Kms {
                 proof: may_key("kms:Decrypt", arn),
-                context: context(bucket, key),
+                context: context(kept.bucket_key, bucket, key),
             },
         }
     }
 
     fn target(&self, dice: &mut Dice, bucket: &str, key: &str) -> SseTarget {
-        match dice.below(4) {
+        match dice.below(6) {
             0 => SseTarget::S3,
             1 => SseTarget::Customer(CustomerKey::new(Box::new([7; 32]))),
-            number => self.kms_target(number - 2, bucket, key),
+            number => self.kms_target(number % 2, number > 3, bucket, key),
         }
     }
 
@@ -200,7 +193,7 @@ impl Rig {
         let Ok(source) = self.store.locate(&object("s3:GetObject", from, key)).await else {
             return;
         };
-        let access = Self::access(&source.record().sse, from, key);
+        let access = Self::access(&source.record().sse, source.caller_context(), from, key);
         let request = CopyRequest {
             source,
             access,
@@ -216,8 +209,8 @@ impl Rig {
     async fn update(&self, bucket: &str, key: &str, number: usize) -> Result<(), StoreError> {
         let proof = object("s3:UpdateObjectEncryption", bucket, key);
         let source = self.store.locate(&proof).await?;
-        let access = Self::access(&source.record().sse, bucket, key);
-        let sse = self.kms_target(number, bucket, key);
+        let access = Self::access(&source.record().sse, source.caller_context(), bucket, key);
+        let sse = self.kms_target(number % 2, number > 1, bucket, key);
         self.store
             .update_encryption(UpdateRequest {
                 source,
@@ -250,7 +243,8 @@ impl Rig {
             0 => {}
             1 => self.store.abort_upload(&upload).await.expect("aborted"),
             _ => {
-                let access = Self::access(&upload.record().sse, bucket, key);
+                let access =
+                    Self::access(&upload.record().sse, upload.caller_context(), bucket, key);
                 let (part, _) = self
                     .store
                     .put_part(&upload, &access, 1, incoming(vec![7; 11]))
@@ -341,8 +335,11 @@ impl Rig {
             batch = batch.and(add_upload(&row, &value).expect("reads").unwrap_or_default());
         }
         for (row, value) in self.rows(KeyRange::prefix(&[table::BUCKET_KEY])).await {
-            let added = add_bucket_key(&row, &value).expect("reads");
-            batch = batch.and(added.unwrap_or_default());
+            let record = codec::decode("bucket key", &value).expect("reads");
+            let (bucket, id) = row[1..].split_first_chunk().expect("a bucket");
+            let id = id.try_into().expect("an id");
+            let on = super::dependency_of_bucket_key(&record);
+            batch = batch.and(index_bucket_key(bucket, id, None, on));
         }
         let puts = batch.writes().iter().map(|write| match write {
             crate::meta::Write::Put(row, value) => (row.clone(), value.clone()),
@@ -404,21 +401,21 @@ async fn the_index_is_what_the_records_say_after_any_operations() {
                 rig.store.delete(&proof, None).await.expect("deleted");
             }
             8 => {
-                let updated = rig.update(bucket, key, dice.below(2)).await;
+                let updated = rig.update(bucket, key, dice.below(4)).await;
                 assert!(matches!(
                     updated,
                     Ok(()) | Err(StoreError::NoSuchKey(_) | StoreError::InvalidRequest(_))
                 ));
             }
             9 => {
-                let number = dice.below(2);
+                let (number, prefix) = (dice.below(2), dice.one_of(&["", "a"]));
                 rig.rewrap(&NewRewrap {
                     from: rig.key(number).clone(),
                     material: None,
                     to: rig.key(1 - number).clone(),
                     scope: Scope {
                         bucket: Some(bucket.to_owned()),
-                        prefix: "a".to_owned(),
+                        prefix: prefix.to_owned(),
                     },
                     rate: None,
                 })
@@ -452,16 +449,16 @@ async fn the_index_is_what_the_records_say_after_any_operations() {
         assert_eq!((by_material, by_bucket), (usage.total, usage.total));
         total.add(usage.total);
     }
-    let under_kms = rig
-        .indexed()
-        .await
-        .into_iter()
-        .filter(|(row, _)| row.get(1) == Some(&super::CLASS_KMS))
-        .count();
-    assert_eq!(
-        total.objects + total.uploads,
-        u64::try_from(under_kms).expect("small")
-    );
+    let mut under_kms = 0;
+    for (_, value) in rig.rows(KeyRange::prefix(&[table::OBJECT])).await {
+        let object: ObjectRecord = codec::decode("object", &value).expect("reads");
+        under_kms += u64::from(matches!(object.sse, SseRecord::Kms(_)));
+    }
+    for (_, value) in rig.rows(KeyRange::prefix(&[table::UPLOAD])).await {
+        let upload: UploadRecord = codec::decode("upload", &value).expect("reads");
+        under_kms += u64::from(matches!(upload.sse, SseRecord::Kms(_)));
+    }
+    assert_eq!(total.objects + total.uploads, under_kms);
 
     // Everything still reads.
     for bucket in BUCKETS {
@@ -470,7 +467,7 @@ async fn the_index_is_what_the_records_say_after_any_operations() {
             let Ok(located) = rig.store.locate(&proof).await else {
                 continue;
             };
-            let access = Rig::access(&located.record().sse, bucket, key);
+            let access = Rig::access(&located.record().sse, located.caller_context(), bucket, key);
             let reading = rig.store.open(&located, &access, Selection::Whole).await;
             let mut body = reading.expect("opens").body;
             let mut bytes = 0;
@@ -493,7 +490,7 @@ async fn an_index_that_was_begun_is_finished_and_one_that_is_there_is_left_alone
     let rig = Rig::new().await;
     for number in 0..BUILD_ROWS + 30 {
         let key = format!("{number:04}");
-        rig.put("vault", &key, rig.kms_target(0, "vault", &key), 1)
+        rig.put("vault", &key, rig.kms_target(0, false, "vault", &key), 1)
             .await;
     }
     let proof = object("s3:PutObject", "vault", "m");
@@ -504,7 +501,7 @@ async fn an_index_that_was_begun_is_finished_and_one_that_is_there_is_left_alone
     rig.store
         .create_upload(
             &proof,
-            &rig.kms_target(1, "vault", "m"),
+            &rig.kms_target(1, false, "vault", "m"),
             Headers::default(),
             (kind, false),
         )
@@ -542,7 +539,7 @@ async fn an_index_that_was_begun_is_finished_and_one_that_is_there_is_left_alone
 async fn a_record_that_does_not_read_is_left_out_and_keeps_no_store_from_starting() {
     let rig = Rig::new().await;
     for key in ["a", "b"] {
-        rig.put("vault", key, rig.kms_target(0, "vault", key), 1)
+        rig.put("vault", key, rig.kms_target(0, false, "vault", key), 1)
             .await;
     }
     let whole = rig.indexed().await;
@@ -556,7 +553,7 @@ async fn a_record_that_does_not_read_is_left_out_and_keeps_no_store_from_startin
     rig.store.build_index().await.expect("built");
     assert_eq!(rig.indexed().await.len(), whole.len() - 1);
     // It can be replaced and deleted all the same.
-    rig.put("vault", "a", rig.kms_target(0, "vault", "a"), 1)
+    rig.put("vault", "a", rig.kms_target(0, false, "vault", "a"), 1)
         .await;
     assert_eq!(rig.indexed().await, whole);
 }
@@ -564,7 +561,7 @@ async fn a_record_that_does_not_read_is_left_out_and_keeps_no_store_from_startin
 #[tokio::test]
 async fn what_hangs_on_a_bucket_key_hangs_on_the_key_that_wraps_it() {
     let rig = Rig::new().await;
-    rig.put("vault", "a", rig.kms_target(0, "vault", "a"), 5)
+    rig.put("vault", "a", rig.kms_target(0, false, "vault", "a"), 5)
         .await;
     let proof = may("s3:ListBucket", Resource::Bucket("vault".to_owned()));
     let bucket = rig.store.load_bucket(&proof).await.expect("there").uuid;
@@ -630,8 +627,13 @@ async fn a_scope_is_found_among_many_versions_and_neighbours() {
         for bucket in BUCKETS {
             for (number, prefix) in ["a", "aa", "ab", "b"].iter().enumerate() {
                 let name = format!("{prefix}/{version}");
-                rig.put(bucket, &name, rig.kms_target(0, bucket, &name), 10 + number)
-                    .await;
+                rig.put(
+                    bucket,
+                    &name,
+                    rig.kms_target(0, false, bucket, &name),
+                    10 + number,
+                )
+                .await;
             }
         }
         if version < 3 {
@@ -672,7 +674,7 @@ async fn a_range_is_empty_as_soon_as_nothing_depends_on_its_key() {
     let rig = Rig::new().await;
     let range = rig.index.rows(rig.key(0).key_id());
     assert!(rig.rows(range.clone()).await.is_empty());
-    rig.put("vault", "a", rig.kms_target(0, "vault", "a"), 5)
+    rig.put("vault", "a", rig.kms_target(0, false, "vault", "a"), 5)
         .await;
     assert_eq!(rig.rows(range.clone()).await.len(), 1);
     let proof = object("s3:DeleteObject", "vault", "a");
@@ -685,4 +687,94 @@ fn what_a_customer_key_wraps_hangs_on_nothing_of_ours() {
     assert_eq!(dependency(&KeyRecord::Customer(vec![1; 61])), None);
     assert_eq!(dependency(&KeyRecord::S3(vec![9])), None);
     assert_eq!(dependency(&KeyRecord::Kms(vec![9], Vec::new())), None);
+}
+
+#[tokio::test]
+async fn what_hangs_on_a_bucket_key_moves_to_new_ones_and_the_old_one_goes() {
+    let rig = Rig::new().await;
+    // More than one page of them, and an upload.
+    for number in 0..300 {
+        let key = format!("{number}");
+        rig.put("vault", &key, rig.kms_target(0, true, "vault", &key), 1)
+            .await;
+    }
+    let proof = object("s3:PutObject", "vault", "large");
+    let kind = ChecksumKind {
+        algorithm: ChecksumAlgorithm::Crc64Nvme,
+        composite: false,
+    };
+    let sse = rig.kms_target(0, true, "vault", "large");
+    rig.store
+        .create_upload(&proof, &sse, Headers::default(), (kind, false))
+        .await
+        .expect("begun");
+    let old = rig.rows(KeyRange::prefix(&[table::BUCKET_KEY])).await;
+    assert_eq!(old.len(), 1);
+    rig.rewrap(&NewRewrap {
+        from: rig.key(0).clone(),
+        material: None,
+        to: rig.key(1).clone(),
+        scope: Scope::default(),
+        rate: None,
+    })
+    .await;
+    let new = rig.rows(KeyRange::prefix(&[table::BUCKET_KEY])).await;
+    assert!((1..=4).contains(&new.len()) && !new.contains(&old[0]));
+    for (_, value) in new {
+        let record = codec::decode("bucket key", &value).expect("reads");
+        assert!(matches!(
+            super::dependency_of_bucket_key(&record),
+            Some(Dependency::Kms(key, _)) if key == rig.key(1).key_id()
+        ));
+    }
+    assert_eq!(rig.indexed().await, rig.expected().await);
+    for number in 0..300 {
+        let key = format!("{number}");
+        let located = rig
+            .store
+            .locate(&object("s3:GetObject", "vault", &key))
+            .await
+            .expect("there");
+        assert!(located.record().says_bucket_key());
+        let access = Rig::access(
+            &located.record().sse,
+            located.caller_context(),
+            "vault",
+            &key,
+        );
+        let reading = rig.store.open(&located, &access, Selection::Whole).await;
+        reading.expect("opens");
+    }
+}
+
+#[tokio::test]
+async fn a_prefix_is_counted_and_moved_among_what_hangs_on_one_bucket_key() {
+    let rig = Rig::new().await;
+    for (key, bytes) in [("a/1", 10), ("a/2", 20), ("b/1", 100)] {
+        rig.put("vault", key, rig.kms_target(0, true, "vault", key), bytes)
+            .await;
+    }
+    let scope = Scope {
+        bucket: Some("vault".to_owned()),
+        prefix: "a/".to_owned(),
+    };
+    let count = async |number: usize, scope: &Scope| {
+        let key = rig.key(number).key_id();
+        let usage = rig.index.usage(key, 0..=u32::MAX, scope).await;
+        let total = usage.expect("counts").total();
+        (total.objects, total.bytes)
+    };
+    assert_eq!(count(0, &scope).await, (2, 30));
+    rig.rewrap(&NewRewrap {
+        from: rig.key(0).clone(),
+        material: None,
+        to: rig.key(1).clone(),
+        scope: scope.clone(),
+        rate: None,
+    })
+    .await;
+    assert_eq!(count(0, &scope).await, (0, 0));
+    assert_eq!(count(0, &Scope::default()).await, (1, 100));
+    assert_eq!(count(1, &Scope::default()).await, (2, 30));
+    assert_eq!(rig.indexed().await, rig.expected().await);
 }

@@ -154,7 +154,9 @@ def update_object_encryption_has_its_errors():
         says("AccessDenied", "must be owned by the same account", target=arn.replace("000000000000", "999999999999"), status=403)
         says("KMS.NotFoundException", "does not exist", target=f"{account}:key/1234abcd-12ab-34cd-56ef-1234567890ab")
         says("KMS.NotFoundException", "Invalid arn eu-west-9", target=arn.replace(s.region, "eu-west-9"))
-        says("NotImplemented", "BucketKeyEnabled", BucketKeyEnabled=True, status=501)
+        s3.update_object_encryption(Bucket="vault", Key="a",
+                                    ObjectEncryption={"SSEKMS": {"KMSKeyArn": arn, "BucketKeyEnabled": True}})
+        assert s3.head_object(Bucket="vault", Key="a")["BucketKeyEnabled"]
         s3.update_object_encryption(Bucket="vault", Key="a", VersionId="null",
                                     ObjectEncryption={"SSEKMS": {"KMSKeyArn": arn, "BucketKeyEnabled": False}})
         refused("NoSuchVersion", s3.update_object_encryption, Bucket="vault", Key="a", VersionId="3", status=404,
@@ -202,6 +204,43 @@ def update_object_encryption_has_its_errors():
         status, ((code, _),) = inside(fine, x_amz_server_side_encryption="aws:kms")
         assert (status, code) == (400, "InvalidArgument")
         assert s3.get_object(Bucket="vault", Key="a")["Body"].read() == b"A"
+
+
+def bucket_keys_go_with_what_hangs_on_them():
+    with Server() as s:
+        s3, kms = s.client(), s.client("kms")
+        s3.create_bucket(Bucket="vault")
+        one, two = _key(s), _key(s)
+        sse = dict(ServerSideEncryption="aws:kms", SSEKMSKeyId=one, BucketKeyEnabled=True, SSEKMSEncryptionContext="eyJuIjoieCJ9")
+        for n in range(300):
+            s3.put_object(Bucket="vault", Key=f"{n % 3}/{n}", Body=noise(n, n), **sse)
+        upload = dict(Bucket="vault", Key="0/m", UploadId=s3.create_multipart_upload(Bucket="vault", Key="0/m", **sse)["UploadId"])
+        assert (_usage(s, one)["Objects"], _usage(s, one)["MultipartUploads"]) == (300, 1)
+        # By UpdateObjectEncryption, off a bucket key and onto one.
+        for wanted in False, True:
+            s3.update_object_encryption(Bucket="vault", Key="0/3", ObjectEncryption={"SSEKMS": {"KMSKeyArn": two, "BucketKeyEnabled": wanted}})
+            head = s3.head_object(Bucket="vault", Key="0/3")
+            assert (head["SSEKMSKeyId"], head.get("BucketKeyEnabled", False)) == (two, wanted)
+            assert s3.get_object(Bucket="vault", Key="0/3")["Body"].read() == noise(3, 3)
+            assert (_usage(s, one)["Objects"], _usage(s, two)["Objects"]) == (299, 1)
+        # The newest material of the same key; a part of it to another key; all of it.
+        kms.rotate_key_on_demand(KeyId=one)
+        assert "300 data keys re-wrapped" in _strongroom(s, "rewrap", "--from", one, "--to", one)
+        assert [m["Objects"] for m in _usage(s, one)["KeyMaterials"]] == [0, 299]
+        assert "100 data keys re-wrapped" in _strongroom(s, "rewrap", "--from", one, "--to", two, "--bucket", "vault", "--prefix", "1/")
+        said = _strongroom(s, "rewrap", "--from", one, "--to", two)
+        assert f"nothing depends on {one} any more" in said and "200 data keys re-wrapped" in said, said
+        assert _counts(_usage(s, one)) == (0, 0, 0)
+        s.client("kms").disable_key(KeyId=one)
+        etag = s3.upload_part(PartNumber=1, Body=b"end", **upload)["ETag"]
+        s3.complete_multipart_upload(MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": etag}]}, **upload)
+        s.stop()
+        s.start()
+        s3 = s.client()
+        for n in range(300):
+            found = s3.get_object(Bucket="vault", Key=f"{n % 3}/{n}")
+            assert (found["SSEKMSKeyId"], found["BucketKeyEnabled"], found["Body"].read()) == (two, True, noise(n, n))
+        assert s3.get_object(Bucket="vault", Key="0/m")["Body"].read() == b"end"
 
 
 def policies_decide_who_changes_keys():
