@@ -145,13 +145,14 @@ impl KeyCommand {
             Self::Enable(key) => change(client, "EnableKey", &key.key, json!({})).await,
             Self::Disable(key) => change(client, "DisableKey", &key.key, json!({})).await,
             Self::ScheduleDeletion { key, days } => {
-                change(
-                    client,
-                    "ScheduleKeyDeletion",
-                    &key.key,
-                    json!({ "PendingWindowInDays": days }),
-                )
-                .await
+                let days = json!({ "PendingWindowInDays": days });
+                change(client, "ScheduleKeyDeletion", &key.key, days).await?;
+                let usage = client.call(USAGE, &json!({ "KeyId": key.key })).await;
+                match usage {
+                    Ok(usage) => println!("{} depend on it", counts(&usage, "")),
+                    Err(error) => eprintln!("what depends on it cannot be told: {error}"),
+                }
+                Ok(())
             }
             Self::CancelDeletion(key) => {
                 change(client, "CancelKeyDeletion", &key.key, json!({})).await

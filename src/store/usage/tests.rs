@@ -50,9 +50,13 @@ fn caller() -> RequestContext {
 }
 
 fn may(action: &'static str, resource: Resource) -> Authorised {
-    authorise(&caller(), Action(action), resource, Side::None, |_values| {
-        ()
-    })
+    authorise(
+        &caller(),
+        Action(action),
+        resource,
+        Side::None,
+        |_values| {},
+    )
     .expect("root may")
 }
 
