@@ -182,7 +182,7 @@ fn may(action: &'static str, resource: Resource) -> Authorised {
         Action(action),
         resource,
         Side::None,
-        |_values| (),
+        |_values| {},
     );
     decision.expect("root may")
 }

@@ -28,9 +28,12 @@ pub struct BucketAccess {
     pub policy: Option<Arc<Document>>,
 }
 
-/// Policies as they were last read: what is stored, and what it says.
+/// What is stored, and what it says.
+type ReadPolicy = (Vec<u8>, Arc<Document>);
+
+/// Policies as they were last read.
 #[derive(Debug, Default)]
-pub(super) struct ReadPolicies(Mutex<HashMap<Uuid, (Vec<u8>, Arc<Document>)>>);
+pub(super) struct ReadPolicies(Mutex<HashMap<Uuid, ReadPolicy>>);
 
 impl ReadPolicies {
     fn kept(&self, bucket: &Uuid, stored: &[u8]) -> Option<Arc<Document>> {

@@ -29,10 +29,6 @@ const NEWEST_LOOKED_AT: usize = 512;
 
 /// How an object is to be encrypted.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one for a request, and it does not move"
-)]
 pub enum SseTarget {
     /// SSE-S3.
     S3,

@@ -34,9 +34,13 @@ async fn kms_target(parts: &Parts, bucket_key: bool) -> SseTarget {
 }
 
 fn proof(action: &'static str, resource: Resource) -> Authorised {
-    authorise(&caller(), Action(action), resource, Side::None, |_values| {
-        ()
-    })
+    authorise(
+        &caller(),
+        Action(action),
+        resource,
+        Side::None,
+        |_values| {},
+    )
     .expect("root may")
 }
 

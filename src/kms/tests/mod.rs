@@ -198,7 +198,7 @@ fn may(action: &'static str, resource: Resource) -> Authorised {
         Action(action),
         resource,
         Side::None,
-        |_values| (),
+        |_values| {},
     )
     .expect("root may")
 }
