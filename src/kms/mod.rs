@@ -18,7 +18,7 @@
 //! # Reading order
 //!
 //! `spec`, `key`, `context`, `ciphertext`, `table`, `mac`, `backing`, `wraps`, `data`, then the use cases:
-//! `keys`, `hmac`, `stores`, `aliases`, `tags`, `policy`, `rotation`, `deletion`, `internal`; the front end is [`api`].
+//! `keys`, `hmac`, `import`, `stores`, `aliases`, `tags`, `policy`, `rotation`, `deletion`, `internal`; the front end is [`api`].
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -39,6 +39,7 @@ mod data;
 mod deletion;
 mod error;
 mod hmac;
+mod import;
 mod internal;
 mod key;
 mod keys;
@@ -62,11 +63,15 @@ pub use deletion::{
 };
 pub use error::{KeyStoreError, KmsError, WrongState};
 pub use hmac::{MAC_BYTES_MAX, MAC_MESSAGE_BYTES_MAX};
+pub use import::{
+    IMPORT_BYTES_MAX, IMPORT_PAIRS_PER_KEY_MAX, IMPORT_PARAMETERS_VALID_MILLIS, ImportParameters,
+    MATERIAL_VALID_DAYS_MAX, NewMaterial,
+};
 pub use internal::InternalKey;
 pub use key::{
     KeyArn, KeyId, KeyManager, KeyMaterialId, KeyRef, KeyState, RotationSchedule, Timestamp,
 };
-pub use keys::{DESCRIPTION_CHARS_MAX, KeyMetadata, NewKey};
+pub use keys::{DESCRIPTION_CHARS_MAX, ImportStatus, KeyMetadata, NewKey};
 pub use policy::{POLICY_CHARS_MAX, POLICY_NAME};
 pub use rotation::{
     ON_DEMAND_ROTATIONS_MAX, ROTATION_PERIOD_DAYS_DEFAULT, ROTATION_PERIOD_DAYS_MAX,

@@ -42,7 +42,7 @@ impl KeySpec {
 
     /// The key spec of this name, if keys of it can be made here.
     pub fn parse(name: &str) -> Option<Self> {
-        let tools = ToolSpec::ALL.into_iter().map(|tool| Self(Some(tool)));
+        let tools = ToolSpec::MACS.into_iter().map(|tool| Self(Some(tool)));
         std::iter::once(Self::SYMMETRIC_DEFAULT)
             .chain(tools)
             .find(|spec| spec.name() == name)

@@ -17,6 +17,7 @@ mod aliases;
 mod call;
 mod data;
 mod error;
+mod import;
 mod keys;
 mod mac;
 mod members;
@@ -37,18 +38,15 @@ const TARGET_PREFIX: &str = "TrentService.";
 const MOVE_KEY: &str = "Strongroom.MoveKey";
 
 /// Operations of the API that are not here.
-const UNSUPPORTED: [&str; 19] = [
+const UNSUPPORTED: [&str; 16] = [
     "CreateGrant",
     "Decapsulate",
-    "DeleteImportedKeyMaterial",
     "DeriveSharedSecret",
     "Encapsulate",
     "GenerateDataKeyPair",
     "GenerateDataKeyPairWithoutPlaintext",
     "GetKeyLastUsage",
-    "GetParametersForImport",
     "GetPublicKey",
-    "ImportKeyMaterial",
     "ListGrants",
     "ListRetirableGrants",
     "ReplicateKey",
@@ -129,6 +127,9 @@ async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, W
         "Decrypt" => answer(data::decrypt(call, read(body)?).await),
         "DeleteAlias" => nothing(aliases::delete_alias(call, read(body)?).await),
         "DeleteCustomKeyStore" => answer(stores::delete(call, read(body)?).await),
+        "DeleteImportedKeyMaterial" => {
+            answer(import::delete_imported_key_material(call, read(body)?).await)
+        }
         "DescribeCustomKeyStores" => answer(stores::describe(call, read(body)?).await),
         "DescribeKey" => answer(keys::describe_key(call, read(body)?).await),
         "DisableKey" => nothing(keys::disable_key(call, read(body)?).await),
@@ -147,6 +148,8 @@ async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, W
         "GetKeyRotationStatus" => {
             answer(rotation::get_key_rotation_status(call, read(body)?).await)
         }
+        "GetParametersForImport" => answer(import::parameters(call, read(body)?).await),
+        "ImportKeyMaterial" => answer(import::import_key_material(call, read(body)?).await),
         "ListAliases" => answer(aliases::list_aliases(call, read(body)?).await),
         "ListKeyPolicies" => answer(policy::list_key_policies(call, read(body)?).await),
         "ListKeyRotations" => answer(rotation::list_key_rotations(call, read(body)?).await),

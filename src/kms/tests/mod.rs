@@ -18,6 +18,7 @@ use crate::meta::{Batch, KeyRange, Meta, RedbMeta, Row};
 
 mod crypto;
 mod hmac;
+mod import;
 mod integrity;
 mod life;
 mod recovery;
