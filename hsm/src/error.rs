@@ -34,6 +34,9 @@ pub enum HsmError {
     /// Caller: no key of this kind is to be had from this token.
     #[error("the token does not do this: {0}")]
     Unsupported(String),
+    /// Caller: what was to be imported is no AES-256 key, or not the same key as before.
+    #[error("the key material is not what it must be")]
+    OtherMaterial,
     /// Retry: too many calls wait.
     #[error("HSM queue is full")]
     Busy,
@@ -100,6 +103,7 @@ impl HsmError {
                 | Self::Unauthentic
                 | Self::TooLong { .. }
                 | Self::Unsupported(_)
+                | Self::OtherMaterial
                 | Self::Busy
                 | Self::KeyUnavailable { .. }
         )

@@ -17,8 +17,8 @@ use zeroize::Zeroizing;
 
 use crate::handle::same_bytes;
 use crate::{
-    BackingKey, BackingKeyId, Health, HsmError, HsmHandle, HsmResult, Report, SecretBytes, State,
-    TokenInfo, ToolKey, ToolSpec, Wrapped,
+    BackingKey, BackingKeyId, Health, HsmError, HsmHandle, HsmResult, Material, Report,
+    SecretBytes, State, TokenInfo, ToolKey, ToolSpec, Wrapped,
 };
 
 /// How long a wait for clones pauses between two looks.
@@ -197,13 +197,61 @@ impl HsmGroup {
             return Err(nobody());
         };
         let tool = maker.generate_tool(id, spec, label).await?;
-        if let Err(missing) = self.await_clones(id, Made::Tool(&tool)).await {
+        // A pair that unwraps lives for a day, and is used where it was made.
+        if !spec.is_pair()
+            && let Err(missing) = self.await_clones(id, Made::Tool(&tool)).await
+        {
             if let Err(error) = self.destroy_key(id).await {
                 tracing::warn!(event = "hsm.group.not_destroyed", backing_key = %id, %error);
             }
             return Err(missing);
         }
         Ok(tool)
+    }
+
+    /// Imports a backing key in the member that has the unwrapping tool, and waits until its canary opens in a quorum of
+    /// them.
+    ///
+    /// # Errors
+    ///
+    /// As [`HsmHandle::import_key`] and [`HsmGroup::generate_key`].
+    pub async fn import_key(
+        &self,
+        material: &Material,
+        id: BackingKeyId,
+        label: &str,
+    ) -> HsmResult<BackingKey> {
+        let member = self.holder(&material.unwrapper).await?;
+        let key = member.import_key(material.clone(), id, label).await?;
+        if let Err(missing) = self.await_clones(id, Made::Key(&key)).await {
+            if let Err(error) = self.destroy_key(id).await {
+                tracing::warn!(event = "hsm.group.not_destroyed", backing_key = %id, %error);
+            }
+            return Err(missing);
+        }
+        Ok(key)
+    }
+
+    /// As [`HsmHandle::check_material`], in the member that has the unwrapping tool.
+    ///
+    /// # Errors
+    ///
+    /// As [`HsmHandle::check_material`].
+    pub async fn check_material(&self, material: &Material) -> HsmResult<()> {
+        let member = self.holder(&material.unwrapper).await?;
+        member.check_material(material.clone()).await
+    }
+
+    /// The member in which `tool` proves itself.
+    async fn holder(&self, tool: &ToolKey) -> HsmResult<&HsmHandle> {
+        let mut last = nobody();
+        for member in self.in_turn() {
+            match member.probe_tool(tool).await {
+                Ok(()) => return Ok(member),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
     }
 
     /// As [`HsmHandle::mac`], by the first member in turn that can.

@@ -41,8 +41,8 @@ use self::pool::Pool;
 use self::reply::reply;
 use self::worker::{Call, Seat};
 use crate::{
-    BackingKey, BackingKeyId, HsmError, HsmResult, Report, SecretBytes, TOOL_INPUT_BYTES_MAX,
-    Token, TokenInfo, ToolKey, ToolSpec, Wrapped,
+    BackingKey, BackingKeyId, HsmError, HsmResult, Material, PAIR_DEADLINE, Report, SecretBytes,
+    TOOL_INPUT_BYTES_MAX, Token, TokenInfo, ToolKey, ToolSpec, Wrapped,
 };
 
 /// How a token is driven.
@@ -266,8 +266,11 @@ impl HsmHandle {
     ///
     /// As [`HsmHandle::wrap`].
     pub async fn tool_obstacle(&self, spec: ToolSpec) -> HsmResult<Option<String>> {
-        self.call(true, move |seat| seat.session()?.tool_obstacle(spec))
-            .await
+        let deadline = self.deadline_of(spec);
+        self.call_within(deadline, true, move |seat| {
+            seat.session()?.tool_obstacle(spec)
+        })
+        .await
     }
 
     /// Makes a tool with its proof, as [`HsmHandle::generate_key`] makes a backing key: in three sessions, once, and
@@ -284,9 +287,9 @@ impl HsmHandle {
     ) -> HsmResult<ToolKey> {
         let label = label.to_owned();
         let pool = Arc::downgrade(&self.shared.pool);
-        let made = self.call(false, move |seat| {
-            seat.renew()?.generate_tool(&id, spec, &label)?;
-            let proof = seat.renew()?.prove_tool(&id, spec)?;
+        let made = self.call_within(self.deadline_of(spec), false, move |seat| {
+            let blob = seat.renew()?.generate_tool(&id, spec, &label)?;
+            let proof = seat.renew()?.prove_tool(&id, spec, &blob)?;
             let tool = ToolKey { id, spec, proof };
             seat.renew()?.probe_tool(&tool)?;
             Ok(Fresh::new(id, tool, &pool))
@@ -320,6 +323,42 @@ impl HsmHandle {
         let tool = tool.clone();
         self.call(true, move |seat| seat.session()?.mac(&tool, &message))
             .await
+    }
+
+    /// Unwraps `material` in the token into a backing key with its canary, in three sessions, once, and gone again when its
+    /// caller has left: as [`HsmHandle::generate_key`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::import_key`](crate::Session::import_key) and [`HsmHandle::generate_key`].
+    pub async fn import_key(
+        &self,
+        material: Material,
+        id: BackingKeyId,
+        label: &str,
+    ) -> HsmResult<BackingKey> {
+        let label = label.to_owned();
+        let pool = Arc::downgrade(&self.shared.pool);
+        let made = self.call(false, move |seat| {
+            let blob = seat.renew()?.import_key(&material, Some((&id, &label)))?;
+            let canary = seat.renew()?.make_canary(&id, &blob)?;
+            let key = BackingKey { id, blob, canary };
+            seat.renew()?.probe(&key)?;
+            Ok(Fresh::new(id, key, &pool))
+        });
+        made.await.map(Fresh::received)
+    }
+
+    /// Whether `material` could be imported: it unwraps, and is the same as what it must be.
+    ///
+    /// # Errors
+    ///
+    /// As [`HsmHandle::import_key`].
+    pub async fn check_material(&self, material: Material) -> HsmResult<()> {
+        self.call(true, move |seat| {
+            seat.session()?.import_key(&material, None).map(|_blob| ())
+        })
+        .await
     }
 
     /// Destroys a backing key for ever. One that is not there is destroyed already.
@@ -483,9 +522,27 @@ impl HsmHandle {
         T: Send + 'static,
         W: FnMut(&mut Seat<'_>) -> HsmResult<T> + Send + 'static,
     {
+        let deadline = self.shared.pool.settings.deadline;
+        self.call_within(deadline, repeatable, work).await
+    }
+
+    /// How long may be taken to make such a tool, or to try it.
+    fn deadline_of(&self, spec: ToolSpec) -> Duration {
+        let deadline = self.shared.pool.settings.deadline;
+        if spec.is_pair() {
+            deadline.max(PAIR_DEADLINE)
+        } else {
+            deadline
+        }
+    }
+
+    async fn call_within<T, W>(&self, deadline: Duration, repeatable: bool, work: W) -> HsmResult<T>
+    where
+        T: Send + 'static,
+        W: FnMut(&mut Seat<'_>) -> HsmResult<T> + Send + 'static,
+    {
         let pool = &self.shared.pool;
         let (reply, mut answer) = reply();
-        let deadline = pool.settings.deadline;
         let asked = Instant::now();
         let overdue = asked + deadline;
         pool.submit(Box::new(Call::new(repeatable, overdue, work, reply)))?;

@@ -77,7 +77,8 @@ impl fmt::Debug for Canary {
 
 /// What a token hands out of a key that it made, for whoever records the key to keep and to show again.
 ///
-/// Empty where the token keeps the key and finds it by its identity (PKCS#11). A TPM keeps only the parent of its
+/// Empty where the token keeps the key, has made it, and finds it by its identity (PKCS#11). Of a pair of keys it is the
+/// public half. A TPM keeps only the parent of its
 /// keys: there it is the key's public area and its private area, encrypted by that parent. Safe to store and to show.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct KeyBlob(Vec<u8>);
@@ -88,6 +89,16 @@ impl KeyBlob {
 
     /// No bytes: the token finds the key by its identity.
     pub const EMPTY: Self = Self(Vec::new());
+
+    /// What a PKCS#11 token's key is recorded with whose material was brought along: one byte. Such a key has not been in
+    /// the token always, and is not judged as if it had.
+    pub(crate) fn imported() -> Self {
+        Self(vec![1])
+    }
+
+    pub(crate) fn is_imported(&self) -> bool {
+        self.0 == [1]
+    }
 
     /// Reads a stored blob.
     ///

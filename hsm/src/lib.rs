@@ -13,7 +13,7 @@
 //!   and hand out a handle that means another key than yesterday. Therefore handles are never stored: a key is found
 //!   by its `CKA_ID`, and before a newly found handle is used its [`Canary`] is opened with it.
 //! - A wrap is decrypted back before it is acknowledged unless the operator relaxes that.
-//! - Keys that make MACs are tools ([`ToolKey`]): no token need have them, and what it has is tried before a key is made.
+//! - Keys that make MACs or unwrap imported keys are tools ([`ToolKey`]): no token need have them, and what it has is tried before a key is made.
 //!   They, too, prove themselves before a newly found handle is used.
 //! - What a token wraps is at most [`WRAP_PLAINTEXT_BYTES_MAX`] bytes: data keys, not data.
 //!
@@ -33,19 +33,26 @@ mod secret;
 pub mod testing;
 mod tool;
 pub mod tpm;
+mod wrapping;
 
 pub use error::{BoxError, HsmError, HsmResult};
 pub use group::{GroupSettings, HsmGroup};
 pub use handle::{Health, HsmHandle, HsmSettings, State};
 pub use key::{BackingKey, BackingKeyId, Canary, KeyBlob, WrapScheme, Wrapped};
 pub use secret::{DataKey, SecretBytes};
-pub use tool::{HashFunction, TOOL_INPUT_BYTES_MAX, ToolKey, ToolProof, ToolSpec};
+pub use tool::{
+    HashFunction, ImportWrapping, Material, RsaSize, TOOL_INPUT_BYTES_MAX, ToolKey, ToolProof,
+    ToolSpec,
+};
 
 /// The most plaintext bytes one wrap takes: a data key and a digest of its context. Every token can do this much.
 pub const WRAP_PLAINTEXT_BYTES_MAX: usize = 64;
 
 /// The most bytes of additional authenticated data one wrap takes.
 pub const WRAP_AAD_BYTES_MAX: usize = 16 * 1024;
+
+/// The longest that a token may take to make a pair of keys.
+pub const PAIR_DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// What a token says of itself, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,14 +202,25 @@ pub trait Session: Send {
     /// # Errors
     ///
     /// As [`Session::generate_key`]; [`HsmError::Unsupported`] before anything is made, when there is an obstacle.
-    fn generate_tool(&mut self, id: &BackingKeyId, spec: ToolSpec, label: &str) -> HsmResult<()>;
+    fn generate_tool(
+        &mut self,
+        id: &BackingKeyId,
+        spec: ToolSpec,
+        label: &str,
+    ) -> HsmResult<KeyBlob>;
 
-    /// Makes the proof of a tool that has none yet. The attributes are verified.
+    /// Makes the proof of a tool that has none yet; `blob` is what [`Session::generate_tool`] answered. The attributes are
+    /// verified, and of a pair, that its halves belong together.
     ///
     /// # Errors
     ///
     /// As [`Session::make_canary`].
-    fn prove_tool(&mut self, id: &BackingKeyId, spec: ToolSpec) -> HsmResult<ToolProof>;
+    fn prove_tool(
+        &mut self,
+        id: &BackingKeyId,
+        spec: ToolSpec,
+        blob: &KeyBlob,
+    ) -> HsmResult<ToolProof>;
 
     /// Has `tool` prove itself afresh, with the handle that would be used now.
     ///
@@ -215,9 +233,23 @@ pub trait Session: Send {
     ///
     /// # Errors
     ///
-    /// [`HsmError::TooLong`] beyond [`TOOL_INPUT_BYTES_MAX`]; [`HsmError::KeyNotFound`]; [`HsmError::Unfit`]; or what
-    /// the device says.
+    /// [`HsmError::TooLong`] beyond [`TOOL_INPUT_BYTES_MAX`]; [`HsmError::KeyNotFound`]; [`HsmError::Unfit`], also for a
+    /// tool that makes no MACs; or what the device says.
     fn mac(&mut self, tool: &ToolKey, message: &[u8]) -> HsmResult<Vec<u8>>;
+
+    /// Unwraps `material` in the token into a backing key like those of [`Session::generate_key`], with this identity and
+    /// label; without them, only finds out whether it could. The material is never outside the token.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::KeyNotFound`] when the unwrapping tool is not there, [`HsmError::Unauthentic`] for bytes that it does
+    /// not unwrap, [`HsmError::OtherMaterial`]; then nothing was made. [`HsmError::Unsupported`] where a backing key is
+    /// more than the material; and as [`Session::generate_key`].
+    fn import_key(
+        &mut self,
+        material: &Material,
+        into: Option<(&BackingKeyId, &str)>,
+    ) -> HsmResult<KeyBlob>;
 
     /// Destroys the key, of whatever kind. A key that is not there is destroyed already.
     fn destroy_key(&mut self, id: &BackingKeyId) -> HsmResult<()>;

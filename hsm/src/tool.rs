@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{BackingKeyId, HsmError, HsmResult};
+use crate::{BackingKey, BackingKeyId, HsmError, HsmResult};
 
 /// The most bytes that a tool works on at once: a message of `kms:GenerateMac`.
 pub const TOOL_INPUT_BYTES_MAX: usize = 4096;
@@ -32,22 +32,113 @@ impl HashFunction {
     }
 }
 
+/// Length of the modulus of an RSA key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RsaSize {
+    /// 2048 bits.
+    Bits2048,
+    /// 3072 bits.
+    Bits3072,
+    /// 4096 bits.
+    Bits4096,
+}
+
+impl RsaSize {
+    /// Every one, the smallest first.
+    pub const ALL: [Self; 3] = [Self::Bits2048, Self::Bits3072, Self::Bits4096];
+
+    /// Length of the modulus, and so of whatever the key encrypts, in bytes.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::Bits2048 => 256,
+            Self::Bits3072 => 384,
+            Self::Bits4096 => 512,
+        }
+    }
+
+    const fn index(self) -> u8 {
+        match self {
+            Self::Bits2048 => 0,
+            Self::Bits3072 => 1,
+            Self::Bits4096 => 2,
+        }
+    }
+}
+
+/// How material that is brought along is wrapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ImportWrapping {
+    /// RSAES-OAEP (RFC 8017 §7.1) with SHA-1, as its MGF, too.
+    OaepSha1,
+    /// The same with SHA-256.
+    OaepSha256,
+    /// An AES-256 key by [`ImportWrapping::OaepSha1`], then the material under it by RFC 5649: one after the other.
+    AesWrapSha1,
+    /// The same with [`ImportWrapping::OaepSha256`].
+    AesWrapSha256,
+}
+
+impl ImportWrapping {
+    /// Every one.
+    pub const ALL: [Self; 4] = [
+        Self::OaepSha1,
+        Self::OaepSha256,
+        Self::AesWrapSha1,
+        Self::AesWrapSha256,
+    ];
+
+    /// Whether the material is under an AES key, and that under the RSA key.
+    pub const fn has_aes_key(self) -> bool {
+        matches!(self, Self::AesWrapSha1 | Self::AesWrapSha256)
+    }
+
+    /// Whether the hash of OAEP is SHA-1; else it is SHA-256.
+    pub const fn is_sha1(self) -> bool {
+        matches!(self, Self::OaepSha1 | Self::AesWrapSha1)
+    }
+
+    const fn index(self) -> u8 {
+        match self {
+            Self::OaepSha1 => 0,
+            Self::OaepSha256 => 1,
+            Self::AesWrapSha1 => 2,
+            Self::AesWrapSha256 => 3,
+        }
+    }
+}
+
 /// What a tool is, and so what it can do: that, and nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ToolSpec {
     /// Makes and verifies MACs by HMAC (FIPS 198-1) with this hash, under a secret as long as its digest.
     Hmac(HashFunction),
+    /// An RSA pair that unwraps material which is brought along, wrapped in this one way. Only its private half stays in
+    /// the token.
+    Unwrap(RsaSize, ImportWrapping),
 }
 
 impl ToolSpec {
-    /// Every one.
-    pub const ALL: [Self; 4] = [
+    /// Those that make MACs.
+    pub const MACS: [Self; 4] = [
         Self::Hmac(HashFunction::Sha224),
         Self::Hmac(HashFunction::Sha256),
         Self::Hmac(HashFunction::Sha384),
         Self::Hmac(HashFunction::Sha512),
     ];
+
+    /// Every one.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let unwrap = |size| ImportWrapping::ALL.map(|wrapping| Self::Unwrap(size, wrapping));
+        Self::MACS
+            .into_iter()
+            .chain(RsaSize::ALL.into_iter().flat_map(unwrap))
+    }
+
+    /// Whether it is a pair of keys: to make one takes a while, and it has a public half.
+    pub const fn is_pair(self) -> bool {
+        matches!(self, Self::Unwrap(..))
+    }
 
     /// Its number in records and between processes. It never changes its meaning.
     pub const fn to_byte(self) -> u8 {
@@ -56,28 +147,36 @@ impl ToolSpec {
             Self::Hmac(HashFunction::Sha256) => 0x11,
             Self::Hmac(HashFunction::Sha384) => 0x12,
             Self::Hmac(HashFunction::Sha512) => 0x13,
+            Self::Unwrap(size, wrapping) => 0x40 + 4 * size.index() + wrapping.index(),
         }
     }
 
     /// The one with this number.
     pub fn from_byte(byte: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|spec| spec.to_byte() == byte)
+        Self::all().find(|spec| spec.to_byte() == byte)
     }
 
-    /// Its name in reports: the `KeySpec` of the KMS API where there is one.
+    /// Its name in reports: the `KeySpec` of the KMS API where there is one, or the `WrappingAlgorithm`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Hmac(HashFunction::Sha224) => "HMAC_224",
             Self::Hmac(HashFunction::Sha256) => "HMAC_256",
             Self::Hmac(HashFunction::Sha384) => "HMAC_384",
             Self::Hmac(HashFunction::Sha512) => "HMAC_512",
+            Self::Unwrap(_, wrapping) => match wrapping {
+                ImportWrapping::OaepSha1 => "RSAES_OAEP_SHA_1",
+                ImportWrapping::OaepSha256 => "RSAES_OAEP_SHA_256",
+                ImportWrapping::AesWrapSha1 => "RSA_AES_KEY_WRAP_SHA_1",
+                ImportWrapping::AesWrapSha256 => "RSA_AES_KEY_WRAP_SHA_256",
+            },
         }
     }
 }
 
 /// What a tool made when it was new, by which a newly found handle is known to be that tool. Not secret.
 ///
-/// Of a MAC key: its MAC over `"strongroom mac canary v1"` ‖ `CKA_ID`.
+/// Of a MAC key: its MAC over `"strongroom mac canary v1"` ‖ `CKA_ID`. Of a pair: its public half as a DER
+/// `SubjectPublicKeyInfo` (RFC 5280 §4.1), under which something is made that only the private half undoes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ToolProof(Vec<u8>);
 
@@ -128,14 +227,32 @@ pub struct ToolKey {
     pub proof: ToolProof,
 }
 
+/// Key material that is brought along: an AES-256 key, wrapped for a tool that unwraps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Material {
+    /// The tool, and with it how the material is wrapped.
+    pub unwrapper: ToolKey,
+    /// The wrapped material: at most [`Material::WRAPPED_BYTES_MAX`] bytes.
+    pub wrapped: Vec<u8>,
+    /// A backing key of the same material, whose canary it must open; it need not be in the token any more.
+    pub same_as: Option<BackingKey>,
+}
+
+impl Material {
+    /// The most bytes of wrapped material: an AES key under RSA of 4096 bits, and the material under that.
+    pub const WRAPPED_BYTES_MAX: usize = 1024;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_spec_has_a_number_of_its_own_and_is_read_back() {
-        for spec in ToolSpec::ALL {
+        let mut numbers = std::collections::HashSet::new();
+        for spec in ToolSpec::all() {
             assert_eq!(ToolSpec::from_byte(spec.to_byte()), Some(spec));
+            assert!(numbers.insert(spec.to_byte()));
         }
         assert_eq!(ToolSpec::from_byte(0), None);
     }

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use strongroom_hsm::pkcs11::{Pkcs11Config, init_token};
 use strongroom_hsm::testing::conformance;
-use strongroom_hsm::{HashFunction, ToolSpec, WrapScheme};
+use strongroom_hsm::{HashFunction, ImportWrapping, ToolSpec, WrapScheme};
 
 const PIN: &str = "1234-strongroom";
 
@@ -42,7 +42,9 @@ fn kryoptic() -> &'static Pkcs11Config {
 fn kryoptic_keeps_the_contract() {
     let token = interop::token(kryoptic().clone());
     conformance::run_all(&token);
+    conformance::an_imported_key_does_not_pass_for_a_made_one(&token);
     interop::has_every_mac_key(&token);
+    interop::unwraps(&token, &ImportWrapping::ALL);
 }
 
 #[test]

@@ -18,8 +18,8 @@ use cryptoki::types::AuthPin;
 use strongroom_hsm::pkcs11::Pkcs11Config;
 use strongroom_hsm::testing::conformance;
 use strongroom_hsm::{
-    BackingKey, BackingKeyId, DataKey, HsmError, HsmHandle, HsmSettings, KeyBlob, SecretBytes,
-    State, Token, WrapScheme, Wrapped,
+    BackingKey, BackingKeyId, DataKey, HsmError, HsmHandle, HsmSettings, ImportWrapping, KeyBlob,
+    SecretBytes, State, Token, WrapScheme, Wrapped,
 };
 
 use tokio::sync::Mutex;
@@ -105,7 +105,13 @@ fn plant(token: &Arc<dyn Token>, id: &BackingKeyId, different: &[Attribute]) {
 fn softhsm_keeps_the_contract() {
     let token = token("main");
     conformance::run_all(&token);
+    conformance::an_imported_key_does_not_pass_for_a_made_one(&token);
     interop::has_every_mac_key(&token);
+    // SoftHSM 2.6.1 has OAEP with SHA-1 only.
+    interop::unwraps(
+        &token,
+        &[ImportWrapping::OaepSha1, ImportWrapping::AesWrapSha1],
+    );
 }
 
 fn main_config() -> Pkcs11Config {

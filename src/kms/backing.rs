@@ -10,7 +10,7 @@
 //! destroyed at once.
 
 use minicbor::{Decode, Encode};
-use strongroom_hsm::{BackingKeyId, HsmError, ToolSpec};
+use strongroom_hsm::{BackingKeyId, HsmError, Material, ToolSpec};
 
 use super::Kms;
 use super::error::KmsError;
@@ -33,12 +33,14 @@ pub(super) enum Target<'a> {
 }
 
 /// What kind of backing key is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind<'a> {
     /// One that wraps data keys.
     Wrapping,
     /// A tool.
     Tool(ToolSpec),
+    /// One that wraps data keys, of this material.
+    Import(&'a Material),
 }
 
 /// That a backing key is about to be made.
@@ -114,7 +116,7 @@ impl Kms {
     pub(super) async fn make_backing(
         &self,
         target: &Target<'_>,
-        kind: Kind,
+        kind: Kind<'_>,
         cause: Cause,
         place: Place,
     ) -> Result<MadeBacking, KmsError> {
@@ -153,6 +155,11 @@ impl Kms {
         let record = match kind {
             Kind::Wrapping => {
                 let key = place.hsm.generate_key(id, &label).await;
+                let key = key.map_err(KmsError::hsm)?;
+                BackingRecord::new(&key, created, cause, token, store)
+            }
+            Kind::Import(material) => {
+                let key = place.hsm.import_key(material, id, &label).await;
                 let key = key.map_err(KmsError::hsm)?;
                 BackingRecord::new(&key, created, cause, token, store)
             }

@@ -265,7 +265,7 @@ impl Kms {
         let owner = Owner::Key(key.clone());
         let head = self.rows().await?.head(&owner).await?;
         head.record
-            .usable(&owner, proof.action().0)
+            .usable(&owner, proof.action().0, self.now())
             .map(|_usable| ())
     }
 
@@ -402,7 +402,7 @@ impl Kms {
     ) -> Result<(SecretBytes, KeyMaterialId), KmsError> {
         let rows = self.rows().await?;
         let head = rows.head(owner).await?;
-        let key = head.record.usable(owner, DECRYPT)?;
+        let key = head.record.usable(owner, DECRYPT, self.now())?;
         if !(1..=key.record.current).contains(&version) {
             return Err(KmsError::InvalidCiphertext);
         }

@@ -11,9 +11,12 @@ use strongroom_hsm::{HsmError, HsmGroup};
 
 use super::dependants::{ALL_VERSIONS, Dependent, Scope};
 use super::error::{KmsError, WrongState};
-use super::key::{BackingRecord, KeyArn, KeyId, KeyRecord, KeyState, Owner, Timestamp};
+use super::key::{
+    BackingRecord, ImportRecord, KeyArn, KeyId, KeyRecord, KeyState, MaterialState, Owner,
+    Timestamp,
+};
 use super::policy::{POLICY_NAME, PolicyRecord};
-use super::table::{self, Loaded};
+use super::table::{self, Loaded, Rows};
 use super::{COMMIT_ATTEMPTS_MAX, Kms, aliases, check_proof, grants};
 use crate::auth::Authorised;
 use crate::meta::table as tables;
@@ -115,11 +118,18 @@ impl Kms {
             };
             match record.state {
                 KeyState::PendingDeletion(_) => {
-                    record.state = KeyState::Disabled;
+                    record.state = match record.import {
+                        Some(import) if import.material != MaterialState::Present => {
+                            KeyState::PendingImport
+                        }
+                        _ => KeyState::Disabled,
+                    };
                     Ok(())
                 }
                 KeyState::Destroying(_) => wrong(WrongState::PendingDeletion),
-                KeyState::Enabled | KeyState::Disabled => wrong(WrongState::NotPendingDeletion),
+                KeyState::Enabled | KeyState::Disabled | KeyState::PendingImport => {
+                    wrong(WrongState::NotPendingDeletion)
+                }
             }
         })
         .await
@@ -139,6 +149,12 @@ impl Kms {
             Err(error @ (KmsError::Storage(_) | KmsError::Damaged(_))) => return Err(error),
             Err(error) => Some(error),
         };
+        if let Err(error) = self.end_pairs().await {
+            if matches!(error, KmsError::Storage(_) | KmsError::Damaged(_)) {
+                return Err(error);
+            }
+            outage = outage.or(Some(error));
+        }
         let mut destroyed = 0;
         let mut after = None;
         loop {
@@ -147,9 +163,16 @@ impl Kms {
                 let due = match record.state {
                     KeyState::PendingDeletion(date) => date <= self.now(),
                     KeyState::Destroying(_) => true,
-                    KeyState::Enabled | KeyState::Disabled => false,
+                    KeyState::Enabled | KeyState::Disabled | KeyState::PendingImport => false,
                 };
                 if !due {
+                    match self.end_imports(&arn, &record).await {
+                        Ok(()) => {}
+                        Err(error) if error.is_outage() => outage = outage.or(Some(error)),
+                        Err(error) => {
+                            tracing::error!(event = "kms.import.not_ended", key = %arn, %error);
+                        }
+                    }
                     continue;
                 }
                 match self.destroy(&arn).await {
@@ -216,9 +239,12 @@ impl Kms {
         }
         // Nothing makes backing keys for a key in this state, and no wrap or unwrap begins.
         let rows = self.rows().await?;
-        let versions = rows.head(&owner).await?.record.current;
-        for version in 1..=versions {
-            let backing = rows.backing(&owner, version).await?.record;
+        let head = rows.head(&owner).await?.record;
+        for version in 1..=head.current {
+            let Some(backing) = backing_if_any(&rows, &owner, &head, version).await? else {
+                continue;
+            };
+            let backing = backing.record;
             let id = backing.id();
             let hsms = self.all_hsms_of(&rows, &owner, &backing).await?;
             check_there(&hsms, &backing).await?;
@@ -243,7 +269,10 @@ impl Kms {
             let mut batch = head.delete();
             let mut stores = Vec::new();
             for version in 1..=head.record.current {
-                let backing = rows.backing(owner, version).await?;
+                let Some(backing) = backing_if_any(&rows, owner, &head.record, version).await?
+                else {
+                    continue;
+                };
                 batch = batch.and(backing.delete());
                 stores.extend(backing.record.store);
             }
@@ -268,6 +297,20 @@ impl Kms {
         }
         Err(KmsError::Busy)
     }
+}
+
+/// A version of a key: a key whose material was never brought along has none.
+async fn backing_if_any(
+    rows: &Rows,
+    owner: &Owner,
+    head: &KeyRecord,
+    version: u32,
+) -> Result<Option<Loaded<BackingRecord>>, KmsError> {
+    let never = |import: ImportRecord| import.material == MaterialState::Never;
+    if head.import.is_some_and(never) {
+        return Ok(None);
+    }
+    rows.backing(owner, version).await.map(Some)
 }
 
 /// A key that is not there is destroyed already only if its token is there: another one behind the same name says nothing

@@ -48,6 +48,15 @@ pub enum KmsError {
     /// Caller: the key is not for this use, or not with this algorithm.
     #[error("{0}")]
     InvalidKeyUsage(String),
+    /// Caller: the import token is not one of ours, or of another key.
+    #[error("The import token is not valid for this key.")]
+    InvalidImportToken,
+    /// Caller: the import token has expired, or has served.
+    #[error("The import token has expired. Get a new one with GetParametersForImport.")]
+    ExpiredImportToken,
+    /// Caller: no AES-256 key, or not the material that the key had.
+    #[error("The key material is not a 256-bit key, or not the one that was imported before.")]
+    IncorrectKeyMaterial,
     /// Caller: the MAC is not of this message under this key.
     #[error("The HMAC verification failed.")]
     InvalidMac,
@@ -143,6 +152,8 @@ pub enum KmsError {
 pub enum WrongState {
     /// Its deletion is scheduled or under way.
     PendingDeletion,
+    /// Its key material is to be imported.
+    PendingImport,
     /// There is no deletion to cancel.
     NotPendingDeletion,
     /// Its key store is disconnected.
@@ -185,6 +196,7 @@ impl std::fmt::Display for WrongState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::PendingDeletion => "pending deletion",
+            Self::PendingImport => "pending import",
             Self::NotPendingDeletion => "not pending deletion",
             Self::Unavailable => "unavailable: its key store is disconnected",
         })
@@ -202,6 +214,7 @@ impl KmsError {
         match error {
             HsmError::Unauthentic => Self::InvalidCiphertext,
             HsmError::Busy => Self::Busy,
+            HsmError::OtherMaterial => Self::IncorrectKeyMaterial,
             HsmError::Unsupported(what) => Self::Unsupported(format!(
                 "The hardware security module has no keys of this kind: {what}"
             )),

@@ -15,6 +15,7 @@ use minicbor::{Decode, Encode};
 use super::context::EncryptionContext;
 use super::error::KmsError;
 use super::key::{KeyArn, KeyId, Owner, Timestamp};
+use super::spec::KeyUsage;
 use super::table::{self, Rows};
 use super::{COMMIT_ATTEMPTS_MAX, Kms, Page, check_proof, check_proof_of};
 use crate::auth::policy::{Named, names};
@@ -114,6 +115,23 @@ operations! {
 }
 
 impl GrantOperation {
+    /// Whether a key of this usage can do it.
+    fn is_of(self, usage: KeyUsage) -> bool {
+        match self {
+            Self::CreateGrant | Self::RetireGrant | Self::DescribeKey => true,
+            Self::GenerateMac | Self::VerifyMac => usage == KeyUsage::GenerateVerifyMac,
+            Self::Sign | Self::Verify | Self::GetPublicKey | Self::DeriveSharedSecret => false,
+            Self::Decrypt
+            | Self::Encrypt
+            | Self::GenerateDataKey
+            | Self::GenerateDataKeyWithoutPlaintext
+            | Self::ReEncryptFrom
+            | Self::ReEncryptTo
+            | Self::GenerateDataKeyPair
+            | Self::GenerateDataKeyPairWithoutPlaintext => usage == KeyUsage::EncryptDecrypt,
+        }
+    }
+
     /// Whether its requests bear an encryption context, which a constraint is about.
     fn has_context(self) -> bool {
         matches!(
@@ -363,7 +381,15 @@ impl Kms {
             let rows = self.rows().await?;
             let head = rows.head(&owner).await?;
             head.record.customer_managed(key, ACTION)?;
-            let _enabled = head.record.enabled(&owner)?;
+            let _enabled = head.record.usable(&owner, ACTION, self.now())?;
+            let usage = head.record.spec()?.usage();
+            if let Some(other) = terms.operations.iter().find(|one| !one.is_of(usage)) {
+                return Err(KmsError::Validation(format!(
+                    "{key} key usage is {} which is not valid for {}.",
+                    usage.name(),
+                    other.name()
+                )));
+            }
             if terms.name.is_some() {
                 let grants = grants_of(&rows, key.key_id()).await?;
                 if let Some((id, _)) = grants.iter().find(|(_, record)| record.grant == *terms) {

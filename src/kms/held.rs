@@ -54,7 +54,8 @@ impl Kms {
     /// As [`Kms::generate_data_key`], but for those of the HSM.
     pub async fn check_generates(&self, proof: &Authorised, key: &KeyArn) -> Result<u32, KmsError> {
         check_proof(proof, &["kms:GenerateDataKey"], key)?;
-        self.check_version(&Owner::Key(key.clone()), None).await
+        self.check_version(&Owner::Key(key.clone()), "kms:GenerateDataKey", None)
+            .await
     }
 
     /// All that [`Kms::unwrap_data_key`] checks, without the HSM and without opening `encrypted`.
@@ -70,16 +71,23 @@ impl Kms {
         let key = self.arn_of(encrypted);
         check_proof(proof, &["kms:Decrypt", "kms:ReEncryptFrom"], &key)?;
         let version = Some(encrypted.backing_version());
-        self.check_version(&Owner::Key(key), version).await?;
+        self.check_version(&Owner::Key(key), "kms:Decrypt", version)
+            .await?;
         Ok(())
     }
 
     /// Whether a backing key may be used, the current one if no version is given: its key is Enabled, and its key store
     /// connected. Answers its version.
-    async fn check_version(&self, owner: &Owner, version: Option<u32>) -> Result<u32, KmsError> {
+    async fn check_version(
+        &self,
+        owner: &Owner,
+        action: &str,
+        version: Option<u32>,
+    ) -> Result<u32, KmsError> {
         let rows = self.rows().await?;
         let head = rows.head(owner).await?;
-        let current = head.record.enabled(owner)?.record.current;
+        let enabled = head.record.usable(owner, action, self.now())?;
+        let current = enabled.record.current;
         let version = version.unwrap_or(current);
         if !(1..=current).contains(&version) {
             return Err(KmsError::InvalidCiphertext);

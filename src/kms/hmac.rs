@@ -65,7 +65,7 @@ impl Kms {
         let owner = Owner::Key(key.clone());
         let rows = self.rows().await?;
         let head = rows.head(&owner).await?;
-        let enabled = head.record.usable(&owner, proof.action().0)?;
+        let enabled = head.record.usable(&owner, proof.action().0, self.now())?;
         check_algorithm(enabled.record.spec()?, algorithm)?;
         let backing = rows.backing(&owner, enabled.record.current).await?.record;
         let hsm = self.hsm_of(&rows, &owner, &backing).await?;

@@ -187,6 +187,11 @@ impl Timestamp {
         Self(i64::try_from(millis).unwrap_or(i64::MAX))
     }
 
+    /// The time so many milliseconds after 1970.
+    pub const fn from_millis(millis: i64) -> Self {
+        Self(millis)
+    }
+
     pub(super) fn plus_millis(self, millis: i64) -> Self {
         Self(self.0.saturating_add(millis))
     }
@@ -231,6 +236,50 @@ pub enum KeyState {
     /// The window of [`KeyState::PendingDeletion`] is over and destruction has begun: no way back.
     #[n(3)]
     Destroying(#[n(0)] Timestamp),
+    /// Its material is to be brought along, and is not there.
+    #[n(4)]
+    PendingImport,
+}
+
+/// Where the material of a key is that is brought along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub(super) enum MaterialState {
+    /// There was none yet.
+    #[n(0)]
+    Never,
+    /// In the token.
+    #[n(1)]
+    Present,
+    /// On its way out: of no use, and perhaps still in the token.
+    #[n(2)]
+    Leaving,
+    /// Not in the token any more. Its canary is kept.
+    #[n(3)]
+    Gone,
+}
+
+/// What is recorded of the material of a key that is brought along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub(super) struct ImportRecord {
+    #[n(0)]
+    pub(super) material: MaterialState,
+    /// From then on it is of no use.
+    #[n(1)]
+    pub(super) expires: Option<Timestamp>,
+}
+
+impl ImportRecord {
+    /// Of a new key.
+    pub(super) const NONE_YET: Self = Self {
+        material: MaterialState::Never,
+        expires: None,
+    };
+
+    /// Whether it is there and over.
+    pub(super) fn is_expired(&self, now: Timestamp) -> bool {
+        self.material == MaterialState::Present && self.expires.is_some_and(|end| end <= now)
+    }
 }
 
 /// When automatic rotation is next due, and how often.
@@ -277,6 +326,9 @@ pub(super) struct KeyRecord {
     /// Its key spec, by number; none is the default one.
     #[n(11)]
     spec: Option<u8>,
+    /// Of a key whose material is brought along.
+    #[n(12)]
+    pub(super) import: Option<ImportRecord>,
 }
 
 impl KeyRecord {
@@ -294,6 +346,7 @@ impl KeyRecord {
             store: None,
             grants: 0,
             spec: None,
+            import: None,
         }
     }
 
@@ -302,6 +355,36 @@ impl KeyRecord {
         Self {
             spec: spec.recorded(),
             ..self
+        }
+    }
+
+    /// The same of a key whose material is to be brought along.
+    pub(super) fn external(self) -> Self {
+        Self {
+            state: KeyState::PendingImport,
+            import: Some(ImportRecord::NONE_YET),
+            ..self
+        }
+    }
+
+    /// Its state now: material that is over is not there, whether the clock has seen to it or not.
+    pub(super) fn state_at(&self, now: Timestamp) -> KeyState {
+        match (self.state, &self.import) {
+            (KeyState::Enabled | KeyState::Disabled, Some(import)) if import.is_expired(now) => {
+                KeyState::PendingImport
+            }
+            (state, _) => state,
+        }
+    }
+
+    /// Its material is to be destroyed, and of no use from now on.
+    pub(super) fn lose_material(&mut self) {
+        if let Some(import) = &mut self.import {
+            import.material = MaterialState::Leaving;
+        }
+        match self.state {
+            KeyState::Enabled | KeyState::Disabled => self.state = KeyState::PendingImport,
+            KeyState::PendingImport | KeyState::PendingDeletion(_) | KeyState::Destroying(_) => {}
         }
     }
 
@@ -315,23 +398,36 @@ impl KeyRecord {
         &'a self,
         owner: &'a Owner,
         action: &str,
+        now: Timestamp,
     ) -> Result<EnabledKey<'a>, KmsError> {
         let enabled = self.enabled(owner)?;
+        if let (KeyState::PendingImport, Owner::Key(arn)) = (self.state_at(now), owner) {
+            return Err(pending_import(arn));
+        }
         let usage = self.spec()?.usage();
+        let is_other = KeyUsage::of_action(action).is_some_and(|wanted| wanted != usage);
         match owner {
-            Owner::Key(arn) if usage != KeyUsage::of_action(action) => {
-                Err(KmsError::InvalidKeyUsage(format!(
-                    "{arn} key usage is {} which is not valid for {}.",
-                    usage.name(),
-                    operation_of(action)
-                )))
-            }
+            Owner::Key(arn) if is_other => Err(KmsError::InvalidKeyUsage(format!(
+                "{arn} key usage is {} which is not valid for {}.",
+                usage.name(),
+                operation_of(action)
+            ))),
             _ => Ok(enabled),
         }
     }
 
     /// Checks that new backing keys can take the place of the one that the key has.
     pub(super) fn rotatable(&self, arn: &KeyArn) -> Result<(), KmsError> {
+        if self.import.is_some() {
+            return Err(KmsError::Unsupported(format!(
+                "{arn} origin is EXTERNAL which is not valid for this operation."
+            )));
+        }
+        self.symmetric(arn)
+    }
+
+    /// Checks that the key is of the one key spec that is ever rotated.
+    pub(super) fn symmetric(&self, arn: &KeyArn) -> Result<(), KmsError> {
         let spec = self.spec()?;
         if spec == KeySpec::SYMMETRIC_DEFAULT {
             return Ok(());
@@ -353,6 +449,7 @@ impl KeyRecord {
             (KeyState::PendingDeletion(_) | KeyState::Destroying(_), Owner::Key(arn)) => {
                 Err(pending_deletion(arn))
             }
+            (KeyState::PendingImport, Owner::Key(arn)) => Err(pending_import(arn)),
             (_, Owner::Internal(_)) => Err(KmsError::internal("an internal key is not enabled")),
         }
     }
@@ -375,7 +472,7 @@ impl KeyRecord {
     /// Checks that the key is not on its way out.
     pub(super) fn not_dying(&self, arn: &KeyArn) -> Result<(), KmsError> {
         match self.state {
-            KeyState::Enabled | KeyState::Disabled => Ok(()),
+            KeyState::Enabled | KeyState::Disabled | KeyState::PendingImport => Ok(()),
             KeyState::PendingDeletion(_) | KeyState::Destroying(_) => Err(pending_deletion(arn)),
         }
     }
@@ -386,6 +483,13 @@ fn operation_of(action: &str) -> &str {
     match action.strip_prefix("kms:").unwrap_or(action) {
         "ReEncryptFrom" | "ReEncryptTo" => "ReEncrypt",
         operation => operation,
+    }
+}
+
+pub(super) fn pending_import(arn: &KeyArn) -> KmsError {
+    KmsError::InvalidState {
+        arn: arn.clone(),
+        state: WrongState::PendingImport,
     }
 }
 
@@ -468,6 +572,9 @@ pub(super) struct BackingRecord {
     /// Which tool it is, by number; none is a key that wraps. Of a tool, what is recorded as its canary is its proof.
     #[n(8)]
     tool: Option<u8>,
+    /// The material's id, where it is another than the identity: of material that was imported again.
+    #[n(9)]
+    material: Option<minicbor::bytes::ByteArray<{ BackingKeyId::BYTES }>>,
 }
 
 impl BackingRecord {
@@ -488,6 +595,16 @@ impl BackingRecord {
             blob: key.blob.as_bytes().to_vec(),
             store,
             tool: None,
+            material: None,
+        }
+    }
+
+    /// The same, of the material of an earlier one: its id stays, and so do the wraps that it has made.
+    pub(super) fn of_material(self, earlier: &Self) -> Self {
+        Self {
+            material: Some((*earlier.material().0.as_bytes()).into()),
+            wraps_reserved: earlier.wraps_reserved,
+            ..self
         }
     }
 
@@ -508,6 +625,7 @@ impl BackingRecord {
             blob: Vec::new(),
             store,
             tool: Some(tool.spec.to_byte()),
+            material: None,
         }
     }
 
@@ -516,7 +634,8 @@ impl BackingRecord {
     }
 
     pub(super) fn material(&self) -> KeyMaterialId {
-        KeyMaterialId(self.id())
+        let material = self.material.as_ref();
+        KeyMaterialId(material.map_or(self.id(), |id| BackingKeyId::from_bytes(**id)))
     }
 
     /// The token that holds it, as people name it.

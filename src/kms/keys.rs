@@ -6,7 +6,8 @@ use super::aliases::{self, AliasRecord};
 use super::backing::{Kind, MadeBacking, Target};
 use super::error::KmsError;
 use super::key::{
-    Cause, KeyArn, KeyId, KeyManager, KeyMaterialId, KeyRecord, KeyState, Owner, Timestamp,
+    Cause, ImportRecord, KeyArn, KeyId, KeyManager, KeyMaterialId, KeyRecord, KeyState,
+    MaterialState, Owner, Timestamp, pending_import,
 };
 use super::policy::{self, POLICY_NAME, PolicyRecord};
 use super::spec::KeySpec;
@@ -36,6 +37,17 @@ pub struct NewKey {
     pub store: Option<KeyStoreId>,
     /// What it is.
     pub spec: KeySpec,
+    /// Whether its material is brought along.
+    pub external: bool,
+}
+
+/// Material that is brought along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImportStatus {
+    /// Whether it is there.
+    pub present: bool,
+    /// When it expires, if it does.
+    pub expires: Option<Timestamp>,
 }
 
 /// What is told of a key.
@@ -52,7 +64,9 @@ pub struct KeyMetadata {
     /// Who manages it.
     pub manager: KeyManager,
     /// The backing key that encrypts.
-    pub current_material: KeyMaterialId,
+    pub current_material: Option<KeyMaterialId>,
+    /// Of a key whose material is brought along: how that is.
+    pub import: Option<ImportStatus>,
     /// What it is.
     pub spec: KeySpec,
     /// The custom key store that it is in.
@@ -86,7 +100,17 @@ impl Kms {
                 new.spec.name()
             )));
         }
+        if new.external && (new.store.is_some() || new.spec != KeySpec::SYMMETRIC_DEFAULT) {
+            return Err(KmsError::Unsupported(
+                "Key material can be imported into symmetric encryption keys outside of custom key stores only"
+                    .to_owned(),
+            ));
+        }
         let mut record = KeyRecord::new(self.now(), KeyManager::Customer).of_spec(new.spec);
+        if new.external {
+            self.see_that_imports_work().await?;
+            record = record.external();
+        }
         record.description = new.description;
         record.store = new.store;
         record.tags = tags::merge(&BTreeMap::new(), &new.tags)?;
@@ -135,38 +159,50 @@ impl Kms {
         let place = self.place_for(record.store.as_ref()).await?;
         let target = Target::Version(&owner, record.current);
         let kind = record.spec()?.tool().map_or(Kind::Wrapping, Kind::Tool);
-        let made = self
-            .make_backing(&target, kind, Cause::Creation, place)
-            .await?;
-        let material = made.record().material();
+        let made = if record.import.is_some() {
+            None
+        } else {
+            let made = self.make_backing(&target, kind, Cause::Creation, place);
+            Some(made.await?)
+        };
+        let material = made.as_ref().map(|made| made.record().material());
         record.rotation = rotation::initial_schedule(record.manager, record.created);
         record.aliases.extend(alias.map(str::to_owned));
         for _ in 0..COMMIT_ATTEMPTS_MAX {
-            let (batch, store) = match self.new_key(&made, &owner, &record, policy, alias).await {
+            let (batch, store) = match self
+                .new_key(made.as_ref(), &owner, &record, policy, alias)
+                .await
+            {
                 Ok(Some(found)) => found,
                 Ok(None) => {
-                    self.abandon(made).await;
+                    self.abandon_if_any(made).await;
                     return Ok(None);
                 }
                 Err(error) => {
-                    self.abandon(made).await;
+                    self.abandon_if_any(made).await;
                     return Err(error);
                 }
             };
             // After an error of the store the batch may have been applied: the backing key is not touched then.
-            if self.commit(batch.and(made.fulfil())).await? {
-                tracing::info!(event = "kms.key.created", key = %arn, %material, manager = ?record.manager);
-                return metadata(arn, &record, material, store).map(Some);
+            if self.commit(batch).await? {
+                tracing::info!(event = "kms.key.created", key = %arn, ?material, manager = ?record.manager);
+                return metadata(arn, &record, material, store, self.now()).map(Some);
             }
         }
-        self.abandon(made).await;
+        self.abandon_if_any(made).await;
         Err(KmsError::Busy)
+    }
+
+    async fn abandon_if_any(&self, made: Option<MadeBacking>) {
+        if let Some(made) = made {
+            self.abandon(made).await;
+        }
     }
 
     /// The batch that records a new key, and where it is. `None`: the alias is taken.
     async fn new_key(
         &self,
-        made: &MadeBacking,
+        made: Option<&MadeBacking>,
         owner: &Owner,
         record: &KeyRecord,
         policy: &str,
@@ -181,9 +217,13 @@ impl Kms {
         };
         let mut batch = rows
             .insert(table::head_row(owner), record)
-            .and(made.insert(&rows, owner, record.current))
-            .and(rows.insert(table::policy_row(arn.key_id(), POLICY_NAME), &policy))
-            .and(self.count_in(&rows, made.place()).await?);
+            .and(rows.insert(table::policy_row(arn.key_id(), POLICY_NAME), &policy));
+        if let Some(made) = made {
+            batch = batch
+                .and(made.insert(&rows, owner, record.current))
+                .and(self.count_in(&rows, made.place()).await?)
+                .and(made.fulfil());
+        }
         if let Some(alias) = alias {
             if aliases::load(&rows, alias).await?.is_some() {
                 return Ok(None);
@@ -209,13 +249,15 @@ impl Kms {
         let owner = Owner::Key(key.clone());
         let rows = self.rows().await?;
         let record = rows.head(&owner).await?.record;
-        let material = rows
-            .backing(&owner, record.current)
-            .await?
-            .record
-            .material();
+        let never = |import: ImportRecord| import.material == MaterialState::Never;
+        let material = if record.import.is_some_and(never) {
+            None
+        } else {
+            let backing = rows.backing(&owner, record.current).await?;
+            Some(backing.record.material())
+        };
         let store = self.store_of_key(&rows, &record).await?;
-        metadata(key.clone(), &record, material, store)
+        metadata(key.clone(), &record, material, store, self.now())
     }
 
     /// Lists all keys, by id.
@@ -275,6 +317,9 @@ impl Kms {
         self.update_key(key, |record| {
             record.customer_managed(key, action)?;
             record.not_dying(key)?;
+            if record.state_at(self.now()) == KeyState::PendingImport {
+                return Err(pending_import(key));
+            }
             record.state = state;
             Ok(())
         })
@@ -325,17 +370,22 @@ impl Kms {
 fn metadata(
     arn: KeyArn,
     record: &KeyRecord,
-    current_material: KeyMaterialId,
+    current_material: Option<KeyMaterialId>,
     store: Option<KeyStoreOfKey>,
+    now: Timestamp,
 ) -> Result<KeyMetadata, KmsError> {
     Ok(KeyMetadata {
         arn,
         created: record.created,
         description: record.description.clone(),
-        state: record.state,
+        state: record.state_at(now),
         manager: record.manager,
         current_material,
         spec: record.spec()?,
+        import: record.import.map(|import| ImportStatus {
+            present: import.material == MaterialState::Present && !import.is_expired(now),
+            expires: import.expires,
+        }),
         store,
     })
 }

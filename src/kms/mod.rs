@@ -18,8 +18,8 @@
 //! # Reading order
 //!
 //! `spec`, `key`, `context`, `ciphertext`, `table`, `mac`, `backing`, `wraps`, `access`, `data`, then the use cases:
-//! `keys`, `hmac`, `stores`, `aliases`, `tags`, `policy`, `grants`, `rotation`, `dependants`, `deletion`, `rewrap`,
-//! `internal`, `held`, `audit`, `inventory`; the front end is [`api`].
+//! `keys`, `hmac`, `import`, `stores`, `aliases`, `tags`, `policy`, `grants`, `rotation`, `dependants`, `deletion`,
+//! `rewrap`, `internal`, `held`, `audit`, `inventory`; the front end is [`api`].
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -46,6 +46,7 @@ mod error;
 mod grants;
 mod held;
 mod hmac;
+mod import;
 mod internal;
 mod inventory;
 mod key;
@@ -81,12 +82,16 @@ pub use grants::{
 };
 pub use held::KeyWatch;
 pub use hmac::{MAC_BYTES_MAX, MAC_MESSAGE_BYTES_MAX};
+pub use import::{
+    IMPORT_BYTES_MAX, IMPORT_PAIRS_PER_KEY_MAX, IMPORT_PARAMETERS_VALID_MILLIS, ImportParameters,
+    MATERIAL_VALID_DAYS_MAX, NewMaterial,
+};
 pub use internal::InternalKey;
 pub use inventory::{InventoryEntry, InventoryVersion, ObjectFacts};
 pub use key::{
     KeyArn, KeyId, KeyManager, KeyMaterialId, KeyRef, KeyState, RotationSchedule, Timestamp,
 };
-pub use keys::{DESCRIPTION_CHARS_MAX, KeyMetadata, NewKey};
+pub use keys::{DESCRIPTION_CHARS_MAX, ImportStatus, KeyMetadata, NewKey};
 pub use policy::{POLICY_CHARS_MAX, POLICY_NAME};
 pub use rewrap::{
     NewRewrap, REWRAP_RATE_MAX, REWRAPS_MAX, REWRAPS_OPEN_MAX, Rewrap, RewrapCounts, RewrapId,

@@ -217,9 +217,9 @@ impl Kms {
             .head(&Owner::Key(key.clone()))
             .await?
             .record;
-        record.rotatable(key)?;
+        record.symmetric(key)?;
         let schedule = match record.state {
-            KeyState::Enabled | KeyState::Disabled => record.rotation,
+            KeyState::Enabled | KeyState::Disabled | KeyState::PendingImport => record.rotation,
             KeyState::PendingDeletion(_) | KeyState::Destroying(_) => None,
         };
         Ok(RotationStatus { schedule })

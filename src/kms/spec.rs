@@ -27,11 +27,12 @@ impl KeyUsage {
         }
     }
 
-    /// What a key must be for to have this done, an action as IAM names it.
-    pub(super) fn of_action(action: &str) -> Self {
+    /// What a key must be for to have this done, an action as IAM names it; none if any will do.
+    pub(super) fn of_action(action: &str) -> Option<Self> {
         match action {
-            "kms:GenerateMac" | "kms:VerifyMac" => Self::GenerateVerifyMac,
-            _ => Self::EncryptDecrypt,
+            "kms:GenerateMac" | "kms:VerifyMac" => Some(Self::GenerateVerifyMac),
+            "kms:CreateGrant" => None,
+            _ => Some(Self::EncryptDecrypt),
         }
     }
 }
@@ -42,7 +43,7 @@ impl KeySpec {
 
     /// The key spec of this name, if keys of it can be made here.
     pub fn parse(name: &str) -> Option<Self> {
-        let tools = ToolSpec::ALL.into_iter().map(|tool| Self(Some(tool)));
+        let tools = ToolSpec::MACS.into_iter().map(|tool| Self(Some(tool)));
         std::iter::once(Self::SYMMETRIC_DEFAULT)
             .chain(tools)
             .find(|spec| spec.name() == name)

@@ -10,6 +10,7 @@
 //! n ‖ name ‖ 0 ‖ version          one of its backing keys        BackingRecord
 //! n ‖ "metadata-mac"              the MAC key itself             mac::MacRecord     without MAC
 //! x                               all custom key stores          stores::KeyStoresRecord
+//! J ‖ key id ‖ identity           pair for an import             import::PairRecord
 //! i ‖ backing key id              intent to make a backing key   backing::Intent    without MAC
 //! ```
 //!
@@ -75,6 +76,21 @@ pub(super) fn policy_row(key_id: KeyId, name: &str) -> Vec<u8> {
 
 pub(super) fn intent_row(id: &BackingKeyId) -> Vec<u8> {
     [[table::KMS_INTENT].as_slice(), id.as_bytes()].concat()
+}
+
+pub(super) fn import_row(key_id: KeyId, pair: &BackingKeyId) -> Vec<u8> {
+    [
+        [table::KMS_IMPORT].as_slice(),
+        key_id.as_bytes(),
+        pair.as_bytes(),
+    ]
+    .concat()
+}
+
+/// The identity in the key of an import's row.
+pub(super) fn import_of_row(row: &[u8]) -> Option<BackingKeyId> {
+    let id = row.get(1 + KeyId::BYTES..)?.try_into().ok()?;
+    Some(BackingKeyId::from_bytes(id))
 }
 
 /// The key id in the key of a head row.

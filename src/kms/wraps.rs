@@ -89,9 +89,15 @@ impl Kms {
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             let rows = self.rows().await?;
             let head = rows.head(owner).await?;
-            let key = head.record.usable(owner, action)?;
+            let key = head.record.usable(owner, action, self.now())?;
             if let Some(permit) = self.permit_wrap_now(&rows, key).await? {
                 return Ok(permit);
+            }
+            if key.record.import.is_some() {
+                return Err(KmsError::LimitExceeded(
+                    "The key material has encrypted as often as it may, and imported key material is not rotated"
+                        .to_owned(),
+                ));
             }
             let _rotated_by_us = self
                 .rotate(owner, key.record.current, Rotation::WrapLimit)
@@ -127,6 +133,7 @@ impl Kms {
             match self.reserve_wraps(key, id).await? {
                 Reserved::Nothing => return Ok(None),
                 Reserved::Some => {}
+                Reserved::Last if key.record.import.is_some() => {}
                 Reserved::Last => self.rotate_early(key).await,
             }
         }

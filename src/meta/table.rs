@@ -37,6 +37,8 @@ pub const KMS_POLICY: u8 = b'y';
 pub const KMS_GRANT: u8 = b'g';
 /// Intent to make or destroy a backing key, by its identity. Owner: `kms`.
 pub const KMS_INTENT: u8 = b'i';
+/// Pair that unwraps key material for an import, by key id, identity. Owner: `kms`.
+pub const KMS_IMPORT: u8 = b'J';
 /// Custom key stores: one row.
 pub const KMS_STORES: u8 = b'x';
 /// Internal keys by name: never addressable by the KMS API. Owner: `kms`.

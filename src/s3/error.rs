@@ -289,6 +289,9 @@ pub(super) fn kms(error: KmsError) -> S3Error {
         // A wrap that was stored does not open: of an object, that is damage. The rest cannot come from these calls.
         E::InvalidCiphertext
         | E::InvalidMac
+        | E::InvalidImportToken
+        | E::ExpiredImportToken
+        | E::IncorrectKeyMaterial
         | E::IncorrectKey
         | E::Managed { .. }
         | E::ReservedAlias

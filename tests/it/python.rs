@@ -153,6 +153,8 @@ python_tests! {
     key_types {
         mac_keys_live_in_the_token_and_verify_what_they_made
         a_mac_outlives_a_restart_and_its_key_serves_no_object
+        material_is_brought_along_used_deleted_and_brought_again
+        only_what_the_token_passed_live_is_on_offer_for_an_import
     }
     faults {
         a_token_that_is_lost_costs_no_object_and_heals

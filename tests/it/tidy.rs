@@ -232,6 +232,21 @@ fn unsafe_code_is_in_the_files_that_call_foreign_code() {
 }
 
 #[test]
+fn no_two_tables_have_one_prefix() {
+    let text = std::fs::read_to_string(root().join("src/meta/table.rs")).expect("the tables");
+    let mut prefixes: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub const ")?.split_once(" = b"))
+        .map(|(_, prefix)| prefix.to_owned())
+        .collect();
+    let tables = prefixes.len();
+    assert!(tables > 20, "{tables} tables");
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    assert_eq!(prefixes.len(), tables);
+}
+
+#[test]
 fn the_top_level_is_fixed() {
     let allowed = [
         ".ci",

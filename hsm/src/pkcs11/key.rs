@@ -18,6 +18,11 @@ const KEY_BYTES: u64 = 32;
 /// How the label of a second key ends.
 pub(super) const MAC_SUFFIX: &str = " (MAC)";
 
+/// `CKA_VALUE_LEN` of a backing key.
+pub(super) fn value_len() -> Attribute {
+    Attribute::ValueLen(KEY_BYTES.into())
+}
+
 /// What an object is for. It can do that, and nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
@@ -63,6 +68,8 @@ pub(super) type Requirement = (&'static str, AttributeType, Attribute);
 pub(super) enum Past {
     /// It must not, and the token must say so.
     Required,
+    /// Its material was brought along: the token must say that it did not make it.
+    Imported,
     /// Nothing is asked.
     Ignored,
 }
@@ -86,7 +93,7 @@ pub(super) fn passing_template(role: Role) -> Vec<Attribute> {
     vec![
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::KeyType(role.key_type()),
-        Attribute::ValueLen(KEY_BYTES.into()),
+        value_len(),
         Attribute::Token(false),
         Attribute::Private(true),
         Attribute::Sensitive(true),
@@ -215,6 +222,16 @@ fn key_type(session: &Session, handle: ObjectHandle) -> HsmResult<Option<KeyType
     }))
 }
 
+/// Whether a label ends so. For people: nothing is used by it.
+pub(super) fn is_labelled(session: &Session, handle: ObjectHandle, suffix: &str) -> bool {
+    let told = session.get_attributes(handle, &[AttributeType::Label]);
+    told.is_ok_and(|told| {
+        told.iter().any(|attribute| {
+            matches!(attribute, Attribute::Label(label) if label.ends_with(suffix.as_bytes()))
+        })
+    })
+}
+
 /// Whether an AES key is one that wraps, not one that decrypts. One that does both is neither, and unfit.
 pub(super) fn is_wrapper(session: &Session, handle: ObjectHandle) -> HsmResult<bool> {
     let told = session.get_attributes(handle, &[AttributeType::Wrap, AttributeType::Decrypt]);
@@ -222,8 +239,8 @@ pub(super) fn is_wrapper(session: &Session, handle: ObjectHandle) -> HsmResult<b
     Ok(told.contains(&Attribute::Wrap(true)) && !told.contains(&Attribute::Decrypt(true)))
 }
 
-/// Identities of the token's secret keys that look like ours, or like half of one: AES keys and generic secrets whose
-/// `CKA_ID` has the length of ours. Each stands once.
+/// Identities of the token's keys that look like ours, or like half of one: AES keys, generic secrets and private keys
+/// whose `CKA_ID` has the length of ours. Each stands once.
 pub(super) fn list(session: &Session) -> HsmResult<Vec<BackingKeyId>> {
     let mut ids = Vec::new();
     for role in [Role::Cipher, Role::Mac] {
@@ -234,19 +251,38 @@ pub(super) fn list(session: &Session) -> HsmResult<Vec<BackingKeyId>> {
         ];
         let handles = session.find_objects(&ours);
         for handle in handles.map_err(device("C_FindObjects"))? {
-            let attributes = session.get_attributes(handle, &[AttributeType::Id]);
-            for attribute in attributes.map_err(device("C_GetAttributeValue"))? {
-                if let Attribute::Id(id) = attribute
-                    && let Ok(bytes) = id.try_into()
-                {
-                    ids.push(BackingKeyId::from_bytes(bytes));
-                }
-            }
+            ids.extend(id_of(session, handle)?);
         }
     }
+    ids.extend(private_keys(session)?);
     ids.sort_unstable();
     ids.dedup();
     Ok(ids)
+}
+
+fn private_keys(session: &Session) -> HsmResult<Vec<BackingKeyId>> {
+    let ours = [
+        Attribute::Class(ObjectClass::PRIVATE_KEY),
+        Attribute::Token(true),
+    ];
+    let handles = session.find_objects(&ours);
+    let mut ids = Vec::new();
+    for handle in handles.map_err(device("C_FindObjects"))? {
+        ids.extend(id_of(session, handle)?);
+    }
+    Ok(ids)
+}
+
+/// The identity of an object, if its `CKA_ID` has the length of ours.
+fn id_of(session: &Session, handle: ObjectHandle) -> HsmResult<Option<BackingKeyId>> {
+    let attributes = session.get_attributes(handle, &[AttributeType::Id]);
+    let attributes = attributes.map_err(device("C_GetAttributeValue"))?;
+    Ok(attributes
+        .into_iter()
+        .find_map(|attribute| match attribute {
+            Attribute::Id(id) => id.try_into().ok().map(BackingKeyId::from_bytes),
+            _ => None,
+        }))
 }
 
 /// Refuses a key that somebody could read out of the token, now or before, or that is not what we generate.
@@ -254,6 +290,9 @@ pub(super) fn list(session: &Session) -> HsmResult<Vec<BackingKeyId>> {
 /// An attribute that the token does not tell counts as the wrong answer. `CKA_MODIFIABLE` is asked for but not
 /// required, since some tokens have no other keys: what is one-way stays so, and usage is checked again with every
 /// newly found handle.
+///
+/// `C_UnwrapKey` leaves `CKA_ALWAYS_SENSITIVE`, `CKA_NEVER_EXTRACTABLE` and `CKA_LOCAL` false (PKCS#11 v3.1 §5.18.4):
+/// with [`Past::Imported`] they are not asked for, but that the last is false.
 ///
 /// With [`Past::Ignored`], what the token says of the key's past is not asked for: a token that is used although it gives
 /// keys away has nothing to say about where they have been (NSS denies `CKA_LOCAL` of every key it made).
@@ -343,7 +382,7 @@ pub(super) fn check(
             ("CKA_VERIFY", AttributeType::Verify, Attribute::Verify(true)),
         ]);
     }
-    if past == Past::Ignored {
+    if past != Past::Required {
         required.retain(|(_, kind, _)| {
             !matches!(
                 kind,
@@ -352,6 +391,11 @@ pub(super) fn check(
                     | AttributeType::Local
             )
         });
+    }
+    if past == Past::Imported {
+        // SoftHSM does not tell the length. It was measured at the import, and the canary holds the key to its material.
+        required.retain(|(_, kind, _)| *kind != AttributeType::ValueLen);
+        required.push(("CKA_LOCAL", AttributeType::Local, Attribute::Local(false)));
     }
     require(session, handle, id, &required)
 }

@@ -39,6 +39,7 @@
 //!   heal from the loss of its token.
 
 mod error;
+mod import;
 mod init;
 mod key;
 mod module;
@@ -49,6 +50,7 @@ mod raw;
 mod report;
 mod scheme;
 mod session;
+mod spki;
 mod tool;
 mod uri;
 

@@ -374,7 +374,8 @@ fn text(error: cryptoki::error::Error) -> String {
     error.to_string()
 }
 
-fn with_source(error: &HsmError) -> String {
+/// What lies under an error, or else the error.
+pub(super) fn with_source(error: &HsmError) -> String {
     match std::error::Error::source(error) {
         Some(source) => source.to_string(),
         None => error.to_string(),

@@ -5,6 +5,7 @@ use cryptoki::session::Session;
 use cryptoki::types::Version;
 
 use super::error::{device, failed};
+use super::import::IMPORTED_SUFFIX;
 use super::key::{self, Objects, Past, Role};
 use super::opened::Opened;
 use super::probe::{Abilities, Subject};
@@ -14,7 +15,7 @@ use super::raw::{
 };
 use super::scheme::Dialect;
 use super::tool;
-use crate::{BackingKeyId, Fact, HsmResult, Report, ToolSpec, WrapScheme};
+use crate::{BackingKeyId, Fact, HsmResult, ImportWrapping, Report, RsaSize, ToolSpec, WrapScheme};
 
 /// The most keys whose attributes are reported.
 const KEYS_MAX: usize = 10_000;
@@ -192,8 +193,11 @@ impl Writer<'_> {
             };
             self.fact("mechanism", name, value);
         }
-        for spec in ToolSpec::ALL {
-            let works = subject.try_tool(spec).map_or_else(
+        // What a small pair can do, a large one can: it is a matter of time.
+        let small =
+            ImportWrapping::ALL.map(|wrapping| ToolSpec::Unwrap(RsaSize::Bits2048, wrapping));
+        for spec in ToolSpec::MACS.into_iter().chain(small) {
+            let works = subject.try_tool(spec, self.abilities.dialect).map_or_else(
                 |reason| format!("does not work: {reason}"),
                 |()| "works".into(),
             );
@@ -215,10 +219,7 @@ impl Writer<'_> {
         self.opened.see_token()?;
         self.fact("token", "backing keys", ids.len().to_string());
         for id in ids.iter().take(KEYS_MAX) {
-            match Objects::find(session, id) {
-                Ok(objects) => self.key(session, id, objects),
-                Err(error) => self.report.dangers.push(error.to_string()),
-            }
+            self.key(session, id);
         }
         if ids.len() > KEYS_MAX {
             let more = (ids.len() - KEYS_MAX).to_string();
@@ -229,7 +230,23 @@ impl Writer<'_> {
 
     /// The attributes of a key's objects, and why it would be refused. Its scheme is in its canary, which is not here:
     /// judged is by what its objects are made for.
-    fn key(&mut self, session: &Session, id: &BackingKeyId, objects: Objects) {
+    fn key(&mut self, session: &Session, id: &BackingKeyId) {
+        if let Some((private, spec)) = tool::private_half(session, id) {
+            let value = attributes(session, private)
+                .unwrap_or_else(|error| format!("does not tell its attributes: {error}"));
+            self.fact("key", &format!("{id} (private key)"), value);
+            if let Err(error) = tool::find(session, id, spec, Past::Required) {
+                self.report.dangers.push(error.to_string());
+            }
+            return;
+        }
+        let objects = match Objects::find(session, id) {
+            Ok(objects) => objects,
+            Err(error) => {
+                self.report.dangers.push(error.to_string());
+                return;
+            }
+        };
         // A generic secret alone is half a pair, whose label says so, or a tool.
         if let (None, Some(mac)) = (objects.aes, objects.mac)
             && let Some(spec) = tool::spec_of(session, mac)
@@ -260,7 +277,17 @@ impl Writer<'_> {
             }
             _ => WrapScheme::AesGcm,
         };
-        if let Err(error) = objects.judged(session, id, scheme, Past::Required) {
+        // Where it has been is in its record, which is not here; its label says so for people.
+        let imported = objects
+            .aes
+            .is_some_and(|aes| key::is_labelled(session, aes, IMPORTED_SUFFIX));
+        let past = if imported {
+            self.fact("key", &format!("{id} origin"), "imported");
+            Past::Imported
+        } else {
+            Past::Required
+        };
+        if let Err(error) = objects.judged(session, id, scheme, past) {
             self.report.dangers.push(error.to_string());
         }
     }

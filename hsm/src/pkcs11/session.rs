@@ -8,17 +8,19 @@ use cryptoki::object::ObjectHandle;
 use zeroize::Zeroizing;
 
 use super::error::{device, failed, may_blame_ciphertext};
-use super::key::{self, Objects, Role, unfit};
+use super::import;
+use super::key::{self, Objects, Past, Role, unfit};
 use super::opened::Opened;
 use super::probe::{Abilities, Subject};
 use super::raw::CKR_MECHANISM_INVALID;
 use super::scheme::{self, Bench, Keys, NotOpened};
 use super::tool;
 use crate::handle::same_bytes;
+use crate::wrapping::MATERIAL_BYTES;
 use crate::{
-    BackingKey, BackingKeyId, Canary, HsmError, HsmResult, KeyBlob, SecretBytes, Session,
-    TOOL_INPUT_BYTES_MAX, ToolKey, ToolProof, ToolSpec, WRAP_AAD_BYTES_MAX,
-    WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
+    BackingKey, BackingKeyId, Canary, HsmError, HsmResult, ImportWrapping, KeyBlob, Material,
+    RsaSize, SecretBytes, Session, TOOL_INPUT_BYTES_MAX, ToolKey, ToolProof, ToolSpec,
+    WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
 };
 
 /// How long a handle is used before its key is found, judged and its canary opened again. Modules have been seen to
@@ -108,7 +110,7 @@ impl Pkcs11Session {
         self.handles.remove(&key.id);
         let library = Arc::clone(self.opened.library());
         let _looking = library.looking()?;
-        let keys = self.find(&key.id, scheme_of(key)?)?;
+        let keys = self.find(&key.id, &key.blob, scheme_of(key)?)?;
         let keys = self.open_canary(keys, key)?;
         if self.handles.len() >= HANDLES_MAX {
             self.handles.clear();
@@ -125,11 +127,13 @@ impl Pkcs11Session {
     }
 
     /// Finds and judges the objects of a key of this scheme, by its identity alone.
-    fn find(&self, id: &BackingKeyId, scheme: WrapScheme) -> HsmResult<Keys> {
+    fn find(&self, id: &BackingKeyId, blob: &KeyBlob, scheme: WrapScheme) -> HsmResult<Keys> {
         let session = self.opened.raw()?;
-        let Some(keys) =
-            Objects::find(session, id)?.judged(session, id, scheme, self.abilities.past())?
-        else {
+        let past = match self.abilities.past() {
+            Past::Required if blob.is_imported() => Past::Imported,
+            past => past,
+        };
+        let Some(keys) = Objects::find(session, id)?.judged(session, id, scheme, past)? else {
             self.opened.see_token()?;
             return Err(HsmError::KeyNotFound(*id));
         };
@@ -234,7 +238,7 @@ impl Pkcs11Session {
         let library = Arc::clone(self.opened.library());
         let _looking = library.looking()?;
         let handle = self.find_tool(&tool.id, tool.spec)?;
-        let proof = self.proof(handle, &tool.id, tool.spec)?;
+        let proof = self.proof(handle, &tool.id, tool.spec, tool.proof.as_bytes())?;
         if !same_bytes(proof.as_bytes(), tool.proof.as_bytes()) {
             return Err(unfit(&tool.id, "its proof is of another key"));
         }
@@ -266,18 +270,76 @@ impl Pkcs11Session {
         handle: ObjectHandle,
         id: &BackingKeyId,
         spec: ToolSpec,
+        public: &[u8],
     ) -> HsmResult<ToolProof> {
-        tool::prove(self.opened.calls(), self.opened.raw()?, handle, id, spec)
+        tool::prove(self.bench()?, handle, id, spec, public)
+    }
+
+    /// Unwraps material into a key of this session and judges it. Answers what for a key of it is.
+    fn try_material(&mut self, material: &Material) -> HsmResult<Role> {
+        let how = unwrapping(&material.unwrapper)?;
+        let scheme = match &material.same_as {
+            Some(key) => scheme_of(key)?,
+            None => self.scheme()?,
+        };
+        let Some((role, None)) = scheme::roles(scheme) else {
+            return Err(HsmError::Unsupported(format!(
+                "by the scheme {} a key is more than its material",
+                scheme.name()
+            )));
+        };
+        let tool = self.tool(&material.unwrapper)?;
+        match import::length(self.bench()?, tool, how, &material.wrapped) {
+            Ok(MATERIAL_BYTES) => {}
+            Ok(_) => return Err(HsmError::OtherMaterial),
+            Err(not_opened) if may_be_forged(&not_opened) => {
+                // The code may mean anything: the tool says whether the token is ill.
+                self.opened.reopen()?;
+                self.tool_afresh(&material.unwrapper)?;
+                return Err(HsmError::Unauthentic);
+            }
+            Err(not_opened) => return Err(into_error(not_opened)),
+        }
+        let Some(same) = &material.same_as else {
+            return Ok(role);
+        };
+        let target = import::Target::Passing(role);
+        let key = import::unwrap(self.bench()?, tool, how, &material.wrapped, target);
+        let keys = Keys {
+            main: key.map_err(into_error)?,
+            mac: None,
+            kwp: None,
+        };
+        match self.open(keys, &Canary::aad(&same.id), &same.canary.0) {
+            Ok(plaintext) if same_bytes(&plaintext, Canary::PLAINTEXT) => {
+                import::destroy(self.opened.raw()?, keys.main)?;
+                Ok(role)
+            }
+            Err(not_opened) if !may_be_forged(&not_opened) => Err(into_error(not_opened)),
+            Ok(_) | Err(_) => {
+                // The operation that failed may still be active in this session. The key goes with it.
+                self.opened.reopen()?;
+                Err(HsmError::OtherMaterial)
+            }
+        }
     }
 
     /// Tries what a tool of this kind takes, with sessions of its own.
     fn try_tool(&self, spec: ToolSpec) -> Result<(), String> {
+        if let (ToolSpec::Unwrap(..), Ok(scheme)) = (spec, self.scheme())
+            && let Some((_, Some(_))) = scheme::roles(scheme)
+        {
+            return Err(format!(
+                "by the scheme {} a key is more than its material",
+                scheme.name()
+            ));
+        }
         let subject = Subject {
             raw: self.opened.calls(),
             context: self.opened.context(),
             slot: self.opened.slot(),
         };
-        subject.try_tool(spec)
+        subject.try_tool(spec, self.abilities.dialect)
     }
 
     fn bench(&self) -> HsmResult<Bench<'_>> {
@@ -361,10 +423,10 @@ impl Session for Pkcs11Session {
         })
     }
 
-    fn make_canary(&mut self, id: &BackingKeyId, _blob: &KeyBlob) -> HsmResult<Canary> {
+    fn make_canary(&mut self, id: &BackingKeyId, blob: &KeyBlob) -> HsmResult<Canary> {
         self.looking(|this| {
             let scheme = this.scheme_by_objects(id)?;
-            let keys = this.find(id, scheme)?;
+            let keys = this.find(id, blob, scheme)?;
             this.new_canary(keys, id, scheme)
         })
     }
@@ -427,7 +489,12 @@ impl Session for Pkcs11Session {
         })
     }
 
-    fn generate_tool(&mut self, id: &BackingKeyId, spec: ToolSpec, label: &str) -> HsmResult<()> {
+    fn generate_tool(
+        &mut self,
+        id: &BackingKeyId,
+        spec: ToolSpec,
+        label: &str,
+    ) -> HsmResult<KeyBlob> {
         self.changing(|this| {
             let tried = this.try_tool(spec);
             let session = this.opened.raw()?;
@@ -440,10 +507,15 @@ impl Session for Pkcs11Session {
         })
     }
 
-    fn prove_tool(&mut self, id: &BackingKeyId, spec: ToolSpec) -> HsmResult<ToolProof> {
+    fn prove_tool(
+        &mut self,
+        id: &BackingKeyId,
+        spec: ToolSpec,
+        blob: &KeyBlob,
+    ) -> HsmResult<ToolProof> {
         self.looking(|this| {
             let handle = this.find_tool(id, spec)?;
-            this.proof(handle, id, spec)
+            this.proof(handle, id, spec, blob.as_bytes())
         })
     }
 
@@ -453,11 +525,42 @@ impl Session for Pkcs11Session {
 
     fn mac(&mut self, tool: &ToolKey, message: &[u8]) -> HsmResult<Vec<u8>> {
         within("message to authenticate", message, TOOL_INPUT_BYTES_MAX)?;
-        let ToolSpec::Hmac(hash) = tool.spec;
+        let ToolSpec::Hmac(hash) = tool.spec else {
+            return Err(unfit(&tool.id, "it makes no MACs"));
+        };
         self.inside(|this| {
             let handle = this.tool(tool)?;
             let session = this.opened.raw()?;
             tool::mac(this.opened.calls(), session, handle, hash, message)
+        })
+    }
+
+    fn import_key(
+        &mut self,
+        material: &Material,
+        into: Option<(&BackingKeyId, &str)>,
+    ) -> HsmResult<KeyBlob> {
+        within(
+            "wrapped material",
+            &material.wrapped,
+            Material::WRAPPED_BYTES_MAX,
+        )?;
+        let role = self.inside(|this| this.try_material(material))?;
+        let Some((id, label)) = into else {
+            return Ok(KeyBlob::imported());
+        };
+        let tool = self.inside(|this| this.tool(&material.unwrapper))?;
+        self.changing(|this| {
+            let session = this.opened.raw()?;
+            if !key::find_all(session, id)?.is_empty() {
+                return Err(HsmError::KeyExists(*id));
+            }
+            this.opened.see_token()?;
+            let target = import::Target::Staying(role, id, label);
+            let how = unwrapping(&material.unwrapper)?;
+            import::unwrap(this.bench()?, tool, how, &material.wrapped, target)
+                .map_err(into_error)?;
+            Ok(KeyBlob::imported())
         })
     }
 
@@ -499,6 +602,14 @@ impl Session for Pkcs11Session {
                 .generate_random_slice(out)
                 .map_err(device("C_GenerateRandom"))
         })
+    }
+}
+
+/// How a tool unwraps material.
+fn unwrapping(tool: &ToolKey) -> HsmResult<(RsaSize, ImportWrapping)> {
+    match tool.spec {
+        ToolSpec::Unwrap(size, wrapping) => Ok((size, wrapping)),
+        ToolSpec::Hmac(_) => Err(unfit(&tool.id, "it unwraps nothing")),
     }
 }
 

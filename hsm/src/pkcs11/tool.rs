@@ -1,19 +1,25 @@
 //! Tools as objects: how they are made, found, judged and tried.
 //!
-//! A MAC key is a generic secret: of its digest's length, signs and verifies, and does nothing else.
+//! A MAC key is a generic secret: of its digest's length, signs and verifies, and does nothing else. A pair that unwraps
+//! is in [`import`].
 
-use cryptoki::mechanism::Mechanism;
+use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 
 use super::error::{device, failed, may_blame_ciphertext};
+use super::import;
 use super::key::{self, MAC_SUFFIX, Past, Requirement, unfit};
-use super::probe::Subject;
+use super::probe::{Subject, with_source};
 use super::raw::{
     CK_MECHANISM_TYPE, CKM_SHA224_HMAC, CKM_SHA256_HMAC, CKM_SHA384_HMAC, CKM_SHA512_HMAC, Raw,
 };
+use super::scheme::{Bench, Dialect, NotOpened};
 use crate::handle::same_bytes;
-use crate::{BackingKeyId, HashFunction, HsmError, HsmResult, ToolProof, ToolSpec};
+use crate::{
+    BackingKeyId, HashFunction, HsmError, HsmResult, ImportWrapping, KeyBlob, RsaSize, ToolProof,
+    ToolSpec,
+};
 
 /// What is tried with a key that is gone afterwards.
 const TRIAL: &[u8] = b"strongroom trial";
@@ -64,8 +70,14 @@ pub(super) fn generate(
     id: &BackingKeyId,
     spec: ToolSpec,
     label: &str,
-) -> HsmResult<()> {
-    let ToolSpec::Hmac(hash) = spec;
+) -> HsmResult<KeyBlob> {
+    let hash = match spec {
+        ToolSpec::Hmac(hash) => hash,
+        ToolSpec::Unwrap(size, _) => {
+            let (_private, public) = import::generate(session, size, Some((id, label)))?;
+            return Ok(public);
+        }
+    };
     let mut template = passing_mac_template(hash);
     template.retain(|attribute| !matches!(attribute, Attribute::Token(_)));
     template.extend([
@@ -75,7 +87,7 @@ pub(super) fn generate(
     ]);
     session
         .generate_key(&Mechanism::GenericSecretKeyGen, &template)
-        .map(|_handle| ())
+        .map(|_handle| KeyBlob::EMPTY)
         .map_err(device("C_GenerateKey"))
 }
 
@@ -99,8 +111,11 @@ pub(super) fn find(
             return Err(unfit(id, reason));
         }
     };
-    let ToolSpec::Hmac(hash) = spec;
-    key::require(session, handle, id, &mac_requirements(id, hash, past))?;
+    let required = match spec {
+        ToolSpec::Hmac(hash) => mac_requirements(id, hash, past),
+        ToolSpec::Unwrap(..) => import::requirements(id, past),
+    };
+    key::require(session, handle, id, &required)?;
     Ok(Some(handle))
 }
 
@@ -118,7 +133,6 @@ fn mac_requirements(id: &BackingKeyId, hash: HashFunction, past: Past) -> Vec<Re
             Attribute::KeyType(KeyType::GENERIC_SECRET),
         ),
         ("CKA_VALUE_LEN", Kind::ValueLen, value_len(hash)),
-        ("CKA_SENSITIVE", Kind::Sensitive, Attribute::Sensitive(true)),
         ("CKA_ENCRYPT", Kind::Encrypt, Attribute::Encrypt(false)),
         ("CKA_WRAP", Kind::Wrap, Attribute::Wrap(false)),
         ("CKA_VERIFY", Kind::Verify, Attribute::Verify(true)),
@@ -133,11 +147,12 @@ fn mac_requirements(id: &BackingKeyId, hash: HashFunction, past: Past) -> Vec<Re
 }
 
 /// What is asked of everything that must not leave the token.
-fn common_requirements(id: &BackingKeyId, past: Past) -> Vec<Requirement> {
+pub(super) fn common_requirements(id: &BackingKeyId, past: Past) -> Vec<Requirement> {
     use AttributeType as Kind;
     let mut required = vec![
         ("CKA_TOKEN", Kind::Token, Attribute::Token(true)),
         ("CKA_PRIVATE", Kind::Private, Attribute::Private(true)),
+        ("CKA_SENSITIVE", Kind::Sensitive, Attribute::Sensitive(true)),
         (
             "CKA_EXTRACTABLE",
             Kind::Extractable,
@@ -187,39 +202,64 @@ pub(super) fn mac(
     Ok(mac)
 }
 
-/// Makes the proof of a tool.
+/// Makes the proof of a tool; of a pair, `public` is its public half as it was written down.
 ///
 /// # Errors
 ///
-/// As [`mac`].
+/// [`HsmError::Unfit`] for another pair; as [`mac`].
 pub(super) fn prove(
-    raw: &Raw,
-    session: &Session,
+    bench: Bench<'_>,
     handle: ObjectHandle,
     id: &BackingKeyId,
     spec: ToolSpec,
+    public: &[u8],
 ) -> HsmResult<ToolProof> {
-    let ToolSpec::Hmac(hash) = spec;
-    let mac = mac(raw, session, handle, hash, &ToolProof::mac_input(id))?;
-    ToolProof::from_bytes(&mac)
+    match spec {
+        ToolSpec::Hmac(hash) => {
+            let input = ToolProof::mac_input(id);
+            ToolProof::from_bytes(&mac(bench.raw, bench.session, handle, hash, &input)?)
+        }
+        ToolSpec::Unwrap(size, wrapping) => {
+            match import::prove(bench, handle, (size, wrapping), public) {
+                Ok(()) => ToolProof::from_bytes(public),
+                Err(NotOpened::Other(error)) => Err(error),
+                Err(NotOpened::Failed(reason)) if !may_blame_ciphertext(reason) => {
+                    Err(failed(reason))
+                }
+                Err(_) => Err(unfit(id, "it does not unwrap what its public half wraps")),
+            }
+        }
+    }
 }
 
 /// What kind of tool a generic secret is, by its length; none that is the second key of a pair, by its label. For
 /// people: nothing is used by it.
 pub(super) fn spec_of(session: &Session, handle: ObjectHandle) -> Option<ToolSpec> {
-    let asked = [AttributeType::ValueLen, AttributeType::Label];
-    let told = session.get_attributes(handle, &asked).ok()?;
-    let second = told.iter().any(|attribute| {
-        matches!(attribute, Attribute::Label(label) if label.ends_with(MAC_SUFFIX.as_bytes()))
-    });
-    let is_so_long = |spec: &ToolSpec| {
-        let ToolSpec::Hmac(hash) = *spec;
-        told.contains(&value_len(hash))
+    let told = session
+        .get_attributes(handle, &[AttributeType::ValueLen])
+        .ok()?;
+    let second = key::is_labelled(session, handle, MAC_SUFFIX);
+    let is_so_long = |spec: &ToolSpec| match spec {
+        ToolSpec::Hmac(hash) => told.contains(&value_len(*hash)),
+        ToolSpec::Unwrap(..) => false,
     };
-    ToolSpec::ALL
+    ToolSpec::MACS
         .into_iter()
         .find(is_so_long)
         .filter(|_spec| !second)
+}
+
+/// The one private key with this identity, and what it may be.
+pub(super) fn private_half(
+    session: &Session,
+    id: &BackingKeyId,
+) -> Option<(ObjectHandle, ToolSpec)> {
+    let [only] = key::find_all(session, id).ok()?.try_into().ok()?;
+    let told = session.get_attributes(only, &[AttributeType::Class]).ok()?;
+    // All pairs are asked for the same.
+    let spec = ToolSpec::Unwrap(RsaSize::Bits2048, ImportWrapping::OaepSha1);
+    told.contains(&Attribute::Class(ObjectClass::PRIVATE_KEY))
+        .then_some((only, spec))
 }
 
 impl Subject<'_> {
@@ -228,12 +268,43 @@ impl Subject<'_> {
     /// # Errors
     ///
     /// Why it does not work.
-    pub(super) fn try_tool(self, spec: ToolSpec) -> Result<(), String> {
-        let ToolSpec::Hmac(hash) = spec;
-        let text = |error: HsmError| match std::error::Error::source(&error) {
-            Some(source) => source.to_string(),
-            None => error.to_string(),
+    pub(super) fn try_tool(self, spec: ToolSpec, dialect: Dialect) -> Result<(), String> {
+        match spec {
+            ToolSpec::Hmac(hash) => self.try_macs(hash),
+            ToolSpec::Unwrap(size, wrapping) => self.try_unwrapping(size, wrapping, dialect),
+        }
+    }
+
+    /// Tries a small pair, which says as much as a large one, and looks up how large a pair may be.
+    fn try_unwrapping(
+        self,
+        size: RsaSize,
+        wrapping: ImportWrapping,
+        dialect: Dialect,
+    ) -> Result<(), String> {
+        let kind = MechanismType::RSA_PKCS_KEY_PAIR_GEN;
+        let info = self.context.get_mechanism_info(self.slot, kind);
+        let info = info.map_err(|error| format!("CKM_RSA_PKCS_KEY_PAIR_GEN: {error}"))?;
+        if info.max_key_size() < size.bytes() * 8 {
+            return Err(format!(
+                "it makes RSA keys of at most {} bits",
+                info.max_key_size()
+            ));
+        }
+        let session = self.session().map_err(|error| error.to_string())?;
+        let tried = RsaSize::Bits2048;
+        let (private, public) =
+            import::generate(&session, tried, None).map_err(|error| with_source(&error))?;
+        let bench = Bench {
+            raw: self.raw,
+            session: &session,
+            dialect,
         };
+        import::prove(bench, private, (tried, wrapping), public.as_bytes()).map_err(import::words)
+    }
+
+    fn try_macs(self, hash: HashFunction) -> Result<(), String> {
+        let text = |error: HsmError| with_source(&error);
         let session = self.session().map_err(|error| error.to_string())?;
         let made =
             session.generate_key(&Mechanism::GenericSecretKeyGen, &passing_mac_template(hash));

@@ -4,7 +4,7 @@
 //! 6 timeout (milliseconds u64), 7 unavailable (reason text ‖ option cause text), 8 PIN rejected (reason text),
 //! 9 unfit (id ‖ reason text), 10 unsafe token (text), 11 configuration (text), 12 wrap not readable, 13 device
 //! (function text ‖ cause text), 14 no randomness (cause text), 15 key unavailable (id ‖ reason text), 16 unsupported
-//! (text). A cause is the chain of causes in one line.
+//! (text), 17 other material. A cause is the chain of causes in one line.
 
 use std::time::Duration;
 
@@ -82,6 +82,7 @@ pub(super) fn write(out: &mut Fill<'_>, error: &HsmError) {
             out.u8(16);
             words(out, text);
         }
+        HsmError::OtherMaterial => out.u8(17),
     }
 }
 
@@ -133,6 +134,7 @@ pub(super) fn read(from: &mut Fields<'_>) -> Result<HsmError, Broken> {
             reason: from.text(TEXT_BYTES_MAX)?.to_owned(),
         },
         16 => HsmError::Unsupported(from.text(TEXT_BYTES_MAX)?.to_owned()),
+        17 => HsmError::OtherMaterial,
         _ => return Err(Broken::Malformed("an unknown error")),
     })
 }
@@ -154,6 +156,7 @@ const LENGTHS: &[&str] = &[
     "wrapped value",
     "proof",
     "message to authenticate",
+    "wrapped material",
 ];
 
 /// The functions that [`HsmError::Device`] names (PKCS#11 v3.1 §5); others are named in its cause.
@@ -170,6 +173,7 @@ const FUNCTIONS: &[&str] = &[
     "C_EncryptMessage",
     "C_FindObjects",
     "C_GenerateKey",
+    "C_GenerateKeyPair",
     "C_GenerateRandom",
     "C_GetAttributeValue",
     "C_GetInfo",

@@ -23,10 +23,11 @@
 //! | 18 | list keys | – | 8b |
 //! | 19 | random | count u32 | 89 |
 //! | 20 | tool obstacle | spec u8 | 8e |
-//! | 21 | generate tool | id ‖ spec u8 ‖ label text | 82 |
-//! | 22 | prove tool | id ‖ spec u8 | 8f |
+//! | 21 | generate tool | id ‖ spec u8 ‖ label text | 86 |
+//! | 22 | prove tool | id ‖ spec u8 ‖ blob bytes | 8f |
 //! | 23 | probe tool | tool | 82 |
 //! | 24 | MAC | tool ‖ message bytes | 8f |
+//! | 25 | import key | tool ‖ wrapped material bytes ‖ same as: option key ‖ into: option (id ‖ label text) | 86 |
 //!
 //! key = id ‖ blob bytes ‖ canary bytes. tool = id ‖ spec u8 ‖ proof bytes. abilities = dialect u8 ‖ list of (scheme u8 ‖ why not: option text) ‖ list of
 //! danger text ‖ why untried: option text. To open is to log in; to try is to find out the abilities; to begin, with
@@ -69,9 +70,9 @@ use super::wire::{Broken, Fields, Fill, Frame, VERSION};
 use crate::pkcs11::pin::PIN_BYTES_MAX;
 use crate::pkcs11::{Abilities, Dialect, Pkcs11Config, TokenSelector};
 use crate::{
-    BackingKey, BackingKeyId, Canary, Fact, HsmError, HsmHandle, HsmResult, KeyBlob, Report,
-    SecretBytes, TOOL_INPUT_BYTES_MAX, TokenInfo, ToolKey, ToolProof, ToolSpec, WRAP_AAD_BYTES_MAX,
-    WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
+    BackingKey, BackingKeyId, Canary, Fact, HsmError, HsmHandle, HsmResult, KeyBlob, Material,
+    Report, SecretBytes, TOOL_INPUT_BYTES_MAX, TokenInfo, ToolKey, ToolProof, ToolSpec,
+    WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
 };
 
 /// The most keys that a worker lists.
@@ -144,11 +145,16 @@ pub(super) enum Request<'a> {
     ProveTool {
         id: BackingKeyId,
         spec: ToolSpec,
+        blob: Cow<'a, KeyBlob>,
     },
     ProbeTool(Cow<'a, ToolKey>),
     Mac {
         tool: Cow<'a, ToolKey>,
         message: Secret<'a>,
+    },
+    Import {
+        material: Cow<'a, Material>,
+        into: Option<(BackingKeyId, &'a str)>,
     },
 }
 
@@ -187,6 +193,7 @@ impl<'a> Request<'a> {
             Self::ProveTool { .. } => 0x22,
             Self::ProbeTool(_) => 0x23,
             Self::Mac { .. } => 0x24,
+            Self::Import { .. } => 0x25,
         }
     }
 
@@ -216,6 +223,7 @@ impl<'a> Request<'a> {
             | Self::Generate { .. }
             | Self::ToolObstacle(_)
             | Self::GenerateTool { .. }
+            | Self::Import { .. }
             | Self::Destroy(_) => Access::Change,
         }
     }
@@ -270,10 +278,12 @@ impl<'a> Request<'a> {
                 out.u8(spec.to_byte());
                 out.bytes("label", label.as_bytes(), TEXT_BYTES_MAX)?;
             }
-            Self::ProveTool { id, spec } => {
+            Self::ProveTool { id, spec, blob } => {
                 out.id(id);
                 out.u8(spec.to_byte());
+                write_blob(out, blob)?;
             }
+            Self::Import { material, into } => write_import(out, material, *into)?,
             Self::ProbeTool(tool) => write_tool(out, tool)?,
             Self::Mac { tool, message } => {
                 write_tool(out, tool)?;
@@ -336,12 +346,14 @@ impl<'a> Request<'a> {
             0x22 => Self::ProveTool {
                 id: from.id()?,
                 spec: read_spec(&mut from)?,
+                blob: Cow::Owned(read_blob(&mut from)?),
             },
             0x23 => Self::ProbeTool(Cow::Owned(read_tool(&mut from)?)),
             0x24 => Self::Mac {
                 tool: Cow::Owned(read_tool(&mut from)?),
                 message: Secret(from.bytes(TOOL_INPUT_BYTES_MAX)?),
             },
+            0x25 => read_import(&mut from)?,
             _ => return Err(Broken::Malformed("an unknown request")),
         };
         from.end()?;
@@ -719,6 +731,45 @@ fn read_tool(from: &mut Fields<'_>) -> Result<ToolKey, Broken> {
         spec: read_spec(from)?,
         proof: ToolProof::from_bytes(from.bytes(ToolProof::BYTES_MAX)?)
             .map_err(|_too_long| Broken::Malformed("a proof is too long"))?,
+    })
+}
+
+fn write_import(
+    out: &mut Fill<'_>,
+    material: &Material,
+    into: Option<(BackingKeyId, &str)>,
+) -> HsmResult<()> {
+    let Material {
+        unwrapper,
+        wrapped,
+        same_as,
+    } = material;
+    write_tool(out, unwrapper)?;
+    out.bytes("wrapped material", wrapped, Material::WRAPPED_BYTES_MAX)?;
+    out.u8(u8::from(same_as.is_some()));
+    if let Some(key) = same_as {
+        write_key(out, key)?;
+    }
+    out.u8(u8::from(into.is_some()));
+    if let Some((id, label)) = into {
+        out.id(&id);
+        out.bytes("label", label.as_bytes(), TEXT_BYTES_MAX)?;
+    }
+    Ok(())
+}
+
+fn read_import<'a>(from: &mut Fields<'a>) -> Result<Request<'a>, Broken> {
+    let material = Material {
+        unwrapper: read_tool(from)?,
+        wrapped: from.bytes(Material::WRAPPED_BYTES_MAX)?.to_vec(),
+        same_as: from.flag()?.then(|| read_key(from)).transpose()?,
+    };
+    let into = from
+        .flag()?
+        .then(|| Ok((from.id()?, from.text(TEXT_BYTES_MAX)?)));
+    Ok(Request::Import {
+        material: Cow::Owned(material),
+        into: into.transpose()?,
     })
 }
 

@@ -7,8 +7,8 @@ use super::link::Link;
 use super::message::{Answer, Request, Secret};
 use super::wire::Broken;
 use crate::{
-    BackingKey, BackingKeyId, Canary, HsmError, HsmResult, KeyBlob, SecretBytes, Session,
-    TOOL_INPUT_BYTES_MAX, ToolKey, ToolProof, ToolSpec, WRAP_AAD_BYTES_MAX,
+    BackingKey, BackingKeyId, Canary, HsmError, HsmResult, KeyBlob, Material, PAIR_DEADLINE,
+    SecretBytes, Session, TOOL_INPUT_BYTES_MAX, ToolKey, ToolProof, ToolSpec, WRAP_AAD_BYTES_MAX,
     WRAP_PLAINTEXT_BYTES_MAX, Wrapped,
 };
 
@@ -29,17 +29,35 @@ impl ProcessSession {
         request: &Request<'_>,
         take: impl FnOnce(Answer) -> Option<T>,
     ) -> HsmResult<T> {
-        let give_up = Instant::now() + self.deadline;
-        let answer = self.link.exchange_within(request, give_up, self.deadline);
+        self.ask_within(self.deadline, request, take)
+    }
+
+    fn ask_within<T>(
+        &mut self,
+        deadline: Duration,
+        request: &Request<'_>,
+        take: impl FnOnce(Answer) -> Option<T>,
+    ) -> HsmResult<T> {
+        let give_up = Instant::now() + deadline;
+        let answer = self.link.exchange_within(request, give_up, deadline);
         let answer = answer.map_err(|error| match error {
             // Some of it may have gone by before the worker was asked.
-            HsmError::Timeout(_) => HsmError::Timeout(self.deadline),
+            HsmError::Timeout(_) => HsmError::Timeout(deadline),
             other => other,
         })?;
         take(answer).ok_or_else(|| {
             let other = Broken::Malformed("an answer to another question");
-            self.link.fail(other, self.deadline)
+            self.link.fail(other, deadline)
         })
+    }
+
+    /// How long may be taken to make such a tool, or to try it.
+    fn deadline_of(&self, spec: ToolSpec) -> Duration {
+        if spec.is_pair() {
+            self.deadline.max(PAIR_DEADLINE)
+        } else {
+            self.deadline
+        }
     }
 
     fn done(&mut self, request: &Request<'_>) -> HsmResult<()> {
@@ -134,28 +152,45 @@ impl Session for ProcessSession {
     }
 
     fn tool_obstacle(&mut self, spec: ToolSpec) -> HsmResult<Option<String>> {
-        self.ask(&Request::ToolObstacle(spec), |answer| match answer {
+        let request = Request::ToolObstacle(spec);
+        self.ask_within(self.deadline_of(spec), &request, |answer| match answer {
             Answer::Obstacle(reason) => Some(reason),
             _ => None,
         })
     }
 
-    fn generate_tool(&mut self, id: &BackingKeyId, spec: ToolSpec, label: &str) -> HsmResult<()> {
-        self.done(&Request::GenerateTool {
+    fn generate_tool(
+        &mut self,
+        id: &BackingKeyId,
+        spec: ToolSpec,
+        label: &str,
+    ) -> HsmResult<KeyBlob> {
+        let request = Request::GenerateTool {
             id: *id,
             spec,
             label,
+        };
+        self.ask_within(self.deadline_of(spec), &request, |answer| match answer {
+            Answer::Blob(blob) => Some(blob),
+            _ => None,
         })
     }
 
-    fn prove_tool(&mut self, id: &BackingKeyId, spec: ToolSpec) -> HsmResult<ToolProof> {
-        self.ask(
-            &Request::ProveTool { id: *id, spec },
-            |answer| match answer {
-                Answer::Made(bytes) => ToolProof::from_bytes(&bytes).ok(),
-                _ => None,
-            },
-        )
+    fn prove_tool(
+        &mut self,
+        id: &BackingKeyId,
+        spec: ToolSpec,
+        blob: &KeyBlob,
+    ) -> HsmResult<ToolProof> {
+        let request = Request::ProveTool {
+            id: *id,
+            spec,
+            blob: Cow::Borrowed(blob),
+        };
+        self.ask(&request, |answer| match answer {
+            Answer::Made(bytes) => ToolProof::from_bytes(&bytes).ok(),
+            _ => None,
+        })
     }
 
     fn probe_tool(&mut self, tool: &ToolKey) -> HsmResult<()> {
@@ -170,6 +205,26 @@ impl Session for ProcessSession {
         };
         self.ask(&request, |answer| match answer {
             Answer::Made(mac) => Some(mac),
+            _ => None,
+        })
+    }
+
+    fn import_key(
+        &mut self,
+        material: &Material,
+        into: Option<(&BackingKeyId, &str)>,
+    ) -> HsmResult<KeyBlob> {
+        within(
+            "wrapped material",
+            &material.wrapped,
+            Material::WRAPPED_BYTES_MAX,
+        )?;
+        let request = Request::Import {
+            material: Cow::Borrowed(material),
+            into: into.map(|(id, label)| (*id, label)),
+        };
+        self.ask(&request, |answer| match answer {
+            Answer::Blob(blob) => Some(blob),
             _ => None,
         })
     }

@@ -236,16 +236,20 @@ impl Worker {
                 self.session()?.tool_obstacle(*spec).map(Answer::Obstacle)
             }
             Request::GenerateTool { id, spec, label } => {
-                self.session()?.generate_tool(id, *spec, label)?;
-                Ok(Answer::Done)
+                let blob = self.session()?.generate_tool(id, *spec, label)?;
+                Ok(Answer::Blob(blob))
             }
-            Request::ProveTool { id, spec } => {
-                let proof = self.session()?.prove_tool(id, *spec)?;
+            Request::ProveTool { id, spec, blob } => {
+                let proof = self.session()?.prove_tool(id, *spec, blob)?;
                 Ok(Answer::Made(proof.as_bytes().to_vec()))
             }
             Request::ProbeTool(tool) => self.session()?.probe_tool(tool).map(|()| Answer::Done),
             Request::Mac { tool, message } => {
                 self.session()?.mac(tool, message.0).map(Answer::Made)
+            }
+            Request::Import { material, into } => {
+                let into = into.as_ref().map(|(id, label)| (id, *label));
+                self.session()?.import_key(material, into).map(Answer::Blob)
             }
             Request::Hello { .. } | Request::Configure(_) | Request::Pin(_) => Err(out_of_turn()),
         }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::{
-    BackingKey, BackingKeyId, Canary, HsmError, HsmResult, KeyBlob, Report, SecretBytes, Session,
-    Token, TokenInfo, ToolKey, ToolProof, ToolSpec, Wrapped,
+    BackingKey, BackingKeyId, Canary, HsmError, HsmResult, KeyBlob, Material, Report, SecretBytes,
+    Session, Token, TokenInfo, ToolKey, ToolProof, ToolSpec, Wrapped,
 };
 
 /// The calls a fault can strike.
@@ -36,6 +36,8 @@ pub enum Op {
     ProbeTool,
     /// [`Session::mac`].
     Mac,
+    /// [`Session::import_key`].
+    Import,
     /// [`Session::destroy_key`].
     Destroy,
     /// [`Session::list_keys`].
@@ -223,14 +225,26 @@ impl Session for FaultSession {
         self.call(Op::ToolObstacle, |inner, _fault| inner.tool_obstacle(spec))
     }
 
-    fn generate_tool(&mut self, id: &BackingKeyId, spec: ToolSpec, label: &str) -> HsmResult<()> {
+    fn generate_tool(
+        &mut self,
+        id: &BackingKeyId,
+        spec: ToolSpec,
+        label: &str,
+    ) -> HsmResult<KeyBlob> {
         self.call(Op::GenerateTool, |inner, _fault| {
             inner.generate_tool(id, spec, label)
         })
     }
 
-    fn prove_tool(&mut self, id: &BackingKeyId, spec: ToolSpec) -> HsmResult<ToolProof> {
-        self.call(Op::ProveTool, |inner, _fault| inner.prove_tool(id, spec))
+    fn prove_tool(
+        &mut self,
+        id: &BackingKeyId,
+        spec: ToolSpec,
+        blob: &KeyBlob,
+    ) -> HsmResult<ToolProof> {
+        self.call(Op::ProveTool, |inner, _fault| {
+            inner.prove_tool(id, spec, blob)
+        })
     }
 
     fn probe_tool(&mut self, tool: &ToolKey) -> HsmResult<()> {
@@ -239,6 +253,14 @@ impl Session for FaultSession {
 
     fn mac(&mut self, tool: &ToolKey, message: &[u8]) -> HsmResult<Vec<u8>> {
         self.call(Op::Mac, |inner, _fault| inner.mac(tool, message))
+    }
+
+    fn import_key(
+        &mut self,
+        material: &Material,
+        into: Option<(&BackingKeyId, &str)>,
+    ) -> HsmResult<KeyBlob> {
+        self.call(Op::Import, |inner, _fault| inner.import_key(material, into))
     }
 
     fn destroy_key(&mut self, id: &BackingKeyId) -> HsmResult<()> {

@@ -4,19 +4,29 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-
+use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
 use aws_lc_rs::hmac;
+use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrapPadded as _};
+use aws_lc_rs::rsa::{KeySize, OaepPrivateDecryptingKey, PrivateDecryptingKey};
+use zeroize::Zeroizing;
 
 use crate::handle::same_bytes;
+use crate::wrapping::{self, MATERIAL_BYTES};
 use crate::{
-    BackingKey, BackingKeyId, Canary, HashFunction, HsmError, HsmResult, KeyBlob, Report,
-    SecretBytes, Session, TOOL_INPUT_BYTES_MAX, Token, TokenInfo, ToolKey, ToolProof, ToolSpec,
-    WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
+    BackingKey, BackingKeyId, Canary, HashFunction, HsmError, HsmResult, ImportWrapping, KeyBlob,
+    Material, Report, RsaSize, SecretBytes, Session, TOOL_INPUT_BYTES_MAX, Token, TokenInfo,
+    ToolKey, ToolProof, ToolSpec, WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, WrapScheme,
+    Wrapped,
 };
 
-/// A MAC key.
 #[derive(Clone)]
-struct Tool(ToolSpec, Arc<hmac::Key>);
+struct Tool(ToolSpec, Secret);
+
+#[derive(Clone)]
+enum Secret {
+    Mac(Arc<hmac::Key>),
+    Pair(Arc<PrivateDecryptingKey>),
+}
 
 /// A token in memory. Clones are the same token, so a test keeps one to unplug what a handle uses.
 #[derive(Clone, Default)]
@@ -128,27 +138,53 @@ impl Store {
         key.map(AsRef::as_ref).ok_or(HsmError::KeyNotFound(*id))
     }
 
-    /// Its MAC over `message`, if there is such a tool.
-    fn mac(&self, id: &BackingKeyId, spec: ToolSpec, message: &[u8]) -> HsmResult<Vec<u8>> {
+    fn tool(&self, id: &BackingKeyId, spec: ToolSpec) -> HsmResult<&Secret> {
         match self.tools.get(id) {
             None => Err(HsmError::KeyNotFound(*id)),
-            Some(Tool(is, _)) if *is != spec => Err(HsmError::Unfit {
-                id: *id,
-                reason: "it is of another kind".into(),
-            }),
-            Some(Tool(_, key)) => Ok(hmac::sign(key, message).as_ref().to_vec()),
+            Some(Tool(is, _)) if *is != spec => Err(unfit(id, "it is of another kind")),
+            Some(Tool(_, secret)) => Ok(secret),
         }
     }
 
-    fn proven_mac(&self, tool: &ToolKey, message: &[u8]) -> HsmResult<Vec<u8>> {
-        let proof = self.mac(&tool.id, tool.spec, &ToolProof::mac_input(&tool.id))?;
-        if !same_bytes(&proof, tool.proof.as_bytes()) {
-            return Err(HsmError::Unfit {
-                id: tool.id,
-                reason: "its proof is of another key".into(),
-            });
+    fn proof(&self, id: &BackingKeyId, spec: ToolSpec) -> HsmResult<ToolProof> {
+        match self.tool(id, spec)? {
+            Secret::Mac(key) => {
+                ToolProof::from_bytes(hmac::sign(key, &ToolProof::mac_input(id)).as_ref())
+            }
+            Secret::Pair(pair) => ToolProof::from_bytes(&public_half(pair)?),
         }
-        self.mac(&tool.id, tool.spec, message)
+    }
+
+    fn proven_tool(&self, tool: &ToolKey) -> HsmResult<&Secret> {
+        let proof = self.proof(&tool.id, tool.spec)?;
+        if !same_bytes(proof.as_bytes(), tool.proof.as_bytes()) {
+            return Err(unfit(&tool.id, "its proof is of another key"));
+        }
+        self.tool(&tool.id, tool.spec)
+    }
+
+    /// The material, unwrapped and judged.
+    fn unwrapped(&self, material: &Material) -> HsmResult<Arc<LessSafeKey>> {
+        let tool = &material.unwrapper;
+        let (Secret::Pair(pair), ToolSpec::Unwrap(size, wrapping)) =
+            (self.proven_tool(tool)?, tool.spec)
+        else {
+            return Err(unfit(&tool.id, "it unwraps nothing"));
+        };
+        let bytes = unwrap(pair, size, wrapping, &material.wrapped).ok_or(HsmError::Unauthentic)?;
+        let bytes: &[u8; MATERIAL_BYTES] = bytes
+            .as_slice()
+            .try_into()
+            .map_err(|_length| HsmError::OtherMaterial)?;
+        let key = UnboundKey::new(&AES_256_GCM, bytes);
+        let key = LessSafeKey::new(key.map_err(|unspecified| failed("import", unspecified))?);
+        if let Some(same) = &material.same_as {
+            match open(&key, &Canary::aad(&same.id), &same.canary.0) {
+                Ok(plaintext) if plaintext.expose() == Canary::PLAINTEXT => {}
+                _ => return Err(HsmError::OtherMaterial),
+            }
+        }
+        Ok(Arc::new(key))
     }
 
     fn taken(&self, id: &BackingKeyId) -> bool {
@@ -230,7 +266,12 @@ impl Session for MemorySession {
         self.with(|store| Ok(store.bare.then(|| NO_TOOLS.into())))
     }
 
-    fn generate_tool(&mut self, id: &BackingKeyId, spec: ToolSpec, _label: &str) -> HsmResult<()> {
+    fn generate_tool(
+        &mut self,
+        id: &BackingKeyId,
+        spec: ToolSpec,
+        _label: &str,
+    ) -> HsmResult<KeyBlob> {
         self.with(|store| {
             if store.bare {
                 return Err(HsmError::Unsupported(NO_TOOLS.into()));
@@ -238,29 +279,72 @@ impl Session for MemorySession {
             if store.taken(id) {
                 return Err(HsmError::KeyExists(*id));
             }
-            let ToolSpec::Hmac(hash) = spec;
-            let mut bytes = vec![0; hash.bytes()];
-            getrandom::fill(&mut bytes).map_err(|source| HsmError::Random(source.into()))?;
-            let key = hmac::Key::new(algorithm(hash), &bytes);
-            store.tools.insert(*id, Tool(spec, Arc::new(key)));
-            Ok(())
+            let (secret, blob) = match spec {
+                ToolSpec::Hmac(hash) => {
+                    let mut bytes = vec![0; hash.bytes()];
+                    getrandom::fill(&mut bytes)
+                        .map_err(|source| HsmError::Random(source.into()))?;
+                    let key = hmac::Key::new(algorithm(hash), &bytes);
+                    (Secret::Mac(Arc::new(key)), KeyBlob::EMPTY)
+                }
+                ToolSpec::Unwrap(size, _) => {
+                    let size = match size {
+                        RsaSize::Bits2048 => KeySize::Rsa2048,
+                        RsaSize::Bits3072 => KeySize::Rsa3072,
+                        RsaSize::Bits4096 => KeySize::Rsa4096,
+                    };
+                    let pair = PrivateDecryptingKey::generate(size);
+                    let pair = pair.map_err(|unspecified| failed("generate_tool", unspecified))?;
+                    let public = KeyBlob::from_bytes(&public_half(&pair)?)?;
+                    (Secret::Pair(Arc::new(pair)), public)
+                }
+            };
+            store.tools.insert(*id, Tool(spec, secret));
+            Ok(blob)
         })
     }
 
-    fn prove_tool(&mut self, id: &BackingKeyId, spec: ToolSpec) -> HsmResult<ToolProof> {
-        self.with(|store| {
-            let mac = store.mac(id, spec, &ToolProof::mac_input(id))?;
-            ToolProof::from_bytes(&mac)
-        })
+    fn prove_tool(
+        &mut self,
+        id: &BackingKeyId,
+        spec: ToolSpec,
+        _blob: &KeyBlob,
+    ) -> HsmResult<ToolProof> {
+        self.with(|store| store.proof(id, spec))
     }
 
     fn probe_tool(&mut self, tool: &ToolKey) -> HsmResult<()> {
-        self.with(|store| store.proven_mac(tool, b"").map(|_mac| ()))
+        self.with(|store| store.proven_tool(tool).map(|_secret| ()))
     }
 
     fn mac(&mut self, tool: &ToolKey, message: &[u8]) -> HsmResult<Vec<u8>> {
         within("message to authenticate", message, TOOL_INPUT_BYTES_MAX)?;
-        self.with(|store| store.proven_mac(tool, message))
+        self.with(|store| match store.proven_tool(tool)? {
+            Secret::Mac(key) => Ok(hmac::sign(key, message).as_ref().to_vec()),
+            Secret::Pair(_) => Err(unfit(&tool.id, "it makes no MACs")),
+        })
+    }
+
+    fn import_key(
+        &mut self,
+        material: &Material,
+        into: Option<(&BackingKeyId, &str)>,
+    ) -> HsmResult<KeyBlob> {
+        within(
+            "wrapped material",
+            &material.wrapped,
+            Material::WRAPPED_BYTES_MAX,
+        )?;
+        self.with(|store| {
+            let key = store.unwrapped(material)?;
+            if let Some((id, _label)) = into {
+                if store.taken(id) {
+                    return Err(HsmError::KeyExists(*id));
+                }
+                store.keys.insert(*id, key);
+            }
+            Ok(KeyBlob::EMPTY)
+        })
     }
 
     fn destroy_key(&mut self, id: &BackingKeyId) -> HsmResult<()> {
@@ -295,6 +379,41 @@ fn algorithm(hash: HashFunction) -> hmac::Algorithm {
         HashFunction::Sha256 => hmac::HMAC_SHA256,
         HashFunction::Sha384 => hmac::HMAC_SHA384,
         HashFunction::Sha512 => hmac::HMAC_SHA512,
+    }
+}
+
+fn public_half(pair: &PrivateDecryptingKey) -> HsmResult<Vec<u8>> {
+    let public: Result<PublicKeyX509Der<'_>, _> = pair.public_key().as_der();
+    let public = public.map_err(|unspecified| failed("generate_tool", unspecified))?;
+    Ok(public.as_ref().to_vec())
+}
+
+fn unwrap(
+    pair: &PrivateDecryptingKey,
+    size: RsaSize,
+    wrapping: ImportWrapping,
+    wrapped: &[u8],
+) -> Option<Zeroizing<Vec<u8>>> {
+    let pair = OaepPrivateDecryptingKey::new(pair.clone()).ok()?;
+    let (under_rsa, rest) = wrapped.split_at_checked(size.bytes())?;
+    let mut key = Zeroizing::new(vec![0; pair.min_output_size()]);
+    let oaep = wrapping::oaep(wrapping);
+    let length = pair.decrypt(oaep, under_rsa, &mut key, None).ok()?.len();
+    key.truncate(length);
+    if !wrapping.has_aes_key() {
+        return rest.is_empty().then_some(key);
+    }
+    let kek = AesKek::new(&AES_256, &key).ok()?;
+    let mut material = Zeroizing::new(vec![0; rest.len()]);
+    let length = kek.unwrap_with_padding(rest, &mut material).ok()?.len();
+    material.truncate(length);
+    Some(material)
+}
+
+fn unfit(id: &BackingKeyId, reason: &str) -> HsmError {
+    HsmError::Unfit {
+        id: *id,
+        reason: reason.into(),
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::Shared;
 use crate::{
-    BackingKey, BackingKeyId, Canary, HsmError, HsmResult, KeyBlob, SecretBytes, Session, ToolKey,
-    ToolProof, ToolSpec, WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, Wrapped,
+    BackingKey, BackingKeyId, Canary, HsmError, HsmResult, KeyBlob, Material, SecretBytes, Session,
+    ToolKey, ToolProof, ToolSpec, WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, Wrapped,
 };
 
 /// Why there are no tools here: a TPM's keys are sealed objects under a storage key, which wraps and does nothing else.
@@ -73,11 +73,16 @@ impl Session for TpmSession {
         _id: &BackingKeyId,
         _spec: ToolSpec,
         _label: &str,
-    ) -> HsmResult<()> {
+    ) -> HsmResult<KeyBlob> {
         Err(no_tools())
     }
 
-    fn prove_tool(&mut self, _id: &BackingKeyId, _spec: ToolSpec) -> HsmResult<ToolProof> {
+    fn prove_tool(
+        &mut self,
+        _id: &BackingKeyId,
+        _spec: ToolSpec,
+        _blob: &KeyBlob,
+    ) -> HsmResult<ToolProof> {
         Err(no_tools())
     }
 
@@ -86,6 +91,14 @@ impl Session for TpmSession {
     }
 
     fn mac(&mut self, _tool: &ToolKey, _message: &[u8]) -> HsmResult<Vec<u8>> {
+        Err(no_tools())
+    }
+
+    fn import_key(
+        &mut self,
+        _material: &Material,
+        _into: Option<(&BackingKeyId, &str)>,
+    ) -> HsmResult<KeyBlob> {
         Err(no_tools())
     }
 

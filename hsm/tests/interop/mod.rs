@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use strongroom_hsm::pkcs11::{Pkcs11Config, Pkcs11Token};
 use strongroom_hsm::{
-    BackingKey, BackingKeyId, HsmError, HsmHandle, HsmSettings, KeyBlob, Report, SecretBytes,
-    Session, Token, ToolSpec, WrapScheme,
+    BackingKey, BackingKeyId, HsmError, HsmHandle, HsmSettings, ImportWrapping, KeyBlob, Report,
+    RsaSize, SecretBytes, Session, Token, ToolSpec, WrapScheme,
 };
 
 /// Where `ci/modules` puts what it builds.
@@ -28,10 +28,19 @@ pub(crate) fn installed(module: &Path) -> PathBuf {
 
 /// Every kind of MAC key is to be had.
 pub(crate) fn has_every_mac_key(token: &Arc<dyn Token>) {
-    for spec in ToolSpec::ALL {
+    for spec in ToolSpec::MACS {
         if matches!(spec, ToolSpec::Hmac(_)) {
             assert_eq!(obstacle(token, spec), None, "{spec:?}");
         }
+    }
+}
+
+/// Which ways to wrap material it undoes, and that no other is on offer.
+pub(crate) fn unwraps(token: &Arc<dyn Token>, wrappings: &[ImportWrapping]) {
+    for wrapping in ImportWrapping::ALL {
+        let obstacle = obstacle(token, ToolSpec::Unwrap(RsaSize::Bits4096, wrapping));
+        let does = wrappings.contains(&wrapping);
+        assert_eq!(obstacle.is_none(), does, "{wrapping:?}: {obstacle:?}");
     }
 }
 

@@ -51,6 +51,9 @@ impl WireError {
                 message,
             ),
             E::InvalidKeyUsage(_) => ("InvalidKeyUsageException", BAD, message),
+            E::InvalidImportToken => ("InvalidImportTokenException", BAD, message),
+            E::ExpiredImportToken => ("ExpiredImportTokenException", BAD, message),
+            E::IncorrectKeyMaterial => ("IncorrectKeyMaterialException", BAD, message),
             E::InvalidMac => ("KMSInvalidMacException", BAD, message),
             E::InvalidCiphertext => ("InvalidCiphertextException", BAD, String::new()),
             E::AccessDenied(_) | E::ForeignCiphertext | E::Managed { .. } => {

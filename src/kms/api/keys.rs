@@ -15,6 +15,7 @@ use crate::kms::{
 };
 
 const AWS_KMS: &str = "AWS_KMS";
+const EXTERNAL: &str = "EXTERNAL";
 const AWS_CLOUDHSM: &str = "AWS_CLOUDHSM";
 const ENABLED: &str = "Enabled";
 const KEY_USAGES: [&str; 4] = [
@@ -23,7 +24,7 @@ const KEY_USAGES: [&str; 4] = [
     "GENERATE_VERIFY_MAC",
     "KEY_AGREEMENT",
 ];
-const ORIGINS: [&str; 4] = [AWS_KMS, "EXTERNAL", AWS_CLOUDHSM, "EXTERNAL_KEY_STORE"];
+const ORIGINS: [&str; 4] = [AWS_KMS, EXTERNAL, AWS_CLOUDHSM, "EXTERNAL_KEY_STORE"];
 const KEY_SPECS: [&str; 17] = [
     "RSA_2048",
     "RSA_3072",
@@ -99,6 +100,10 @@ struct Metadata {
     custom_key_store_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cloud_hsm_cluster_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    valid_to: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expiration_model: Option<&'static str>,
 }
 
 pub(super) async fn create_key(
@@ -143,7 +148,8 @@ pub(super) async fn create_key(
                 .to_owned(),
         ));
     }
-    if let Some(other) = input.origin.filter(|named| named != origin) {
+    let external = input.origin.as_deref() == Some(EXTERNAL);
+    if let Some(other) = input.origin.filter(|named| named != origin && !external) {
         return Err(KmsError::Unsupported(format!(
             "Origin {other} is not supported"
         )));
@@ -164,6 +170,7 @@ pub(super) async fn create_key(
         bypass_lockout_check: input.bypass_policy_lockout_safety_check.unwrap_or(false),
         store,
         spec,
+        external,
     };
     let bypass = new.bypass_lockout_check.to_string();
     let ask = Ask::new("kms:CreateKey")
@@ -228,6 +235,7 @@ pub(super) async fn describe_key(
 }
 
 fn described(call: &Call<'_>, key: KeyMetadata) -> DescribedKey {
+    let present = key.import.filter(|import| import.present);
     let usage = key.spec.usage();
     let algorithms_if = |this: KeyUsage| (this == usage).then(|| key.spec.algorithms());
     let unavailable = key.store.as_ref().is_some_and(|store| store.disconnected);
@@ -246,10 +254,12 @@ fn described(call: &Call<'_>, key: KeyMetadata) -> DescribedKey {
             },
             deletion_date: match key.state {
                 KeyState::PendingDeletion(date) | KeyState::Destroying(date) => Some(seconds(date)),
-                KeyState::Enabled | KeyState::Disabled => None,
+                KeyState::Enabled | KeyState::Disabled | KeyState::PendingImport => None,
             },
             origin: if key.store.is_some() {
                 AWS_CLOUDHSM
+            } else if key.import.is_some() {
+                EXTERNAL
             } else {
                 AWS_KMS
             },
@@ -263,9 +273,16 @@ fn described(call: &Call<'_>, key: KeyMetadata) -> DescribedKey {
             mac_algorithms: algorithms_if(KeyUsage::GenerateVerifyMac),
             multi_region: false,
             current_key_material_id: (usage == KeyUsage::EncryptDecrypt)
-                .then(|| key.current_material.to_string()),
+                .then_some(key.current_material)
+                .flatten()
+                .map(|material| material.to_string()),
             custom_key_store_id: key.store.as_ref().map(|store| store.id.to_string()),
             cloud_hsm_cluster_id: key.store.map(|store| store.cluster_id),
+            valid_to: present.and_then(|import| import.expires).map(seconds),
+            expiration_model: present.map(|import| match import.expires {
+                Some(_) => "KEY_MATERIAL_EXPIRES",
+                None => "KEY_MATERIAL_DOES_NOT_EXPIRE",
+            }),
         },
     }
 }
@@ -274,6 +291,7 @@ pub(super) fn state(state: KeyState) -> &'static str {
     match state {
         KeyState::Enabled => ENABLED,
         KeyState::Disabled => "Disabled",
+        KeyState::PendingImport => "PendingImport",
         KeyState::PendingDeletion(_) | KeyState::Destroying(_) => "PendingDeletion",
     }
 }

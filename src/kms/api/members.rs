@@ -213,6 +213,18 @@ pub(super) fn seconds(time: Timestamp) -> f64 {
     time.millis() as f64 / 1000.0
 }
 
+/// Reads a time as the wire has it.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "far beyond any date, and `as` stops at the ends of an i64"
+)]
+pub(super) fn time(seconds: f64) -> Result<Timestamp, KmsError> {
+    if !seconds.is_finite() {
+        return Err(KmsError::Validation("a time is no number".to_owned()));
+    }
+    Ok(Timestamp::from_millis((seconds * 1000.0) as i64))
+}
+
 /// An encryption context as it comes.
 #[derive(Debug, Default)]
 pub(super) struct ContextMember(BTreeMap<String, String>);

@@ -19,6 +19,7 @@ mod call;
 mod data;
 mod error;
 mod grants;
+mod import;
 mod inventory;
 mod keys;
 mod mac;
@@ -62,17 +63,14 @@ const KEY_INVENTORY: &str = "Strongroom.KeyInventory";
 const VERIFY_CHECKPOINTS: &str = "Strongroom.VerifyAuditCheckpoints";
 
 /// Operations of the API that are not here.
-const UNSUPPORTED: [&str; 14] = [
+const UNSUPPORTED: [&str; 11] = [
     "Decapsulate",
-    "DeleteImportedKeyMaterial",
     "DeriveSharedSecret",
     "Encapsulate",
     "GenerateDataKeyPair",
     "GenerateDataKeyPairWithoutPlaintext",
     "GetKeyLastUsage",
-    "GetParametersForImport",
     "GetPublicKey",
-    "ImportKeyMaterial",
     "ReplicateKey",
     "Sign",
     "UpdatePrimaryRegion",
@@ -173,6 +171,9 @@ async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, W
         "Decrypt" => answer(data::decrypt(call, read(body)?).await),
         "DeleteAlias" => nothing(aliases::delete_alias(call, read(body)?).await),
         "DeleteCustomKeyStore" => answer(stores::delete(call, read(body)?).await),
+        "DeleteImportedKeyMaterial" => {
+            answer(import::delete_imported_key_material(call, read(body)?).await)
+        }
         "DescribeCustomKeyStores" => answer(stores::describe(call, read(body)?).await),
         "DescribeKey" => answer(keys::describe_key(call, read(body)?).await),
         "DisableKey" => nothing(keys::disable_key(call, read(body)?).await),
@@ -191,6 +192,8 @@ async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, W
         "GetKeyRotationStatus" => {
             answer(rotation::get_key_rotation_status(call, read(body)?).await)
         }
+        "GetParametersForImport" => answer(import::parameters(call, read(body)?).await),
+        "ImportKeyMaterial" => answer(import::import_key_material(call, read(body)?).await),
         "ListAliases" => answer(aliases::list_aliases(call, read(body)?).await),
         "ListGrants" => answer(grants::list_grants(call, read(body)?).await),
         "ListKeyPolicies" => answer(policy::list_key_policies(call, read(body)?).await),

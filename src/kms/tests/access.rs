@@ -260,6 +260,8 @@ async fn grants_that_cannot_be_are_refused() {
         ),
         ("Operations", json!(["Nonsense"]), "ValidationException"),
         ("Operations", json!([]), "ValidationException"),
+        ("Operations", json!(["Sign"]), "ValidationException"),
+        ("Operations", json!(["GenerateMac"]), "ValidationException"),
         ("Name", json!("not a name"), "ValidationException"),
         ("KeyId", json!("alias/a"), "NotFoundException"),
         (

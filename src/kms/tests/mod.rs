@@ -21,6 +21,7 @@ mod audit;
 mod crypto;
 mod held;
 mod hmac;
+mod import;
 mod integrity;
 mod life;
 mod recovery;

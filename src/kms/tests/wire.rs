@@ -541,7 +541,7 @@ async fn what_cannot_be_honoured_is_refused_and_not_ignored() {
     let unsupported = "UnsupportedOperationException";
     for (member, value) in [
         ("MultiRegion", json!(true)),
-        ("Origin", json!("EXTERNAL")),
+        ("Origin", json!("EXTERNAL_KEY_STORE")),
         ("KeySpec", json!("RSA_2048")),
         ("CustomerMasterKeySpec", json!("ECC_NIST_P256")),
         ("KeyUsage", json!("SIGN_VERIFY")),

@@ -21,6 +21,8 @@ pub(in crate::pkcs11) enum Mechanism<'a> {
     WithIv(CK_MECHANISM_TYPE, &'a [u8]),
     /// `CKM_AES_GCM`. The IV holds afterwards what the module wrote there; none: the module is to make one.
     Gcm { iv: &'a mut [u8], aad: &'a [u8] },
+    /// `CKM_RSA_PKCS_OAEP` without a label, with SHA-1 or SHA-256 for both of its hashes.
+    Oaep { sha1: bool },
 }
 
 /// Who makes the IV in the message interface. `CKG_GENERATE` is not among them: a module may take that for a counter,
@@ -290,6 +292,25 @@ pub(super) fn with_mechanism<T>(
             raw.mechanism = kind;
             raw.pParameter = iv.as_ptr().cast_mut().cast();
             raw.ulParameterLen = ulong(iv.len());
+            work(&raw mut raw)
+        }
+        Mechanism::Oaep { sha1 } => {
+            let (hash, mgf) = if sha1 {
+                (sys::CKM_SHA_1, sys::CKG_MGF1_SHA1)
+            } else {
+                (sys::CKM_SHA256, sys::CKG_MGF1_SHA256)
+            };
+            let mut parameters = sys::CK_RSA_PKCS_OAEP_PARAMS {
+                hashAlg: hash,
+                mgf,
+                // SoftHSM wants a source even of nothing.
+                source: sys::CKZ_DATA_SPECIFIED,
+                pSourceData: ptr::null_mut(),
+                ulSourceDataLen: 0,
+            };
+            raw.mechanism = sys::CKM_RSA_PKCS_OAEP;
+            raw.pParameter = (&raw mut parameters).cast();
+            raw.ulParameterLen = ulong(size_of::<sys::CK_RSA_PKCS_OAEP_PARAMS>());
             work(&raw mut raw)
         }
         Mechanism::Gcm { iv, aad } => {

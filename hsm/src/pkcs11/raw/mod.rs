@@ -47,6 +47,18 @@ pub(super) struct Failed {
 }
 
 impl Failed {
+    /// Whether it speaks of what the template has or has not.
+    pub(super) fn is_about_template(self) -> bool {
+        matches!(
+            self.code(),
+            RvError::TemplateIncomplete
+                | RvError::TemplateInconsistent
+                | RvError::AttributeReadOnly
+                | RvError::AttributeTypeInvalid
+                | RvError::AttributeValueInvalid
+        )
+    }
+
     /// The code as `cryptoki` knows it; [`RvError::GeneralError`] for every code it does not.
     pub(super) fn code(self) -> RvError {
         match Rv::from(self.rv) {

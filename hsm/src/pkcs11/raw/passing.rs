@@ -1,8 +1,9 @@
-//! Secrets that are objects of one session for one call: made, wrapped, unwrapped, read, destroyed.
+//! Secrets that are objects of one session for one call: made, wrapped, unwrapped, read, destroyed; and keys that are
+//! unwrapped to stay.
 
 use std::ptr;
 
-use cryptoki::object::ObjectHandle;
+use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::Session;
 use cryptoki_sys as sys;
 use zeroize::Zeroizing;
@@ -116,6 +117,38 @@ impl Raw {
             })
         })?;
         Ok(Passing(object))
+    }
+
+    /// `C_UnwrapKey` (§5.18.4) into an object of this template, by which it is found.
+    pub(in crate::pkcs11) fn unwrap_as(
+        &self,
+        session: &Session,
+        key: ObjectHandle,
+        mechanism: Mechanism<'_>,
+        wrapped: &[u8],
+        template: &[Attribute],
+    ) -> Result<(), Failed> {
+        let function = there("C_UnwrapKey", self.functions.C_UnwrapKey)?;
+        let mut template: Vec<sys::CK_ATTRIBUTE> = template.iter().map(Into::into).collect();
+        let mut object = sys::CK_INVALID_HANDLE;
+        with_mechanism(mechanism, |mechanism| {
+            #[expect(unsafe_code, reason = "cryptoki does not know the mechanism")]
+            // SAFETY: mechanism, template and what they point to live for the call; `wrapped` is readable and not
+            // written; `object` is valid for the handle.
+            let rv = unsafe {
+                function(
+                    session.handle(),
+                    mechanism,
+                    key.handle(),
+                    wrapped.as_ptr().cast_mut(),
+                    ulong(wrapped.len()),
+                    template.as_mut_ptr(),
+                    ulong(template.len()),
+                    &raw mut object,
+                )
+            };
+            answered("C_UnwrapKey", rv)
+        })
     }
 
     /// `CKA_VALUE` of an object, by one `C_GetAttributeValue` (§5.7.5).

@@ -206,7 +206,8 @@ pub(super) fn open(
     }
 }
 
-fn random<const N: usize>() -> HsmResult<[u8; N]> {
+/// Random bytes from the operating system.
+pub(super) fn random<const N: usize>() -> HsmResult<[u8; N]> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|source| HsmError::Random(source.into()))?;
     Ok(bytes)

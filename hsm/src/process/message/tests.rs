@@ -33,6 +33,14 @@ fn tool() -> ToolKey {
     }
 }
 
+fn material(same_as: Option<BackingKey>) -> Material {
+    Material {
+        unwrapper: tool(),
+        wrapped: vec![3; Material::WRAPPED_BYTES_MAX],
+        same_as,
+    }
+}
+
 fn secret_bytes() -> SecretBytes {
     SecretBytes::new(vec![7; 32]).expect("short")
 }
@@ -86,11 +94,20 @@ fn requests() -> Vec<Request<'static>> {
         Request::ProveTool {
             id: id(4),
             spec: SPEC,
+            blob: Cow::Owned(KeyBlob::EMPTY),
         },
         Request::ProbeTool(Cow::Owned(tool())),
         Request::Mac {
             tool: Cow::Owned(tool()),
             message: Secret(&[7; TOOL_INPUT_BYTES_MAX]),
+        },
+        Request::Import {
+            material: Cow::Owned(material(Some(key()))),
+            into: Some((id(5), "label")),
+        },
+        Request::Import {
+            material: Cow::Owned(material(None)),
+            into: None,
         },
     ]
 }
@@ -132,6 +149,7 @@ fn errors() -> Vec<HsmError> {
             reason: "PCR 7 has changed".into(),
         },
         HsmError::Unsupported("it has no such mechanism".into()),
+        HsmError::OtherMaterial,
     ]
 }
 
