@@ -377,6 +377,15 @@ impl HsmGroup {
         Ok(())
     }
 
+    /// Whether `tool` proves itself in a member.
+    ///
+    /// # Errors
+    ///
+    /// Of the last member that was asked.
+    pub async fn holds_tool(&self, tool: &ToolKey) -> HsmResult<()> {
+        self.holder(tool).await.map(|_member| ())
+    }
+
     /// Describes the first member that answers.
     ///
     /// # Errors

@@ -335,12 +335,22 @@ impl Audit {
     }
 
     async fn append_any(&self, record: Vec<u8>, wants: bool) -> Result<(), AuditError> {
-        self.ask(|answer| Job::Record {
-            record,
-            wants,
-            answer,
-        })
-        .await
+        let queued = AtomicBool::new(false);
+        let outcome = self
+            .ask(|answer| {
+                queued.store(true, Ordering::Relaxed);
+                Job::Record {
+                    record,
+                    wants,
+                    answer,
+                }
+            })
+            .await;
+        // What never came into the queue, nobody else counts.
+        if outcome.is_err() && !queued.load(Ordering::Relaxed) {
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        outcome
     }
 
     async fn ask<T>(
@@ -350,8 +360,11 @@ impl Audit {
         let queue = self.queue.as_ref().ok_or(AuditError::Closed)?;
         let (answer, outcome) = oneshot::channel();
         let asked = async {
-            let sent = queue.send(job(answer)).await;
-            sent.map_err(|_closed| AuditError::Closed)?;
+            let place = queue
+                .reserve()
+                .await
+                .map_err(|_closed| AuditError::Closed)?;
+            place.send(job(answer));
             outcome.await.unwrap_or(Err(AuditError::Closed))
         };
         match tokio::time::timeout(ANSWER_WAIT_MAX, asked).await {
@@ -428,6 +441,8 @@ impl Writer {
     fn wake(&self) -> Option<Instant> {
         let heal = self.trouble.as_ref().map(|trouble| trouble.next_try);
         let flush = match self.settings.durability {
+            // While nothing can be written, nothing is flushed: the next try does both.
+            Durability::Interval(_) if heal.is_some() => None,
             Durability::Interval(interval) => self.unflushed.map(|since| since + interval),
             Durability::Always => None,
         };

@@ -150,6 +150,8 @@ pub struct RequestContext {
     pub referer: Option<String>,
     /// Whether the signature came in the query.
     pub presigned: bool,
+    /// `x-amz-content-sha256`, of a request to S3.
+    pub content_sha256: Option<String>,
     /// The S3 operation that it is, once that is known.
     pub operation: Operation,
 }
@@ -207,6 +209,7 @@ impl RequestContext {
             user_agent: None,
             referer: None,
             presigned: false,
+            content_sha256: None,
             operation: Operation::default(),
         }
     }

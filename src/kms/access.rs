@@ -119,7 +119,7 @@ impl Kms {
             .load::<KeyRecord>("head of a key", table::head_row(&owner))
             .await?
             .map(|head| head.record);
-        let policy = self.policy_of(&rows, key).await?;
+        let policy = self.policy_of(&rows, key, head.is_some()).await?;
         let add = |values: &mut Values| add_values(values, caller, ask, head.as_ref());
         let decide = |grant| {
             let side = self.side(&policy, grant);
@@ -129,10 +129,12 @@ impl Kms {
             Ok(proof) => return Ok(proof),
             Err(denied) => denied,
         };
+        // A grant that may be retired by its grantee says so of itself, not of others.
         let operation = ask
             .action
             .strip_prefix("kms:")
-            .and_then(GrantOperation::parse);
+            .and_then(GrantOperation::parse)
+            .filter(|operation| *operation != GrantOperation::RetireGrant);
         if let (Some(operation), true) =
             (operation, head.as_ref().is_some_and(|head| head.grants > 0))
         {
@@ -194,9 +196,11 @@ impl Kms {
         if grant.is_none() {
             return self.authorise(caller, &ask, key).await;
         }
-        let policy = self.policy_of(&self.rows().await?, key).await?;
+        let rows = self.rows().await?;
+        let head = rows.head(&Owner::Key(key.clone())).await?.record;
+        let policy = self.policy_of(&rows, key, true).await?;
         let side = self.side(&policy, grant);
-        let add = |values: &mut Values| add_values(values, caller, &ask, None);
+        let add = |values: &mut Values| add_values(values, caller, &ask, Some(&head));
         authorise(caller, Action(ask.action), resource(key), side, add)
             .map_err(KmsError::AccessDenied)
     }
@@ -209,14 +213,20 @@ impl Kms {
         }
     }
 
-    async fn policy_of(&self, rows: &Rows, key: &KeyArn) -> Result<Arc<Document>, KmsError> {
+    async fn policy_of(
+        &self,
+        rows: &Rows,
+        key: &KeyArn,
+        is_there: bool,
+    ) -> Result<Arc<Document>, KmsError> {
         let row = table::policy_row(key.key_id(), POLICY_NAME);
         let stored = rows.load::<PolicyRecord>("key policy", row).await?;
         // Who may not even ask about a key that is not there learns nothing of it.
-        let text = stored.map_or_else(
-            || default_document(self.account()),
-            |stored| stored.record.document,
-        );
+        let text = match stored {
+            Some(stored) => stored.record.document,
+            None if is_there => return Err(KmsError::Damaged("a key policy is missing")),
+            None => default_document(self.account()),
+        };
         self.read_policies.document(key.key_id(), text)
     }
 }

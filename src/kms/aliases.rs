@@ -157,24 +157,28 @@ impl Kms {
         Err(KmsError::Busy)
     }
 
-    /// Points an alias to another key. Two proofs: of the alias and of the new key.
+    /// Points an alias to another key. Three proofs: of the alias, of the new key and of the one that it leaves.
     ///
     /// # Errors
     ///
     /// As [`Kms::create_alias`]; [`KmsError::NotFound`].
     pub async fn update_alias(
         &self,
-        proofs: (&Authorised, &Authorised),
+        (of_alias, of_new, of_old): (&Authorised, &Authorised, &Authorised),
         name: &AliasName,
         key: &KeyArn,
     ) -> Result<(), KmsError> {
         const ACTION: &str = "kms:UpdateAlias";
-        self.check_alias_proofs(proofs, ACTION, name, key)?;
+        self.check_alias_proofs((of_alias, of_new), ACTION, name, key)?;
         name.not_reserved()?;
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             let rows = self.rows().await?;
             let alias = self.load_alias(&rows, name).await?;
             let old = self.key_arn(alias.record.target());
+            if check_proof(of_old, &[ACTION], &old).is_err() {
+                // Somebody has pointed it elsewhere since the caller was asked about.
+                return Err(KmsError::Busy);
+            }
             let mut updated = alias.record.clone();
             updated.target = *key.key_id().as_bytes();
             updated.updated = self.now();

@@ -287,11 +287,12 @@ impl Kms {
                 batch = batch.and(policy.delete());
             }
             batch = batch.and(grants::delete_all(&rows, key.key_id()).await?);
+            // Recorded before it is done for good: a record twice does no harm, none would.
+            let details = serde_json::json!({ "keyId": key.as_str() });
+            self.record_own("DeleteKey", key, details).await;
             if self.commit(batch).await? {
                 self.tell(key);
                 tracing::info!(event = "kms.key.destroyed", %key);
-                let details = serde_json::json!({ "keyId": key.as_str() });
-                self.record_own("DeleteKey", key, details).await;
                 return Ok(true);
             }
         }
@@ -315,7 +316,10 @@ async fn backing_if_any(
 
 /// A key that is not there is destroyed already only if its token is there: another one behind the same name says nothing
 /// about it, and the key would live on in the right one.
-async fn check_there(hsms: &[&HsmGroup], backing: &BackingRecord) -> Result<(), KmsError> {
+pub(super) async fn check_there(
+    hsms: &[&HsmGroup],
+    backing: &BackingRecord,
+) -> Result<(), KmsError> {
     for hsm in hsms {
         if hsm.contains(backing.id()).await.map_err(KmsError::hsm)? {
             return Ok(());

@@ -166,9 +166,10 @@ impl Kms {
         check_proof(proof, &["kms:GetKeyUsage"], key)?;
         let owner = Owner::Key(key.clone());
         let rows = self.rows().await?;
-        let current = rows.head(&owner).await?.record.current;
+        let head = rows.head(&owner).await?.record;
+        let current = head.current;
         let mut materials = Vec::new();
-        for version in 1..=current {
+        for version in head.versions() {
             materials.push((version, rows.backing(&owner, version).await?.record));
         }
         drop(rows);

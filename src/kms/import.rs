@@ -19,6 +19,7 @@ use strongroom_hsm::{
 };
 
 use super::backing::{Kind, MadeBacking, Target};
+use super::deletion::check_there;
 use super::error::KmsError;
 use super::key::{
     BackingRecord, Cause, ImportRecord, KeyArn, KeyId, KeyMaterialId, KeyRecord, KeyState,
@@ -331,7 +332,11 @@ impl Kms {
                     Ok(())
                 })
                 .await?;
-                self.end_material(key).await
+                self.end_material(key).await?;
+                let details = serde_json::json!({ "keyId": key.as_str() });
+                self.record_own("DeleteExpiredKeyMaterial", key, details)
+                    .await;
+                Ok(())
             }
             _ => Ok(()),
         }
@@ -385,7 +390,9 @@ impl Kms {
         }
         let backing = rows.backing(&owner, 1).await?.record;
         let id = backing.id();
-        for hsm in self.all_hsms_of(&rows, &owner, &backing).await? {
+        let hsms = self.all_hsms_of(&rows, &owner, &backing).await?;
+        check_there(&hsms, &backing).await?;
+        for hsm in hsms {
             hsm.destroy_key(id).await.map_err(KmsError::hsm)?;
         }
         self.wraps.forget(id);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use strongroom_hsm::{Fact, HsmResult, Report, TokenInfo};
+use strongroom_hsm::{Fact, HsmError, HsmGroup, HsmResult, Report, TokenInfo};
 
 use super::error::KmsError;
 use super::internal::InternalKey;
@@ -148,12 +148,13 @@ impl Kms {
         reports: &mut Reports,
     ) -> Result<InventoryEntry, KmsError> {
         let mut versions = Vec::new();
-        for version in 1..=record.current {
+        for version in record.versions() {
             let backing = rows.backing(&owner, version).await?.record;
             let is_current = version == record.current;
             let told = self.inventory_version(rows, (version, is_current), &backing, reports);
             versions.push(told.await?);
         }
+        let state = record.state_at(self.now());
         Ok(InventoryEntry {
             arn: match owner {
                 Owner::Key(arn) => Some(arn),
@@ -163,7 +164,7 @@ impl Kms {
             rotated: versions.last().map_or(record.created, |last| last.created),
             aliases: record.aliases,
             manager: record.manager,
-            state: record.state,
+            state,
             created: record.created,
             rotation: record.rotation,
             store: record.store,
@@ -203,14 +204,11 @@ impl Kms {
         reports: &mut Reports,
     ) -> Result<InventoryVersion, KmsError> {
         let group = self.group_name_of(rows, backing).await?;
-        let key = backing.backing_key()?;
         let hsm = self.groups.recorded(group.as_deref());
-        let opens = match &hsm {
-            Ok(hsm) => hsm
-                .holds(std::slice::from_ref(&key))
-                .await
-                .map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
+        // Nothing about one key keeps the others from being told.
+        let (opens, scheme) = match &hsm {
+            Ok(hsm) => opens(hsm, backing).await,
+            Err(error) => (Err(error.to_string()), "unknown"),
         };
         if !reports.contains_key(&group) {
             let told = match &hsm {
@@ -221,7 +219,7 @@ impl Kms {
         }
         let told = reports.get(&group).map(Vec::as_slice).unwrap_or_default();
         let material = backing.material();
-        let id = material.to_string();
+        let id = backing.id().to_string();
         let mut objects = Vec::new();
         for (info, report) in told.iter().flatten() {
             let of_it = report.facts.iter().filter(|fact| fact.subject == "key");
@@ -242,16 +240,29 @@ impl Kms {
             },
             group: group.unwrap_or_else(|| "default".to_owned()),
             token: backing.token().to_owned(),
-            scheme: key
-                .canary
-                .0
-                .scheme()
-                .map_or("unknown", |scheme| scheme.name()),
+            scheme,
             wraps_reserved: backing.wraps_reserved,
             opens,
             objects,
             unasked: unasked.map(ToString::to_string).collect(),
         })
+    }
+}
+
+/// Whether a backing key proves itself in its token now, and how it wraps.
+async fn opens(hsm: &HsmGroup, backing: &BackingRecord) -> (Result<(), String>, &'static str) {
+    let said = |error: HsmError| error.to_string();
+    if let Ok(tool) = backing.tool_key() {
+        return (hsm.holds_tool(&tool).await.map_err(said), "MAC");
+    }
+    match backing.backing_key() {
+        Ok(key) => {
+            let scheme = key.canary.0.scheme();
+            let scheme = scheme.map_or("unknown", |scheme| scheme.name());
+            let keys = std::slice::from_ref(&key);
+            (hsm.holds(keys).await.map_err(said), scheme)
+        }
+        Err(error) => (Err(error.to_string()), "unknown"),
     }
 }
 

@@ -416,6 +416,16 @@ impl KeyRecord {
         }
     }
 
+    /// The versions of its backing key; a key whose material was never brought along has none.
+    pub(super) fn versions(&self) -> std::ops::RangeInclusive<u32> {
+        let never = |import: ImportRecord| import.material == MaterialState::Never;
+        if self.import.is_some_and(never) {
+            #[expect(clippy::reversed_empty_ranges, reason = "none")]
+            return 1..=0;
+        }
+        1..=self.current
+    }
+
     /// Checks that new backing keys can take the place of the one that the key has.
     pub(super) fn rotatable(&self, arn: &KeyArn) -> Result<(), KmsError> {
         if self.import.is_some() {

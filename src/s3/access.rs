@@ -3,7 +3,7 @@
 
 use http::HeaderMap;
 use percent_encoding::percent_decode_str;
-use s3s::{S3Request, S3Result};
+use s3s::{S3Request, S3Result, s3_error};
 
 use super::{Front, error};
 use crate::auth::policy::{Side, Values};
@@ -12,9 +12,8 @@ use crate::kms::{Ask, EncryptionContext, KeyArn, KeyRef, KmsError};
 use crate::store::{Located, StoreError};
 
 /// Headers that policies can ask about, each as `s3:` and its name.
-const HEADER_KEYS: [&str; 9] = [
+const HEADER_KEYS: [&str; 8] = [
     "x-amz-acl",
-    "x-amz-content-sha256",
     "x-amz-copy-source",
     "x-amz-metadata-directive",
     "x-amz-server-side-encryption",
@@ -27,6 +26,10 @@ const HEADER_KEYS: [&str; 9] = [
 /// Parameters of `ListBucket` that policies can ask about, each as `s3:` and its name.
 const LIST_KEYS: [&str; 3] = ["prefix", "delimiter", "max-keys"];
 
+const EXPECTED_OWNER: &str = "x-amz-expected-bucket-owner";
+const SOURCE_EXPECTED_OWNER: &str = "x-amz-source-expected-bucket-owner";
+const CREATE_BUCKET: &str = "s3:CreateBucket";
+
 impl Front {
     /// Decides about an operation on a bucket.
     pub(super) async fn may_bucket<T>(
@@ -36,7 +39,8 @@ impl Front {
         bucket: &str,
     ) -> S3Result<Authorised> {
         let resource = Resource::Bucket(bucket.to_owned());
-        self.may(request, action, resource, bucket).await
+        self.may(request, (action, EXPECTED_OWNER), resource, bucket)
+            .await
     }
 
     /// Decides about an operation on an object.
@@ -48,6 +52,19 @@ impl Front {
         key: &str,
     ) -> S3Result<Authorised> {
         let resource = Resource::Object(bucket.to_owned(), key.to_owned());
+        self.may(request, (action, EXPECTED_OWNER), resource, bucket)
+            .await
+    }
+
+    /// Decides about reading the source of a copy.
+    pub(super) async fn may_read_source<T>(
+        &self,
+        request: &S3Request<T>,
+        bucket: &str,
+        key: &str,
+    ) -> S3Result<Authorised> {
+        let resource = Resource::Object(bucket.to_owned(), key.to_owned());
+        let action = ("s3:GetObject", SOURCE_EXPECTED_OWNER);
         self.may(request, action, resource, bucket).await
     }
 
@@ -81,22 +98,32 @@ impl Front {
     async fn may<T>(
         &self,
         request: &S3Request<T>,
-        action: &'static str,
+        (action, owner_header): (&'static str, &'static str),
         resource: Resource,
         bucket: &str,
     ) -> S3Result<Authorised> {
         let caller = super::context(request)?;
-        let access = self.store.bucket_access(bucket).await?;
-        // A bucket that is not there is whoever's account asks: the answer is that it is not there.
-        let owner = access
-            .as_ref()
-            .map_or(&caller.principal.account, |access| &access.owner);
-        let side = Side::Bucket {
-            owner,
-            policy: access.as_ref().and_then(|access| access.policy.as_deref()),
-        };
         let add = |values: &mut Values| add_values(values, request);
         caller.operation.name(Action(action), &resource);
+        let access = self.store.bucket_access(bucket).await?;
+        let (Some(access), true) = (&access, action != CREATE_BUCKET) else {
+            // Whoever makes it owns it. Of what is not there nothing else is allowed: by the time it is done, the bucket
+            // could be there, and another's.
+            let proof = authorise(caller, Action(action), resource, Side::None, add)
+                .map_err(error::denied)?;
+            return match action {
+                CREATE_BUCKET => Ok(proof),
+                _ => Err(StoreError::NoSuchBucket(bucket.to_owned()).into()),
+            };
+        };
+        let expected = request.headers.get_all(owner_header);
+        if expected.iter().any(|owner| owner != access.owner.as_str()) {
+            return Err(s3_error!(AccessDenied, "Access Denied"));
+        }
+        let side = Side::Bucket {
+            owner: &access.owner,
+            policy: access.policy.as_deref(),
+        };
         authorise(caller, Action(action), resource, side, add).map_err(error::denied)
     }
 
@@ -126,6 +153,9 @@ impl Front {
 fn add_values<T>(values: &mut Values, request: &S3Request<T>) {
     values.add("s3:signatureversion", "AWS4-HMAC-SHA256");
     if let Ok(caller) = super::context(request) {
+        if let Some(digest) = &caller.content_sha256 {
+            values.add("s3:x-amz-content-sha256", digest.as_str());
+        }
         values.add(
             "s3:authType",
             if caller.presigned {

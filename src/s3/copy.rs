@@ -58,9 +58,7 @@ async fn source<T>(
             "The specified version does not exist."
         ));
     }
-    let proof = front
-        .may_object(request, "s3:GetObject", bucket, key)
-        .await?;
+    let proof = front.may_read_source(request, bucket, key).await?;
     let located = front.locate(request, &proof, bucket).await?;
     conditions
         .check(located.record())

@@ -165,12 +165,12 @@ fn check_parameters(method: &Method, uri: &Uri) -> S3Result<()> {
     Ok(())
 }
 
-/// Refuses what is not implemented, and what is meant for another owner.
+/// Refuses what is not implemented.
 ///
 /// # Errors
 ///
-/// `NotImplemented`, `InvalidStorageClass`, `AccessDenied`.
-pub fn check(method: &Method, uri: &Uri, headers: &HeaderMap, account: &str) -> S3Result<()> {
+/// `NotImplemented`, `InvalidStorageClass`.
+pub fn check(method: &Method, uri: &Uri, headers: &HeaderMap) -> S3Result<()> {
     if let Some(name) = NOT_IMPLEMENTED
         .iter()
         .find(|name| headers.contains_key(**name))
@@ -189,14 +189,6 @@ pub fn check(method: &Method, uri: &Uri, headers: &HeaderMap, account: &str) -> 
                 ));
             }
             return Err(not_implemented(name));
-        }
-    }
-    for name in [
-        "x-amz-expected-bucket-owner",
-        "x-amz-source-expected-bucket-owner",
-    ] {
-        if headers.get_all(name).iter().any(|owner| owner != account) {
-            return Err(s3_error!(AccessDenied, "Access Denied"));
         }
     }
     if method == Method::POST
@@ -242,13 +234,7 @@ mod tests {
     fn refused(name: &'static str, value: &'static str) -> Option<String> {
         let mut headers = HeaderMap::new();
         headers.insert(name, http::HeaderValue::from_static(value));
-        let error = check(
-            &Method::PUT,
-            &Uri::from_static("/b/k"),
-            &headers,
-            "123456789012",
-        )
-        .err()?;
+        let error = check(&Method::PUT, &Uri::from_static("/b/k"), &headers).err()?;
         Some(error.code().as_str().to_owned())
     }
 
@@ -270,22 +256,12 @@ mod tests {
             refused("x-amz-bucket-object-lock-enabled", "true").as_deref(),
             Some("NotImplemented")
         );
-        assert_eq!(
-            refused("x-amz-expected-bucket-owner", "999999999999").as_deref(),
-            Some("AccessDenied")
-        );
     }
 
     #[test]
     fn a_parameter_that_nobody_knows_is_refused_and_never_ignored() {
         let refused = |method: Method, uri: &'static str| {
-            check(
-                &method,
-                &Uri::from_static(uri),
-                &HeaderMap::new(),
-                "123456789012",
-            )
-            .is_err()
+            check(&method, &Uri::from_static(uri), &HeaderMap::new()).is_err()
         };
         assert!(refused(Method::PUT, "/b/k?versionId=null"));
         assert!(refused(
@@ -312,6 +288,5 @@ mod tests {
     fn what_is_done_anyway_may_be_asked_for() {
         assert_eq!(refused("x-amz-acl", "private"), None);
         assert_eq!(refused("x-amz-storage-class", "STANDARD"), None);
-        assert_eq!(refused("x-amz-expected-bucket-owner", "123456789012"), None);
     }
 }

@@ -66,10 +66,10 @@ impl S3Route for Route {
 
 async fn update(front: &Front, request: &S3Request<Body>) -> S3Result<()> {
     let (bucket, key) = named(&request.uri)?;
+    let proof = front.may_object(request, ACTION, &bucket, &key).await?;
     let _may_write = front
         .may_object(request, "s3:PutObject", &bucket, &key)
         .await?;
-    let proof = front.may_object(request, ACTION, &bucket, &key).await?;
     sse::refuse_on_read(&request.headers)?;
     if !checksum::is_protected(&request.headers, &request.extensions) {
         return Err(s3_error!(InvalidRequest, "{DIGEST_MISSING}"));
@@ -79,7 +79,7 @@ async fn update(front: &Front, request: &S3Request<Body>) -> S3Result<()> {
     let wanted = read(&document)?;
     let caller = context(request)?;
     let (target, named) = target_key(front, &wanted.key).await?;
-    let source = front.store.locate(&proof).await?;
+    let source = front.locate(request, &proof, &bucket).await?;
     let kept = source.caller_context();
     // A caller who named the object named what the server adds; with a bucket key that is the bucket.
     let mut caller_context = kept.caller.to_vec();

@@ -21,7 +21,7 @@ use super::body::TimedBody;
 use super::{health, metrics};
 use crate::auth::payload::{BodyError, BoxError, VerifiedBody};
 use crate::auth::sigv4::{AuthError, Claim, Service, Verified, Verifier};
-use crate::auth::{AccountId, Operation, RequestContext};
+use crate::auth::{Operation, RequestContext};
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::iam::{Iam, IamError};
@@ -54,7 +54,6 @@ pub(super) struct Endpoint {
     store: Store,
     iam: Arc<Iam>,
     groups: TokenGroups,
-    account: AccountId,
     limits: Limits,
     clock: Arc<dyn Clock>,
 }
@@ -65,7 +64,6 @@ impl Endpoint {
         front: Front,
         (kms, iam): (Arc<Kms>, Arc<Iam>),
         groups: TokenGroups,
-        account: AccountId,
         limits: Limits,
         clock: Arc<dyn Clock>,
     ) -> Self {
@@ -76,7 +74,6 @@ impl Endpoint {
             kms,
             iam,
             groups,
-            account,
             limits,
             clock,
         }
@@ -215,7 +212,11 @@ impl Endpoint {
         };
         let now = self.clock.now();
         let context = request_context(&verified, &parts.headers, request_id, peer, now);
-        full(kms::api::handle(&self.kms, &context, target, &body).await)
+        let (kms, target) = (Arc::clone(&self.kms), target.to_owned());
+        to_its_end(request_id, async move {
+            kms::api::handle(&kms, &context, &target, &body).await
+        })
+        .await
     }
 
     /// A request of the query protocol: IAM or STS.
@@ -251,11 +252,15 @@ impl Endpoint {
         let now = self.clock.now();
         let context = request_context(&verified, &parts.headers, request_id, peer, now);
         let form = if parts.method == Method::GET {
-            parts.uri.query().unwrap_or_default().as_bytes()
+            Bytes::copy_from_slice(parts.uri.query().unwrap_or_default().as_bytes())
         } else {
-            &body
+            body
         };
-        full(handle(&self.iam, service, &context, form).await)
+        let iam = Arc::clone(&self.iam);
+        to_its_end(request_id, async move {
+            handle(&iam, service, &context, &form).await
+        })
+        .await
     }
 
     /// Finds the holder of the access key that is claimed, and verifies the claim.
@@ -322,6 +327,7 @@ impl Endpoint {
             }
         };
         let announced = announced(&parts.headers);
+        let content_sha256 = content_sha256(&parts.headers, verified.presigned);
         verified.strip(&mut parts);
         let refused = |error: s3s::S3Error| {
             let status = error.status_code().unwrap_or(StatusCode::BAD_REQUEST);
@@ -334,18 +340,14 @@ impl Endpoint {
                 &[],
             ))
         };
-        if let Err(error) = refuse::check(
-            &parts.method,
-            &parts.uri,
-            &parts.headers,
-            self.account.as_str(),
-        ) {
+        if let Err(error) = refuse::check(&parts.method, &parts.uri, &parts.headers) {
             return refused(error);
         }
         drop_meaningless_range(&mut parts.headers);
         hide_secrets(&mut parts.headers);
         let now = self.clock.now();
-        let context = request_context(&verified, &parts.headers, request_id, peer, now);
+        let mut context = request_context(&verified, &parts.headers, request_id, peer, now);
+        context.content_sha256 = content_sha256;
         let body = VerifiedBody::new(body, verified.payload);
         parts.extensions.insert(context);
         let announced = AnnouncedTrailers {
@@ -478,8 +480,31 @@ fn request_context(
         user_agent: text(header::USER_AGENT),
         referer: text(header::REFERER),
         presigned: verified.presigned,
+        content_sha256: None,
         operation: Operation::default(),
     }
+}
+
+/// What a request to S3 says of its body's digest.
+fn content_sha256(headers: &HeaderMap, presigned: bool) -> Option<String> {
+    let header = headers.get("x-amz-content-sha256");
+    let header = header.and_then(|value| value.to_str().ok());
+    let unsigned = presigned.then_some("UNSIGNED-PAYLOAD");
+    header.or(unsigned).map(str::to_owned)
+}
+
+/// Answers a request that changes records, and that is recorded, whether or not its caller still waits: hyper drops the
+/// future of a connection that is closed.
+async fn to_its_end(
+    request_id: &str,
+    answer: impl Future<Output = http::Response<Bytes>> + Send + 'static,
+) -> Response {
+    let answer = tokio::spawn(answer.in_current_span());
+    full(answer.await.unwrap_or_else(|error| {
+        error!(event = "request.panicked", %error);
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        kms::api::error_response("InternalFailure", status, INTERNAL, request_id)
+    }))
 }
 
 fn log_refusal(error: &AuthError) {

@@ -177,7 +177,6 @@ impl Server {
             front,
             (Arc::clone(&kms), Arc::clone(&iam)),
             groups.clone(),
-            config.account,
             config.limits,
             clock,
         );

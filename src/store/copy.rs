@@ -111,9 +111,10 @@ impl Store {
             let batch = self
                 .object_batch(&*snapshot, bucket, &name, &rows, &conditions)
                 .await?;
-            // The source must still be what was read; with that its body is there.
+            // The source must still be of the body that was read, which is there with it; its key may have changed.
             let now = load_object(&*snapshot, source.name()).await?;
-            let Some((_, value)) = now.filter(|(now, _)| now == source.record()) else {
+            let same = |now: &ObjectRecord| now.body == source.record().body;
+            let Some((_, value)) = now.filter(|(now, _)| same(now)) else {
                 return Err(StoreError::NoSuchKey(source.name().key.clone()));
             };
             if *source.name() == name {

@@ -541,16 +541,19 @@ fn page_time(data_keys: usize, rate: Option<u32>) -> Duration {
 /// Who must act on an error: nobody, for it will pass; the operator, for one object; or whoever began all this.
 fn judge(error: StoreError, row: &[u8]) -> Outcome {
     match error {
-        StoreError::Busy | StoreError::Conflict | StoreError::Meta(MetaError::Storage { .. }) => {
+        StoreError::Busy
+        | StoreError::Conflict
+        | StoreError::Meta(MetaError::Storage { .. })
+        | StoreError::Kms(KmsError::Busy | KmsError::Storage(_) | KmsError::Audit(_)) => {
             Outcome::Later
         }
-        StoreError::Kms(KmsError::Busy | KmsError::Storage(_)) => Outcome::Later,
         StoreError::Kms(error) if error.is_outage() => Outcome::Later,
         StoreError::Kms(
             error @ (KmsError::NotFound(_)
             | KmsError::Disabled(_)
             | KmsError::InvalidState { .. }
             | KmsError::InvalidKeyUsage(_)
+            | KmsError::LimitExceeded(_)
             | KmsError::KeyStore(_)),
         ) => Outcome::Hopeless(error.to_string()),
         error => {

@@ -113,16 +113,13 @@ fn request() -> RequestContext {
     let object = Resource::Object("bucket".into(), "some/object".into());
     operation.name(Action("s3:PutObject"), &object);
     let account = AccountId::parse("000000000000").expect("twelve digits");
+    let root = Principal::root(account, "AKIAIOSFODNN7EXAMPLE");
     RequestContext {
-        principal: Principal::root(account, "AKIAIOSFODNN7EXAMPLE"),
-        request_id: "0123456789ABCDEF".into(),
         source_ip: Some([192, 0, 2, 1].into()),
-        secure_transport: false,
         user_agent: Some("Boto3/1.40 md/Botocore#1.40".into()),
         time: SystemClock.now(),
-        referer: None,
-        presigned: false,
         operation,
+        ..RequestContext::new(root, "0123456789ABCDEF")
     }
 }
 

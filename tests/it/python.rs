@@ -228,6 +228,10 @@ python_tests! {
         a_key_is_open_to_whom_its_policy_and_grants_let_in_and_to_nobody_else
         an_object_is_open_to_whom_its_bucket_and_its_key_let_in_and_to_nobody_else
     }
+    encryption_clients {
+        the_aws_encryption_sdk_does_its_main_job
+        the_s3_encryption_client_does_its_main_job
+    }
     iam {
         users_by_boto3
         access_keys_by_boto3

@@ -38,12 +38,13 @@ pub(super) async fn update_alias(
 ) -> Result<(), KmsError> {
     const ACTION: &str = "kms:UpdateAlias";
     let (name, key) = alias_and_key(call, input).await?;
-    let proofs = (
-        call.may_alias(ACTION, &name)?,
-        call.may(&Ask::new(ACTION), &key).await?,
-    );
+    let of_alias = call.may_alias(ACTION, &name)?;
+    let of_new = call.may(&Ask::new(ACTION), &key).await?;
+    // The key that the alias leaves is asked as well: whoever uses it by this name is sent elsewhere.
+    let left = call.kms.target_of_alias(&name).await?;
+    let of_old = call.may(&Ask::new(ACTION), &left).await?;
     call.kms
-        .update_alias((&proofs.0, &proofs.1), &name, &key)
+        .update_alias((&of_alias, &of_new, &of_old), &name, &key)
         .await
 }
 

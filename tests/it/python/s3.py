@@ -908,9 +908,10 @@ def deletes_free_the_bytes():
         s3.delete_bucket(Bucket="bkt")
 
 
-IMPLEMENTED = set("""AbortMultipartUpload CompleteMultipartUpload CopyObject CreateBucket CreateMultipartUpload DeleteBucket
-DeleteBucketEncryption DeleteBucketPolicy DeleteObject DeleteObjects GetBucketEncryption GetBucketLocation GetBucketPolicy GetObject HeadBucket HeadObject ListBuckets
-ListMultipartUploads ListObjects ListObjectsV2 ListParts PutBucketEncryption PutBucketPolicy PutObject UpdateObjectEncryption UploadPart UploadPartCopy""".split())
+IMPLEMENTED = set("""AbortMultipartUpload CompleteMultipartUpload CopyObject CreateBucket CreateMultipartUpload
+DeleteBucket DeleteBucketEncryption DeleteBucketPolicy DeleteObject DeleteObjects GetBucketEncryption
+GetBucketLocation GetBucketPolicy GetObject HeadBucket HeadObject ListBuckets ListMultipartUploads ListObjects
+ListObjectsV2 ListParts PutBucketEncryption PutBucketPolicy PutObject UpdateObjectEncryption UploadPart UploadPartCopy""".split())
 # For endpoints of another kind.
 ELSEWHERE = {"CreateSession", "ListDirectoryBuckets", "WriteGetObjectResponse"}
 
