@@ -308,3 +308,59 @@ async fn a_dry_run_can_leave_the_ciphertext_out() {
         "ValidationException"
     );
 }
+
+#[tokio::test]
+async fn an_alias_is_pointed_elsewhere_only_if_the_key_it_leaves_allows_it() {
+    let rig = Rig::new();
+    let (left, own) = (key(&rig).await, key(&rig).await);
+    let alias = json!({ "AliasName": "alias/pay", "TargetKeyId": left.rsplit('/').next() });
+    rig.api_ok("CreateAlias", alias).await;
+    let closed = key_policy(&[("Allow", ROOT, "kms:*"), ("Deny", ANNA, "kms:UpdateAlias")]);
+    let put = json!({ "KeyId": left, "Policy": closed });
+    rig.api_ok("PutKeyPolicy", put).await;
+    let may = user("anna", &[allow("kms:UpdateAlias")]);
+    let point = json!({ "AliasName": "alias/pay", "TargetKeyId": own.rsplit('/').next() });
+    assert_eq!(
+        answer(&rig, &may, "UpdateAlias", point.clone()).await,
+        DENIED
+    );
+    assert_eq!(answer(&rig, &request(), "UpdateAlias", point).await, "200");
+}
+
+#[tokio::test]
+async fn who_may_retire_its_own_grant_may_retire_no_other() {
+    let rig = Rig::new();
+    let key = key(&rig).await;
+    let grant = |grantee: &str, operations: Value| json!({ "KeyId": key, "GranteePrincipal": grantee, "Operations": operations });
+    let own = grant(ANNA, json!(["Decrypt", "RetireGrant"]));
+    let own = rig.api_ok("CreateGrant", own).await["GrantId"].clone();
+    let other = grant("arn:aws:iam::123456789012:user/bert", json!(["Decrypt"]));
+    let other = rig.api_ok("CreateGrant", other).await["GrantId"].clone();
+    let retire = |id: &Value| json!({ "KeyId": key, "GrantId": id });
+    assert_eq!(
+        answer(&rig, &anna(), "RetireGrant", retire(&other)).await,
+        DENIED
+    );
+    assert_eq!(
+        answer(&rig, &anna(), "RetireGrant", retire(&own)).await,
+        "200"
+    );
+}
+
+#[tokio::test]
+async fn a_key_whose_policy_is_gone_is_damaged_and_open_to_nobody() {
+    let rig = Rig::new();
+    let key = key(&rig).await;
+    let blob = encrypt(&rig, &key).await;
+    let [(policy, _)] = rig
+        .rows(crate::meta::table::KMS_POLICY)
+        .await
+        .try_into()
+        .expect("one");
+    let gone = crate::meta::Batch::new().delete(policy);
+    rig.meta.commit(gone).await.expect("deleted");
+    assert_eq!(
+        decrypt(&rig, &request(), &blob).await,
+        "KMSInternalException"
+    );
+}

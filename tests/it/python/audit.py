@@ -401,6 +401,13 @@ def an_auditor_sees_every_key_and_what_the_token_says_of_it():
         assert len(table.splitlines()) == 4 and key["KeyId"] in table and "NEVER_EXTRACTABLE=true" in table
         asked, = _events(s, "--event", "KeyInventory", "--limit", "1")
         assert asked["eventSource"] == "strongroom" and asked["readOnly"]
+        # Keys that do not wrap, or have no material yet, are told like all others.
+        kms.create_key(KeyUsage="GENERATE_VERIFY_MAC", KeySpec="HMAC_256")
+        kms.create_key(Origin="EXTERNAL")
+        found = json.loads(_strongroom(s, "audit", "keys", "--format", "json"))["Keys"]
+        schemes = [[version["Scheme"] for version in entry["Versions"]] for entry in found]
+        assert sorted(schemes) == [[], ["MAC"], ["aes-gcm"], ["aes-gcm"], ["aes-gcm", "aes-gcm"]], schemes
+        assert all(version["Opens"] for entry in found for version in entry["Versions"]), found
 
 
 main(globals())
