@@ -58,9 +58,9 @@
 //! since the last one, at most those of `checkpoint_s` seconds or `checkpoint_records` records (more while the HSM was
 //! away), and only by making up the chain anew from there to its end. Everything else is found: against the proofs
 //! (which takes the HSM, through a running server) and against the head in the metadata or a head that the auditor has
-//! noted. What stays open beyond that: who rolls back directory *and* metadata together to an earlier state takes the
-//! later records away unnoticed, unless somebody has noted a later head; and who can ask the HSM as the server does can
-//! make proofs of anything.
+//! noted. What stays open beyond that: the row of the head has no MAC of its own, so that who has the disk of a stopped
+//! server can set it, and the chain, back to an earlier checkpoint, and make up what came after, unless somebody has noted
+//! a later head; and who can ask the HSM as the server does can make proofs of anything.
 //!
 //! # What is not in it
 //!

@@ -1,7 +1,8 @@
 //! Policies of buckets: who may, by the bucket's own word.
 //!
 //! A policy's row is bound to the bucket's UUID and carries the MAC of the KMS's records, so that write access to the
-//! disk cannot open a bucket. Until the HSM has been there once since the start, a bucket that has a policy is not
+//! disk cannot change one. (It can delete one, or give the bucket another owner: the bucket's own row has no MAC, for
+//! LIST and HEAD work without the HSM.) Until the HSM has been there once since the start, a bucket that has a policy is not
 //! served: what cannot be verified is not believed, and not passed over either.
 
 use std::collections::HashMap;
