@@ -44,6 +44,7 @@ mod deletion;
 mod dependants;
 mod error;
 mod grants;
+mod groups;
 mod held;
 mod hmac;
 mod import;
@@ -80,6 +81,7 @@ pub use grants::{
     GRANTS_PER_KEY_MAX, Grant, GrantConstraint, GrantCursor, GrantFilter, GrantId, GrantOperation,
     NewGrant, is_principal_arn,
 };
+pub use groups::{TokenGroups, cluster_id_of};
 pub use held::KeyWatch;
 pub use hmac::{MAC_BYTES_MAX, MAC_MESSAGE_BYTES_MAX};
 pub use import::{
@@ -104,7 +106,7 @@ pub use rotation::{
 pub use spec::{KeySpec, KeyUsage};
 pub use stores::{
     Connection, KEY_STORE_NAME_CHARS_MAX, KEY_STORES_MAX, KeyStoreChange, KeyStoreEntry,
-    KeyStoreId, KeyStoreOfKey, TokenGroups, cluster_id_of,
+    KeyStoreId, KeyStoreOfKey,
 };
 pub use tags::{TAG_NAME_CHARS_MAX, TAG_VALUE_CHARS_MAX, TAGS_PER_KEY_MAX};
 
