@@ -121,6 +121,9 @@ python_tests! {
         metadata_of_an_earlier_state_opens_nothing_wrongly
         damage_behind_the_first_segments_breaks_the_connection
     }
+    backup {
+        a_copy_of_a_stopped_server_reads_again
+    }
     crash {
         what_was_acknowledged_survives_kill_9_and_nothing_else_shows
         a_killed_multipart_upload_goes_on
