@@ -274,6 +274,13 @@ impl Resource {
     }
 }
 
+/// Which bucket was decided about: a name may be used again, by another account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecidedBucket {
+    /// Of this bucket and of no later one of the same name.
+    pub uuid: [u8; 16],
+}
+
 /// Proof that [`authorise`] said yes. Nothing else makes one.
 #[derive(Debug)]
 #[must_use = "a decision that nobody looks at protects nothing"]
@@ -282,6 +289,7 @@ pub struct Authorised {
     caller: Arc<(Principal, Origin)>,
     action: Action,
     resource: Resource,
+    decided: Option<DecidedBucket>,
 }
 
 impl Authorised {
@@ -315,6 +323,11 @@ impl Authorised {
             | Resource::KmsAlias(_)
             | Resource::Iam(_) => None,
         }
+    }
+
+    /// The bucket that was there when it was decided. `None`: there was none, or nothing about a bucket was decided.
+    pub fn decided_bucket(&self) -> Option<DecidedBucket> {
+        self.decided
     }
 
     /// The object: bucket and key.
@@ -379,11 +392,16 @@ pub fn authorise(
             *owner == context.principal.account
         }
     };
+    let decided = match side {
+        Side::Bucket { bucket, .. } => Some(bucket),
+        Side::None | Side::Key { .. } | Side::Role { .. } => None,
+    };
     match decision {
         Decision::Allowed => Ok(Authorised {
             caller: Arc::new((context.principal.clone(), Origin::of(context))),
             action,
             resource,
+            decided,
         }),
         Decision::Denied(denial) => Err(Denied {
             principal: context.principal.arn(),

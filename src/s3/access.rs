@@ -121,6 +121,7 @@ impl Front {
             return Err(s3_error!(AccessDenied, "Access Denied"));
         }
         let side = Side::Bucket {
+            bucket: access.bucket,
             owner: &access.owner,
             policy: access.policy.as_deref(),
         };

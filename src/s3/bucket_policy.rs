@@ -23,17 +23,15 @@ pub(super) async fn put(
 ) -> S3Result<S3Response<PutBucketPolicyOutput>> {
     let bucket = &request.input.bucket;
     let proof = front.may_bucket(&request, PUT, bucket).await?;
-    front.store.load_bucket(&proof).await?;
     let policy = request.input.policy.as_str();
     let document = check(policy, bucket)?;
     let confirmed = request.headers.get(CONFIRM_REMOVE_SELF);
     if confirmed.is_none_or(|value| value != "true") {
         let caller = context(&request)?;
-        let owner = front.store.bucket_access(bucket).await?;
+        let access = front.store.access_of(&proof).await?;
         let side = Side::Bucket {
-            owner: owner
-                .as_ref()
-                .map_or(&caller.principal.account, |access| &access.owner),
+            bucket: access.bucket,
+            owner: &access.owner,
             policy: Some(&document),
         };
         let resource = Resource::Bucket(bucket.clone());
@@ -55,9 +53,8 @@ pub(super) async fn get(
     let proof = front
         .may_bucket(&request, "s3:GetBucketPolicy", bucket)
         .await?;
-    front.store.load_bucket(&proof).await?;
-    let access = front.store.bucket_access(bucket).await?;
-    let policy = access.and_then(|access| access.policy).ok_or_else(|| {
+    let access = front.store.access_of(&proof).await?;
+    let policy = access.policy.ok_or_else(|| {
         coded(
             StatusCode::NOT_FOUND,
             "NoSuchBucketPolicy",

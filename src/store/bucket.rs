@@ -60,8 +60,8 @@ impl Store {
     ///
     /// [`StoreError::NoSuchBucket`].
     pub async fn load_bucket(&self, proof: &Authorised) -> Result<BucketRecord, StoreError> {
-        let name = bucket_of(proof)?;
-        Ok(load_bucket(&*self.meta.snapshot().await?, name).await?.0)
+        let bucket = proven_bucket(&*self.meta.snapshot().await?, proof).await?;
+        Ok(bucket.record)
     }
 
     /// All buckets of the caller's account, by name.
@@ -107,18 +107,18 @@ impl Store {
     ///
     /// [`StoreError::NoSuchBucket`]; [`StoreError::BucketNotEmpty`] when objects or uploads are left.
     pub async fn delete_bucket(&self, proof: &Authorised) -> Result<(), StoreError> {
-        let name = bucket_of(proof)?;
         self.commit_deciding(|| async {
             let snapshot = self.meta.snapshot().await?;
-            let (bucket, value) = load_bucket(&*snapshot, name).await?;
-            let mut batch = Batch::new()
-                .unchanged(bucket_row(name), Some(&value))
-                .delete(bucket_row(name))
-                .delete(policy_row(&bucket.uuid));
+            let bucket = proven_bucket(&*snapshot, proof).await?;
+            let uuid = &bucket.record.uuid;
+            let mut batch = bucket
+                .unchanged()
+                .delete(bucket.row.as_slice())
+                .delete(policy_row(uuid));
             for table in [table::OBJECT, table::UPLOAD] {
-                let range = bucket_rows(table, &bucket.uuid);
+                let range = bucket_rows(table, uuid);
                 if !snapshot.scan(&range, 1).await?.is_empty() {
-                    return Err(StoreError::BucketNotEmpty(name.to_owned()));
+                    return Err(StoreError::BucketNotEmpty(bucket_of(proof)?.to_owned()));
                 }
                 batch = batch.range_empty(range);
             }
@@ -138,31 +138,75 @@ impl Store {
         encryption: &DefaultEncryption,
         bucket_key: bool,
     ) -> Result<(), StoreError> {
-        let name = bucket_of(proof)?;
         self.commit_deciding(|| async {
-            let (mut bucket, value) = load_bucket(&*self.meta.snapshot().await?, name).await?;
-            bucket.encryption = encryption.clone();
-            bucket.bucket_key = bucket_key;
-            let row = bucket_row(name);
-            Ok((
-                Batch::new()
-                    .unchanged(row.clone(), Some(&value))
-                    .put(row, codec::encode(&bucket)),
-                (),
-            ))
+            let bucket = proven_bucket(&*self.meta.snapshot().await?, proof).await?;
+            let record = BucketRecord {
+                encryption: encryption.clone(),
+                bucket_key,
+                ..bucket.record.clone()
+            };
+            let put = bucket.unchanged();
+            Ok((put.put(bucket.row, codec::encode(&record)), ()))
         })
         .await
     }
 }
 
-/// The bucket and its row's value.
+/// A bucket as it was read.
+pub(super) struct Bucket {
+    row: Vec<u8>,
+    stored: Vec<u8>,
+    pub(super) record: BucketRecord,
+}
+
+impl Bucket {
+    /// Requires that it is still as it was read.
+    pub(super) fn unchanged(&self) -> Batch {
+        Batch::new().unchanged(self.row.as_slice(), Some(&self.stored))
+    }
+}
+
+/// The bucket that has this name now, if there is one.
+pub(super) async fn find_bucket(
+    snapshot: &dyn Snapshot,
+    name: &str,
+) -> Result<Option<Bucket>, StoreError> {
+    let row = bucket_row(name);
+    let Some(stored) = snapshot.load(&row).await? else {
+        return Ok(None);
+    };
+    Ok(Some(Bucket {
+        record: codec::decode("bucket", &stored)?,
+        row,
+        stored,
+    }))
+}
+
+/// The bucket with this name and UUID.
+///
+/// # Errors
+///
+/// [`StoreError::NoSuchBucket`], also when there is another one of this name: the one that is meant has been deleted.
 pub(super) async fn load_bucket(
     snapshot: &dyn Snapshot,
     name: &str,
-) -> Result<(BucketRecord, Vec<u8>), StoreError> {
-    let value = snapshot
-        .load(&bucket_row(name))
+    uuid: &Uuid,
+) -> Result<Bucket, StoreError> {
+    find_bucket(snapshot, name)
         .await?
-        .ok_or_else(|| StoreError::NoSuchBucket(name.to_owned()))?;
-    Ok((codec::decode("bucket", &value)?, value))
+        .filter(|bucket| bucket.record.uuid == *uuid)
+        .ok_or_else(|| StoreError::NoSuchBucket(name.to_owned()))
+}
+
+/// The bucket that the proof is of.
+///
+/// # Errors
+///
+/// As [`load_bucket`]; [`StoreError::Proof`].
+pub(super) async fn proven_bucket(
+    snapshot: &dyn Snapshot,
+    proof: &Authorised,
+) -> Result<Bucket, StoreError> {
+    let decided = proof.decided_bucket().ok_or(StoreError::Proof)?;
+    load_bucket(snapshot, bucket_of(proof)?, &decided.uuid).await
 }

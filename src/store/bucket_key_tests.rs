@@ -28,14 +28,14 @@ use crate::kms::{
 };
 use crate::meta::{Batch, KeyRange, Meta, RedbMeta, Row, codec, table};
 
-const BUCKET: &str = "vault";
+pub(super) const BUCKET: &str = "vault";
 const GENERATE: &str = "kms:GenerateDataKey";
 
 /// A data plane and all that it stands on.
-struct Rig {
-    store: Store,
-    kms: Arc<Kms>,
-    meta: Arc<dyn Meta>,
+pub(super) struct Rig {
+    pub(super) store: Store,
+    pub(super) kms: Arc<Kms>,
+    pub(super) meta: Arc<dyn Meta>,
     blobs: Arc<FsBlobs>,
     faults: FaultToken,
     clock: ShiftedClock,
@@ -43,7 +43,7 @@ struct Rig {
 }
 
 impl Rig {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Self::with(StoreSettings::default()).await
     }
 
@@ -93,7 +93,7 @@ impl Rig {
     }
 
     /// The same with nothing in memory, as after a restart or on another server.
-    fn forgetful(&self) -> Store {
+    pub(super) fn forgetful(&self) -> Store {
         Store::new(
             Arc::clone(&self.meta),
             self.blobs.clone(),
@@ -103,7 +103,7 @@ impl Rig {
         )
     }
 
-    async fn create_bucket(&self, bucket: &str) {
+    pub(super) async fn create_bucket(&self, bucket: &str) {
         let proof = may("s3:CreateBucket", Resource::Bucket(bucket.into()));
         self.store
             .create_bucket(&proof, "us-west-2")
@@ -122,7 +122,7 @@ impl Rig {
         self.faults.calls(Op::Wrap) + self.faults.calls(Op::Unwrap)
     }
 
-    async fn put(&self, key: &str, sse: SseTarget) -> Result<(), StoreError> {
+    pub(super) async fn put(&self, key: &str, sse: SseTarget) -> Result<(), StoreError> {
         put(&self.store, BUCKET, key, sse).await
     }
 
@@ -130,8 +130,8 @@ impl Rig {
         get(&self.store, BUCKET, key, kms_key).await
     }
 
-    async fn delete(&self, key: &str) {
-        let proof = may_object("s3:DeleteObject", BUCKET, key);
+    pub(super) async fn delete(&self, key: &str) {
+        let proof = may_object(&self.store, "s3:DeleteObject", BUCKET, key).await;
         self.store.delete(&proof, None).await.expect("deleted");
     }
 
@@ -148,7 +148,8 @@ impl Rig {
     }
 
     async fn name(&self, bucket: &str, key: &str) -> ObjectName {
-        let proof = may("s3:ListBucket", Resource::Bucket(bucket.into()));
+        let resource = Resource::Bucket(bucket.into());
+        let proof = may_in(&self.store, "s3:ListBucket", resource).await;
         let record = self.store.load_bucket(&proof).await.expect("there");
         ObjectName::new(&record, key).expect("short")
     }
@@ -160,13 +161,13 @@ impl Rig {
         codec::decode("manifest", &value).expect("reads")
     }
 
-    async fn write(&self, row: Vec<u8>, value: Vec<u8>) {
+    pub(super) async fn write(&self, row: Vec<u8>, value: Vec<u8>) {
         let batch = Batch::new().put(row, value);
         self.meta.commit(batch).await.expect("written");
     }
 }
 
-fn request() -> RequestContext {
+pub(super) fn request() -> RequestContext {
     RequestContext::new(
         Principal::root(
             AccountId::parse("123456789012").expect("twelve digits"),
@@ -176,7 +177,7 @@ fn request() -> RequestContext {
     )
 }
 
-fn may(action: &'static str, resource: Resource) -> Authorised {
+pub(super) fn may(action: &'static str, resource: Resource) -> Authorised {
     let decision = authorise(
         &request(),
         Action(action),
@@ -187,8 +188,28 @@ fn may(action: &'static str, resource: Resource) -> Authorised {
     decision.expect("root may")
 }
 
-fn may_object(action: &'static str, bucket: &str, key: &str) -> Authorised {
-    may(action, Resource::Object(bucket.into(), key.into()))
+/// Root's proof about a bucket that is there, or an object in it.
+pub(super) async fn may_in(store: &Store, action: &'static str, resource: Resource) -> Authorised {
+    let (Resource::Bucket(name) | Resource::Object(name, _)) = &resource else {
+        unreachable!("of a bucket");
+    };
+    let access = store.bucket_access(name).await.expect("reads");
+    let access = access.expect("a bucket");
+    let side = Side::Bucket {
+        bucket: access.bucket,
+        owner: &access.owner,
+        policy: None,
+    };
+    authorise(&request(), Action(action), resource, side, |_values| {}).expect("root may")
+}
+
+pub(super) async fn may_object(
+    store: &Store,
+    action: &'static str,
+    bucket: &str,
+    key: &str,
+) -> Authorised {
+    may_in(store, action, Resource::Object(bucket.into(), key.into())).await
 }
 
 fn may_key(action: &'static str, key: &KeyArn) -> Authorised {
@@ -225,7 +246,7 @@ fn access_of(bucket: &str, kms_key: Option<&KeyArn>) -> KeyAccess {
     }
 }
 
-fn incoming(body: Vec<u8>) -> Incoming {
+pub(super) fn incoming(body: Vec<u8>) -> Incoming {
     Incoming {
         stream: stream::iter([Ok(body.into())]).boxed(),
         content_md5: None,
@@ -235,9 +256,14 @@ fn incoming(body: Vec<u8>) -> Incoming {
     }
 }
 
-async fn put(store: &Store, bucket: &str, key: &str, sse: SseTarget) -> Result<(), StoreError> {
+pub(super) async fn put(
+    store: &Store,
+    bucket: &str,
+    key: &str,
+    sse: SseTarget,
+) -> Result<(), StoreError> {
     let request = PutRequest {
-        proof: may_object("s3:PutObject", bucket, key),
+        proof: may_object(store, "s3:PutObject", bucket, key).await,
         sse,
         headers: Headers::default(),
         conditions: WriteConditions::default(),
@@ -246,14 +272,14 @@ async fn put(store: &Store, bucket: &str, key: &str, sse: SseTarget) -> Result<(
     store.put(request).await.map(|_written| ())
 }
 
-async fn get(
+pub(super) async fn get(
     store: &Store,
     bucket: &str,
     key: &str,
     kms_key: Option<&KeyArn>,
 ) -> Result<Vec<u8>, StoreError> {
     let located = store
-        .locate(&may_object("s3:GetObject", bucket, key))
+        .locate(&may_object(store, "s3:GetObject", bucket, key).await)
         .await?;
     let access = access_of(bucket, kms_key);
     let mut reading = store.open(&located, &access, Selection::Whole).await?;
@@ -610,7 +636,8 @@ async fn the_row_of_a_bucket_key_is_there_as_long_as_something_hangs_on_it() {
     rig.put("one", plain).await.expect("written");
     assert_eq!(rig.held().await, (0, 0));
     rig.delete("one").await;
-    let proof = may("s3:DeleteBucket", Resource::Bucket(BUCKET.into()));
+    let bucket = Resource::Bucket(BUCKET.into());
+    let proof = may_in(&rig.store, "s3:DeleteBucket", bucket).await;
     rig.store.delete_bucket(&proof).await.expect("deleted");
 }
 
@@ -663,12 +690,12 @@ async fn a_copy_hangs_on_the_bucket_key_of_its_own_bucket() {
     let key = rig.key().await;
     rig.put("one", under(&key)).await.expect("written");
     for (bucket, name) in [("other", "copy"), (BUCKET, "copy")] {
-        let source = may_object("s3:GetObject", BUCKET, "one");
+        let source = may_object(&rig.store, "s3:GetObject", BUCKET, "one").await;
         let source = rig.store.locate(&source).await.expect("there");
         let request = CopyRequest {
             source,
             access: access_of(BUCKET, Some(&key)),
-            proof: may_object("s3:PutObject", bucket, name),
+            proof: may_object(&rig.store, "s3:PutObject", bucket, name).await,
             sse: under_in(bucket, &key),
             headers: None,
             algorithm: None,
@@ -694,7 +721,7 @@ async fn an_upload_hangs_on_its_bucket_key_and_hands_it_to_its_object() {
         composite: false,
     };
     for completes in [true, false] {
-        let proof = may_object("s3:PutObject", BUCKET, "large");
+        let proof = may_object(&rig.store, "s3:PutObject", BUCKET, "large").await;
         let sse = under(&key);
         assert!(sse.says_bucket_key());
         let id = rig

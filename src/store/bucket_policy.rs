@@ -8,12 +8,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::bucket::load_bucket;
-use super::record::{Uuid, bucket_row, policy_row};
-use super::{Store, StoreError, bucket_of};
+use super::bucket::{find_bucket, proven_bucket};
+use super::record::{BucketRecord, Uuid, policy_row};
+use super::{Store, StoreError};
 use crate::auth::policy::{Document, Kind};
-use crate::auth::{AccountId, Authorised};
-use crate::meta::Batch;
+use crate::auth::{AccountId, Authorised, DecidedBucket};
+use crate::meta::Snapshot;
 
 /// The longest policy of a bucket: AWS's limit.
 pub const BUCKET_POLICY_BYTES_MAX: usize = 20 * 1024;
@@ -23,6 +23,8 @@ const POLICIES_KEPT_MAX: usize = 1_000;
 /// What decides about a bucket besides the caller's own policies.
 #[derive(Debug)]
 pub struct BucketAccess {
+    /// Which bucket.
+    pub bucket: DecidedBucket,
     /// The account that owns it.
     pub owner: AccountId,
     /// Its policy, if it has one.
@@ -60,30 +62,55 @@ impl Store {
     /// [`StoreError::Kms`] while the policy's row cannot be verified; [`StoreError::Meta`].
     pub async fn bucket_access(&self, name: &str) -> Result<Option<BucketAccess>, StoreError> {
         let snapshot = self.meta.snapshot().await?;
-        let bucket = match load_bucket(&*snapshot, name).await {
-            Ok((bucket, _)) => bucket,
-            Err(StoreError::NoSuchBucket(_)) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let owner = bucket.owner(self.kms.account());
+        match find_bucket(&*snapshot, name).await? {
+            Some(bucket) => self.access(&*snapshot, &bucket.record).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// What decides about the bucket of the proof.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoSuchBucket`]; as [`Store::bucket_access`].
+    pub async fn access_of(&self, proof: &Authorised) -> Result<BucketAccess, StoreError> {
+        let snapshot = self.meta.snapshot().await?;
+        let bucket = proven_bucket(&*snapshot, proof).await?;
+        self.access(&*snapshot, &bucket.record).await
+    }
+
+    async fn access(
+        &self,
+        snapshot: &dyn Snapshot,
+        bucket: &BucketRecord,
+    ) -> Result<BucketAccess, StoreError> {
         let row = policy_row(&bucket.uuid);
-        let Some(stored) = snapshot.load(&row).await? else {
-            return Ok(Some(BucketAccess {
-                owner,
-                policy: None,
-            }));
+        let policy = match snapshot.load(&row).await? {
+            None => None,
+            Some(stored) => Some(self.read_policy(&bucket.uuid, row, stored).await?),
         };
-        if let Some(policy) = self.read_policies.kept(&bucket.uuid, &stored) {
-            let policy = Some(policy);
-            return Ok(Some(BucketAccess { owner, policy }));
+        Ok(BucketAccess {
+            bucket: DecidedBucket { uuid: bucket.uuid },
+            owner: bucket.owner(self.kms.account()),
+            policy,
+        })
+    }
+
+    async fn read_policy(
+        &self,
+        bucket: &Uuid,
+        row: Vec<u8>,
+        stored: Vec<u8>,
+    ) -> Result<Arc<Document>, StoreError> {
+        if let Some(policy) = self.read_policies.kept(bucket, &stored) {
+            return Ok(policy);
         }
         let text = self.kms.open_row("bucket policy", &row, &stored).await?;
         let text = String::from_utf8(text).map_err(|_bytes| damaged())?;
         let document = Document::parse(&text, Kind::Resource);
         let document = Arc::new(document.map_err(|_malformed| damaged())?);
-        self.read_policies.keep(bucket.uuid, stored, &document);
-        let policy = Some(document);
-        Ok(Some(BucketAccess { owner, policy }))
+        self.read_policies.keep(*bucket, stored, &document);
+        Ok(document)
     }
 
     /// Sets the bucket's policy, or takes it away.
@@ -96,11 +123,10 @@ impl Store {
         proof: &Authorised,
         policy: Option<&str>,
     ) -> Result<(), StoreError> {
-        let name = bucket_of(proof)?;
         self.commit_deciding(|| async {
-            let (bucket, value) = load_bucket(&*self.meta.snapshot().await?, name).await?;
-            let row = policy_row(&bucket.uuid);
-            let batch = Batch::new().unchanged(bucket_row(name), Some(&value));
+            let bucket = proven_bucket(&*self.meta.snapshot().await?, proof).await?;
+            let row = policy_row(&bucket.record.uuid);
+            let batch = bucket.unchanged();
             let batch = match policy {
                 None => batch.delete(row),
                 Some(policy) => {

@@ -1,6 +1,6 @@
 //! `DeleteObject`.
 
-use super::bucket::load_bucket;
+use super::bucket::proven_bucket;
 use super::put::{load_object, load_sealed};
 use super::record::ObjectName;
 use super::usage::index_object;
@@ -19,11 +19,10 @@ impl Store {
         proof: &Authorised,
         if_match: Option<&str>,
     ) -> Result<(), StoreError> {
-        let (bucket, key) = object_of(proof)?;
+        let (_, key) = object_of(proof)?;
         self.commit_deciding(|| async {
             let snapshot = self.meta.snapshot().await?;
-            let (bucket_record, _) = load_bucket(&*snapshot, bucket).await?;
-            let name = ObjectName::new(&bucket_record, key)?;
+            let name = ObjectName::new(&proven_bucket(&*snapshot, proof).await?.record, key)?;
             let Some((record, value)) = load_object(&*snapshot, &name).await? else {
                 return Ok((Batch::new(), ()));
             };

@@ -9,7 +9,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 
-use super::bucket::load_bucket;
+use super::bucket::proven_bucket;
 use super::digest::SealedAttributes;
 use super::put::{load_object, row_digest};
 use super::record::{KeptContext, ManifestRecord, ObjectName, ObjectRecord};
@@ -207,10 +207,9 @@ impl Store {
     ///
     /// [`StoreError::NoSuchBucket`]; [`StoreError::NoSuchKey`].
     pub async fn locate(&self, proof: &Authorised) -> Result<Located, StoreError> {
-        let (bucket, key) = object_of(proof)?;
+        let (_, key) = object_of(proof)?;
         let snapshot = self.meta.snapshot().await?;
-        let (bucket_record, _) = load_bucket(&*snapshot, bucket).await?;
-        let name = ObjectName::new(&bucket_record, key)?;
+        let name = ObjectName::new(&proven_bucket(&*snapshot, proof).await?.record, key)?;
         let missing = || StoreError::NoSuchKey(key.to_owned());
         let (record, value) = load_object(&*snapshot, &name).await?.ok_or_else(missing)?;
         let manifest = snapshot

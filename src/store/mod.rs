@@ -41,6 +41,8 @@ mod bucket_key_cache;
 mod bucket_key_tests;
 mod bucket_key_use;
 mod bucket_policy;
+#[cfg(test)]
+mod bucket_tests;
 mod copy;
 mod customer;
 mod delete;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use aws_lc_rs::rand;
 use md5::{Digest as _, Md5};
 
-use super::bucket::load_bucket;
+use super::bucket::{load_bucket, proven_bucket};
 use super::bucket_key_use::WrappedKey;
 use super::digest::{Checksum, SealedAttributes};
 use super::put::{Incoming, ObjectRows, SealedBlob, opaque_etag};
@@ -131,13 +131,10 @@ impl Store {
         };
         self.commit_deciding(|| async {
             let snapshot = self.meta.snapshot().await?;
-            let (now, value) = load_bucket(&*snapshot, bucket).await?;
-            if now.uuid != name.bucket {
-                return Err(StoreError::NoSuchBucket(bucket.to_owned()));
-            }
+            let bucket = load_bucket(&*snapshot, bucket, &name.bucket).await?;
             let row = name.upload_row(&id);
-            let batch = Batch::new()
-                .unchanged(super::record::bucket_row(bucket), Some(&value))
+            let batch = bucket
+                .unchanged()
                 .put(row.clone(), codec::encode(&record))
                 .and(index_upload(&name, &id, None, Some(&record.key)))
                 .and(
@@ -164,7 +161,7 @@ impl Store {
         let missing = || StoreError::NoSuchUpload(upload.to_owned());
         let mut id: Uuid = [0; 16];
         let snapshot = self.meta.snapshot().await?;
-        let (bucket_record, _) = load_bucket(&*snapshot, bucket).await?;
+        let bucket_record = proven_bucket(&*snapshot, proof).await?.record;
         hex::decode_to_slice(upload, &mut id).map_err(|_not_hex| missing())?;
         let name = ObjectName::new(&bucket_record, key)?;
         let value = snapshot

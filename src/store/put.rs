@@ -8,13 +8,13 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
-use super::bucket::load_bucket;
+use super::bucket::{load_bucket, proven_bucket};
 use super::bucket_key_use::WrappedKey;
 use super::digest::{Digested, Digests, SealedAttributes};
 use super::gc::PendingBlob;
 use super::record::{
     BodyRecord, ChecksumAlgorithm, ChecksumKind, Headers, KeyRecord, ManifestRecord, ObjectName,
-    ObjectRecord, SseRecord, body_row, bucket_row,
+    ObjectRecord, SseRecord, body_row,
 };
 use super::usage::index_object;
 use super::{SseTarget, Store, StoreError, object_of};
@@ -115,8 +115,7 @@ impl Store {
         } = request;
         let (bucket, key) = object_of(&proof)?;
         let snapshot = self.meta.snapshot().await?;
-        let (bucket_record, _) = load_bucket(&*snapshot, bucket).await?;
-        let name = ObjectName::new(&bucket_record, key)?;
+        let name = ObjectName::new(&proven_bucket(&*snapshot, &proof).await?.record, key)?;
         // Checked again in the batch; here, so that a body is not sent in vain.
         let current = load_object(&*snapshot, &name)
             .await?
@@ -325,15 +324,12 @@ impl Store {
         rows: &ObjectRows,
         conditions: &WriteConditions,
     ) -> Result<Batch, StoreError> {
-        let (bucket_record, bucket_value) = load_bucket(snapshot, bucket).await?;
-        if bucket_record.uuid != name.bucket {
-            return Err(StoreError::NoSuchBucket(bucket.to_owned()));
-        }
+        let bucket = load_bucket(snapshot, bucket, &name.bucket).await?;
         let current = load_object(snapshot, name).await?;
         conditions.check(current.as_ref().map(|(record, _)| record))?;
         let sealed = load_sealed(snapshot, name).await?;
-        let mut batch = Batch::new()
-            .unchanged(bucket_row(bucket), Some(&bucket_value))
+        let mut batch = bucket
+            .unchanged()
             .unchanged(
                 name.object_row(),
                 current.as_ref().map(|(_, value)| value.as_slice()),

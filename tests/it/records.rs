@@ -44,8 +44,23 @@ fn proof(action: &'static str, resource: Resource) -> Authorised {
     .expect("root may")
 }
 
-fn object(action: &'static str, key: &str) -> Authorised {
-    proof(action, Resource::Object(BUCKET.into(), key.into()))
+/// Root's proof about a bucket that is there, or an object in it.
+async fn proof_in(parts: &Parts, action: &'static str, resource: Resource) -> Authorised {
+    let (Resource::Bucket(name) | Resource::Object(name, _)) = &resource else {
+        unreachable!("of a bucket");
+    };
+    let access = parts.store.bucket_access(name).await.expect("reads");
+    let access = access.expect("a bucket");
+    let side = Side::Bucket {
+        bucket: access.bucket,
+        owner: &access.owner,
+        policy: None,
+    };
+    authorise(&caller(), Action(action), resource, side, |_values| {}).expect("root may")
+}
+
+async fn object(parts: &Parts, action: &'static str, key: &str) -> Authorised {
+    proof_in(parts, action, Resource::Object(BUCKET.into(), key.into())).await
 }
 
 async fn put(parts: &Parts, key: &str, sse: SseTarget) {
@@ -58,7 +73,7 @@ async fn put(parts: &Parts, key: &str, sse: SseTarget) {
         expected: Box::new(|| Ok(None)),
     };
     let request = PutRequest {
-        proof: object("s3:PutObject", key),
+        proof: object(parts, "s3:PutObject", key).await,
         sse,
         headers: Headers::default(),
         conditions: WriteConditions::default(),
@@ -68,7 +83,8 @@ async fn put(parts: &Parts, key: &str, sse: SseTarget) {
 }
 
 async fn get(parts: &Parts, key: &str) -> Result<Vec<u8>, StoreError> {
-    let located = parts.store.locate(&object("s3:GetObject", key)).await?;
+    let proven = object(parts, "s3:GetObject", key).await;
+    let located = parts.store.locate(&proven).await?;
     let access = match &located.record().sse {
         SseRecord::Kms(arn) => {
             let resource = Resource::KmsKey(arn.clone());
@@ -146,11 +162,9 @@ fn rows_that_are_swapped_or_changed_are_found() {
 }
 
 async fn tamper(parts: &Parts, one: &str, two: &str) {
-    let bucket = parts
-        .store
-        .load_bucket(&proof("s3:ListBucket", Resource::Bucket(BUCKET.into())))
-        .await
-        .expect("there");
+    let listing = Resource::Bucket(BUCKET.into());
+    let listing = proof_in(parts, "s3:ListBucket", listing).await;
+    let bucket = parts.store.load_bucket(&listing).await.expect("there");
     let names = [one, two].map(|key| ObjectName::new(&bucket, key).expect("short"));
     let [object_1, object_2] = names.each_ref().map(ObjectName::object_row);
     let [manifest_1, manifest_2] = names.each_ref().map(ObjectName::manifest_row);

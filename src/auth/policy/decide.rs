@@ -19,7 +19,7 @@ use super::principal::Named;
 use super::statement::Effect;
 use super::values::Values;
 use super::{Document, Principal};
-use crate::auth::{AccountId, Identity};
+use crate::auth::{AccountId, DecidedBucket, Identity};
 
 /// What is asked.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +45,8 @@ pub enum Side<'a> {
     None,
     /// A bucket, or what is in one.
     Bucket {
+        /// Which bucket: the proof is of this one alone.
+        bucket: DecidedBucket,
         /// The account that the bucket belongs to.
         owner: &'a AccountId,
         /// Its policy, if it has one.

@@ -64,8 +64,24 @@ fn may_key(action: &'static str, key: &str) -> Authorised {
     may(action, Resource::KmsKey(key.to_owned()))
 }
 
-fn object(action: &'static str, bucket: &str, key: &str) -> Authorised {
-    may(action, Resource::Object(bucket.to_owned(), key.to_owned()))
+/// Root's proof about a bucket that is there, or an object in it.
+async fn may_in(store: &Store, action: &'static str, resource: Resource) -> Authorised {
+    let (Resource::Bucket(name) | Resource::Object(name, _)) = &resource else {
+        unreachable!("of a bucket");
+    };
+    let access = store.bucket_access(name).await.expect("reads");
+    let access = access.expect("a bucket");
+    let side = Side::Bucket {
+        bucket: access.bucket,
+        owner: &access.owner,
+        policy: None,
+    };
+    authorise(&caller(), Action(action), resource, side, |_values| {}).expect("root may")
+}
+
+async fn object(store: &Store, action: &'static str, bucket: &str, key: &str) -> Authorised {
+    let resource = Resource::Object(bucket.to_owned(), key.to_owned());
+    may_in(store, action, resource).await
 }
 
 fn context(bucket_key: bool, bucket: &str, key: &str) -> EncryptionContext {
@@ -184,7 +200,7 @@ impl Rig {
 
     async fn put(&self, bucket: &str, key: &str, sse: SseTarget, bytes: usize) {
         let request = PutRequest {
-            proof: object("s3:PutObject", bucket, key),
+            proof: object(&self.store, "s3:PutObject", bucket, key).await,
             sse,
             headers: Headers::default(),
             conditions: WriteConditions::default(),
@@ -194,14 +210,18 @@ impl Rig {
     }
 
     async fn copy(&self, (from, key): (&str, &str), (to, name): (&str, &str), sse: SseTarget) {
-        let Ok(source) = self.store.locate(&object("s3:GetObject", from, key)).await else {
+        let Ok(source) = self
+            .store
+            .locate(&object(&self.store, "s3:GetObject", from, key).await)
+            .await
+        else {
             return;
         };
         let access = Self::access(&source.record().sse, source.caller_context(), from, key);
         let request = CopyRequest {
             source,
             access,
-            proof: object("s3:PutObject", to, name),
+            proof: object(&self.store, "s3:PutObject", to, name).await,
             sse,
             headers: None,
             algorithm: None,
@@ -211,7 +231,7 @@ impl Rig {
     }
 
     async fn update(&self, bucket: &str, key: &str, number: usize) -> Result<(), StoreError> {
-        let proof = object("s3:UpdateObjectEncryption", bucket, key);
+        let proof = object(&self.store, "s3:UpdateObjectEncryption", bucket, key).await;
         let source = self.store.locate(&proof).await?;
         let access = Self::access(&source.record().sse, source.caller_context(), bucket, key);
         let sse = self.kms_target(number % 2, number > 1, bucket, key);
@@ -227,7 +247,7 @@ impl Rig {
 
     /// An upload that is left, aborted or completed.
     async fn upload(&self, dice: &mut Dice, bucket: &str, key: &str) {
-        let proof = object("s3:PutObject", bucket, key);
+        let proof = object(&self.store, "s3:PutObject", bucket, key).await;
         let sse = self.target(dice, bucket, key);
         let kind = ChecksumKind {
             algorithm: ChecksumAlgorithm::Crc64Nvme,
@@ -401,7 +421,7 @@ async fn the_index_is_what_the_records_say_after_any_operations() {
                 rig.copy((bucket, key), (bucket, key), sse).await;
             }
             7 => {
-                let proof = object("s3:DeleteObject", bucket, key);
+                let proof = object(&rig.store, "s3:DeleteObject", bucket, key).await;
                 rig.store.delete(&proof, None).await.expect("deleted");
             }
             8 => {
@@ -467,7 +487,7 @@ async fn the_index_is_what_the_records_say_after_any_operations() {
     // Everything still reads.
     for bucket in BUCKETS {
         for key in KEYS {
-            let proof = object("s3:GetObject", bucket, key);
+            let proof = object(&rig.store, "s3:GetObject", bucket, key).await;
             let Ok(located) = rig.store.locate(&proof).await else {
                 continue;
             };
@@ -497,7 +517,7 @@ async fn an_index_that_was_begun_is_finished_and_one_that_is_there_is_left_alone
         rig.put("vault", &key, rig.kms_target(0, false, "vault", &key), 1)
             .await;
     }
-    let proof = object("s3:PutObject", "vault", "m");
+    let proof = object(&rig.store, "s3:PutObject", "vault", "m").await;
     let kind = ChecksumKind {
         algorithm: ChecksumAlgorithm::Crc64Nvme,
         composite: false,
@@ -567,7 +587,8 @@ async fn what_hangs_on_a_bucket_key_hangs_on_the_key_that_wraps_it() {
     let rig = Rig::new().await;
     rig.put("vault", "a", rig.kms_target(0, false, "vault", "a"), 5)
         .await;
-    let proof = may("s3:ListBucket", Resource::Bucket("vault".to_owned()));
+    let vault = Resource::Bucket("vault".to_owned());
+    let proof = may_in(&rig.store, "s3:ListBucket", vault).await;
     let bucket = rig.store.load_bucket(&proof).await.expect("there").uuid;
     let id = [9; 16];
     let parent = Dependency::Kms(rig.key(0).key_id(), 1);
@@ -681,7 +702,7 @@ async fn a_range_is_empty_as_soon_as_nothing_depends_on_its_key() {
     rig.put("vault", "a", rig.kms_target(0, false, "vault", "a"), 5)
         .await;
     assert_eq!(rig.rows(range.clone()).await.len(), 1);
-    let proof = object("s3:DeleteObject", "vault", "a");
+    let proof = object(&rig.store, "s3:DeleteObject", "vault", "a").await;
     rig.store.delete(&proof, None).await.expect("deleted");
     assert!(rig.rows(range).await.is_empty());
 }
@@ -702,7 +723,7 @@ async fn what_hangs_on_a_bucket_key_moves_to_new_ones_and_the_old_one_goes() {
         rig.put("vault", &key, rig.kms_target(0, true, "vault", &key), 1)
             .await;
     }
-    let proof = object("s3:PutObject", "vault", "large");
+    let proof = object(&rig.store, "s3:PutObject", "vault", "large").await;
     let kind = ChecksumKind {
         algorithm: ChecksumAlgorithm::Crc64Nvme,
         composite: false,
@@ -736,7 +757,7 @@ async fn what_hangs_on_a_bucket_key_moves_to_new_ones_and_the_old_one_goes() {
         let key = format!("{number}");
         let located = rig
             .store
-            .locate(&object("s3:GetObject", "vault", &key))
+            .locate(&object(&rig.store, "s3:GetObject", "vault", &key).await)
             .await
             .expect("there");
         assert!(located.record().says_bucket_key());

@@ -3,12 +3,12 @@
 use super::{
     OURS, THEIRS, account, alice, foreign_alice, foreign_root, foreign_session, root, session,
 };
-use crate::auth::Principal;
 use crate::auth::policy::PolicyKind::{Identity, Resource, Session};
 use crate::auth::policy::{
     Decision, Denial, Document, Kind, Named, PolicyKind, Question, Side, Values, decide,
     may_change_key_policy, names,
 };
+use crate::auth::{DecidedBucket, Principal};
 
 const KEY: &str = "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
 const OBJECT: &str = "arn:aws:s3:::bucket/key";
@@ -70,6 +70,7 @@ fn without_policy(principal: &Principal) -> Decision {
 fn get(principal: &Principal, policy: Option<&Document>) -> Decision {
     let owner = account(OURS);
     let side = Side::Bucket {
+        bucket: DecidedBucket { uuid: [7; 16] },
         owner: &owner,
         policy,
     };
@@ -198,6 +199,7 @@ fn root_may_do_everything_to_its_buckets_and_always_mend_their_policies() {
     let owner = account(OURS);
     let shut = resource(&[("Deny", "*")]);
     let side = Side::Bucket {
+        bucket: DecidedBucket { uuid: [7; 16] },
         owner: &owner,
         policy: Some(&shut),
     };

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::account;
 use crate::auth::policy::{Decision, Document, Kind, Named, Question, Side, Values, decide, names};
-use crate::auth::{Identity, Principal, RoleSession, User};
+use crate::auth::{DecidedBucket, Identity, Principal, RoleSession, User};
 
 const DOCUMENTS: &str = include_str!("../../../../tests/vectors/access/documents.json");
 const CASES: &str = include_str!("../../../../tests/vectors/access/cases.csv");
@@ -204,6 +204,7 @@ fn outcome(documents: &Documents, case: &[&str]) -> String {
             .as_ref()
             .map(|policy| document(policy, Kind::Resource));
         let side = Side::Bucket {
+            bucket: DecidedBucket { uuid: [7; 16] },
             owner: &owner,
             policy: policy.as_ref(),
         };
