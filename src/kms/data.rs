@@ -288,7 +288,7 @@ impl Kms {
     }
 
     /// `action`: what for, as IAM names it.
-    async fn encrypt_any(
+    pub(super) async fn encrypt_any(
         &self,
         (key, action): (&KeyArn, &str),
         context: &EncryptionContext,

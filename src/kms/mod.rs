@@ -25,7 +25,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, MutexGuard, Notify};
+use tokio::sync::{Mutex, MutexGuard, Notify, Semaphore};
 
 use crate::audit::Audit;
 use crate::auth::{AccountId, Authorised, Resource};
@@ -51,6 +51,7 @@ mod import;
 mod internal;
 mod inventory;
 mod key;
+mod key_pair;
 mod keys;
 mod mac;
 mod policy;
@@ -93,6 +94,7 @@ pub use inventory::{InventoryEntry, InventoryVersion, ObjectFacts};
 pub use key::{
     KeyArn, KeyId, KeyManager, KeyMaterialId, KeyRef, KeyState, RotationSchedule, Timestamp,
 };
+pub use key_pair::{GeneratedPair, KeyPairSpec};
 pub use keys::{DESCRIPTION_CHARS_MAX, ImportStatus, KeyMetadata, NewKey};
 pub use policy::{POLICY_CHARS_MAX, POLICY_NAME};
 pub use rewrap::{
@@ -160,6 +162,8 @@ pub struct Kms {
     refuse_deletion_while_in_use: bool,
     /// That a re-wrap was begun.
     rewraps: Notify,
+    /// Turns of those who make key pairs.
+    pairs: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Kms {
@@ -216,6 +220,7 @@ impl Kms {
             dependants: None,
             refuse_deletion_while_in_use: false,
             rewraps: Notify::new(),
+            pairs: Arc::new(Semaphore::new(key_pair::PAIRS_AT_ONCE_MAX)),
             audit: None,
         }
     }

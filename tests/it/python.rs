@@ -121,6 +121,11 @@ python_tests! {
         metadata_of_an_earlier_state_opens_nothing_wrongly
         damage_behind_the_first_segments_breaks_the_connection
     }
+    data_key_pairs {
+        a_pair_of_every_spec_decrypts_to_what_was_given_in_clear
+        what_gets_no_pair_is_told_why
+        policies_and_grants_name_the_pair
+    }
     backup {
         a_copy_of_a_stopped_server_reads_again
     }

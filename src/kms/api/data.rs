@@ -14,7 +14,7 @@ use crate::kms::{
 };
 
 /// What `CloudTrail` calls the backing key of a use.
-const MATERIAL: &str = "keyMaterialId";
+pub(super) const MATERIAL: &str = "keyMaterialId";
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -139,7 +139,7 @@ pub(super) async fn decrypt(
 }
 
 /// What a policy is asked about a cryptographic operation.
-fn crypto<'a>(action: &'static str, context: &'a EncryptionContext) -> Ask<'a> {
+pub(super) fn crypto<'a>(action: &'static str, context: &'a EncryptionContext) -> Ask<'a> {
     Ask::new(action)
         .context(context)
         .value("kms:EncryptionAlgorithm", SYMMETRIC_DEFAULT)

@@ -21,6 +21,7 @@ mod error;
 mod grants;
 mod import;
 mod inventory;
+mod key_pair;
 mod keys;
 mod mac;
 mod members;
@@ -63,12 +64,10 @@ const KEY_INVENTORY: &str = "Strongroom.KeyInventory";
 const VERIFY_CHECKPOINTS: &str = "Strongroom.VerifyAuditCheckpoints";
 
 /// Operations of the API that are not here.
-const UNSUPPORTED: [&str; 11] = [
+const UNSUPPORTED: [&str; 9] = [
     "Decapsulate",
     "DeriveSharedSecret",
     "Encapsulate",
-    "GenerateDataKeyPair",
-    "GenerateDataKeyPairWithoutPlaintext",
     "GetKeyLastUsage",
     "GetPublicKey",
     "ReplicateKey",
@@ -183,6 +182,10 @@ async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, W
         "EnableKeyRotation" => nothing(rotation::enable_key_rotation(call, read(body)?).await),
         "Encrypt" => answer(data::encrypt(call, read(body)?).await),
         "GenerateDataKey" => answer(data::generate_data_key(call, read(body)?).await),
+        "GenerateDataKeyPair" => answer(key_pair::generate_data_key_pair(call, read(body)?).await),
+        "GenerateDataKeyPairWithoutPlaintext" => {
+            answer(key_pair::generate_data_key_pair_without_plaintext(call, read(body)?).await)
+        }
         "GenerateDataKeyWithoutPlaintext" => {
             answer(data::generate_data_key_without_plaintext(call, read(body)?).await)
         }
