@@ -36,7 +36,7 @@ pub struct Event<'a> {
     pub time: OffsetDateTime,
     /// Who, and on which request; nobody: the service itself.
     pub caller: Option<(&'a Principal, &'a Origin)>,
-    /// Whose keys.
+    /// Whose keys, or whose call if it is about no key.
     pub account: &'a str,
     /// Where.
     pub region: &'a str,
@@ -93,7 +93,10 @@ impl Event<'_> {
         }
         put("eventID", json!(uuid::Uuid::new_v4().to_string()));
         put("readOnly", json!(self.read_only));
-        let resource = |arn: &String| json!({ "accountId": self.account, "type": "AWS::KMS::Key", "ARN": arn });
+        let resource = |arn: &String| {
+            let account = arn.split(':').nth(4).unwrap_or(self.account);
+            json!({ "accountId": account, "type": "AWS::KMS::Key", "ARN": arn })
+        };
         if !self.keys.is_empty() {
             put("resources", self.keys.iter().map(resource).collect());
         }

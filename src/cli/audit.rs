@@ -484,8 +484,9 @@ impl Line<'_> {
 
 type Column = (&'static str, fn(&Line<'_>) -> String);
 
-const COLUMNS: [Column; 24] = [
+const COLUMNS: [Column; 25] = [
     ("key", |line| text(line.key, "/Name")),
+    ("account", |line| text(line.key, "/Account")),
     ("aliases", |line| {
         let aliases = line.key.get("Aliases").and_then(Value::as_array);
         let names: Vec<_> = aliases

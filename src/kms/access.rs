@@ -14,11 +14,23 @@ use super::grants::{self, GrantId, GrantOperation, NewGrant, Wanted};
 use super::key::{KeyArn, KeyId, KeyRecord, KeyRef, Owner};
 use super::policy::{POLICY_NAME, PolicyRecord, default_document};
 use super::table::{self, Rows};
-use crate::auth::policy::{Document, Kind, Named, Side, Values};
-use crate::auth::{Action, Authorised, RequestContext, Resource, authorise};
+use crate::auth::policy::{Denial, Document, Kind, Named, PolicyKind, Side, Values};
+use crate::auth::{AccountId, Action, Authorised, Denied, RequestContext, Resource, authorise};
 
 /// The most key policies that are kept as they were read.
 const POLICIES_KEPT_MAX: usize = 1_000;
+
+/// What only the server's first account asks about: token groups, the tokens' own word and the audit are the operator's.
+const OPERATORS: [&str; 8] = [
+    "kms:ConnectCustomKeyStore",
+    "kms:CreateCustomKeyStore",
+    "kms:DeleteCustomKeyStore",
+    "kms:DescribeCustomKeyStores",
+    "kms:DisconnectCustomKeyStore",
+    "kms:UpdateCustomKeyStore",
+    "strongroom:KeyInventory",
+    "strongroom:VerifyAuditCheckpoints",
+];
 
 /// What a caller wants to do with a key, as policies and grants are asked about it.
 #[derive(Debug, Clone)]
@@ -27,6 +39,8 @@ pub struct Ask<'a> {
     context: Option<&'a EncryptionContext>,
     grant: Option<&'a NewGrant>,
     values: Vec<(String, String)>,
+    /// The alias ARN by which the key was named.
+    alias: Option<String>,
 }
 
 impl<'a> Ask<'a> {
@@ -37,6 +51,7 @@ impl<'a> Ask<'a> {
             context: None,
             grant: None,
             values: Vec::new(),
+            alias: None,
         }
     }
 
@@ -63,7 +78,11 @@ impl<'a> Ask<'a> {
 
     /// By this name of the key: `kms:RequestAlias`.
     #[must_use]
-    pub fn named(self, key: &KeyRef) -> Self {
+    pub fn named(mut self, key: &KeyRef) -> Self {
+        self.alias = match key {
+            KeyRef::AliasArn { .. } => Some(key.to_string()),
+            KeyRef::KeyId(_) | KeyRef::KeyArn { .. } | KeyRef::AliasName(_) => None,
+        };
         match key.alias() {
             Some(alias) => self.value("kms:RequestAlias", alias),
             None => self,
@@ -102,6 +121,37 @@ impl ReadPolicies {
 }
 
 impl Kms {
+    /// As [`Kms::resolve`], for what the caller then asks to do. Whether there is an alias of another account is not told.
+    ///
+    /// # Errors
+    ///
+    /// As [`Kms::resolve`]; [`KmsError::AccessDenied`] for an alias of another account that is not there.
+    pub async fn resolve_for(
+        &self,
+        caller: &RequestContext,
+        ask: &Ask<'_>,
+        key: &KeyRef,
+    ) -> Result<KeyArn, KmsError> {
+        let account = &caller.principal.account;
+        match (self.resolve(account, key).await, key) {
+            (Err(KmsError::NotFound(_)), KeyRef::AliasArn { account: owner, .. })
+                if owner != account.as_str() && AccountId::parse(owner).is_some() =>
+            {
+                let lacking = Denial::Implicit {
+                    lacking: PolicyKind::Resource,
+                };
+                Err(KmsError::AccessDenied(Denied {
+                    principal: caller.principal.arn(),
+                    action: ask.action,
+                    resource: key.to_string(),
+                    reason: lacking.reason(ask.action),
+                    own: false,
+                }))
+            }
+            (resolved, _) => resolved,
+        }
+    }
+
     /// Decides whether the caller may do what is asked with `key`, whether it exists or not.
     ///
     /// # Errors
@@ -113,16 +163,32 @@ impl Kms {
         ask: &Ask<'_>,
         key: &KeyArn,
     ) -> Result<Authorised, KmsError> {
+        let decided = self.decide(caller, ask, key).await;
+        match (decided, &ask.alias) {
+            // Where an alias of another account points is not told to who may not use it.
+            (Err(KmsError::AccessDenied(denied)), Some(alias)) if !denied.own => {
+                Err(KmsError::AccessDenied(Denied {
+                    resource: alias.clone(),
+                    ..denied
+                }))
+            }
+            (decided, _) => decided,
+        }
+    }
+
+    async fn decide(
+        &self,
+        caller: &RequestContext,
+        ask: &Ask<'_>,
+        key: &KeyArn,
+    ) -> Result<Authorised, KmsError> {
         let rows = self.rows().await?;
-        let owner = Owner::Key(key.clone());
-        let head = rows
-            .load::<KeyRecord>("head of a key", table::head_row(&owner))
-            .await?
-            .map(|head| head.record);
+        let head = rows.head_if_any(&Owner::Key(key.clone())).await?;
+        let head = head.map(|head| head.record);
         let policy = self.policy_of(&rows, key, head.is_some()).await?;
         let add = |values: &mut Values| add_values(values, caller, ask, head.as_ref());
         let decide = |grant| {
-            let side = self.side(&policy, grant);
+            let side = side(key, &policy, grant);
             authorise(caller, Action(ask.action), resource(key), side, add)
         };
         let denied = match decide(None) {
@@ -156,18 +222,17 @@ impl Kms {
     ///
     /// # Errors
     ///
-    /// [`KmsError::AccessDenied`]; [`KmsError::Unsupported`] for a caller of another account: all keys are of the first
-    /// one, and another account uses them by their policies and grants.
+    /// [`KmsError::AccessDenied`]; [`KmsError::Unsupported`] for a caller of another account than the first who asks
+    /// about what is the operator's: custom key stores, the inventory, the audit.
     pub fn authorise_without_key(
         &self,
         caller: &RequestContext,
         ask: &Ask<'_>,
         resource: Resource,
     ) -> Result<Authorised, KmsError> {
-        if caller.principal.account != *self.account() {
-            let account = self.account();
+        if OPERATORS.contains(&ask.action) && caller.principal.account != *self.account() {
             return Err(KmsError::Unsupported(format!(
-                "{} of another account than {account} is not supported",
+                "{} is not supported for this account: it is of the server's first account only",
                 ask.action
             )));
         }
@@ -199,18 +264,10 @@ impl Kms {
         let rows = self.rows().await?;
         let head = rows.head(&Owner::Key(key.clone())).await?.record;
         let policy = self.policy_of(&rows, key, true).await?;
-        let side = self.side(&policy, grant);
+        let side = side(key, &policy, grant);
         let add = |values: &mut Values| add_values(values, caller, &ask, Some(&head));
         authorise(caller, Action(ask.action), resource(key), side, add)
             .map_err(KmsError::AccessDenied)
-    }
-
-    fn side<'a>(&'a self, policy: &'a Document, grant: Option<Named>) -> Side<'a> {
-        Side::Key {
-            owner: self.account(),
-            policy,
-            grant,
-        }
     }
 
     async fn policy_of(
@@ -219,13 +276,15 @@ impl Kms {
         key: &KeyArn,
         is_there: bool,
     ) -> Result<Arc<Document>, KmsError> {
-        let row = table::policy_row(key.key_id(), POLICY_NAME);
-        let stored = rows.load::<PolicyRecord>("key policy", row).await?;
-        // Who may not even ask about a key that is not there learns nothing of it.
-        let text = match stored {
-            Some(stored) => stored.record.document,
-            None if is_there => return Err(KmsError::Damaged("a key policy is missing")),
-            None => default_document(self.account()),
+        // Who may not even ask about a key that is not there, or is of another account than was named, learns nothing of
+        // it.
+        let text = if is_there {
+            let row = table::policy_row(key.key_id(), POLICY_NAME);
+            let stored = rows.load::<PolicyRecord>("key policy", row).await?;
+            let stored = stored.ok_or(KmsError::Damaged("a key policy is missing"))?;
+            stored.record.document
+        } else {
+            default_document(key.account())
         };
         self.read_policies.document(key.key_id(), text)
     }
@@ -257,6 +316,14 @@ fn add_values(
     }
     for alias in &head.aliases {
         values.add("kms:ResourceAliases", alias.as_str());
+    }
+}
+
+fn side<'a>(key: &'a KeyArn, policy: &'a Document, grant: Option<Named>) -> Side<'a> {
+    Side::Key {
+        owner: key.account(),
+        policy,
+        grant,
     }
 }
 

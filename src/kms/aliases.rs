@@ -4,10 +4,10 @@ use minicbor::{Decode, Encode};
 
 use super::error::KmsError;
 use super::key::{KeyArn, KeyId, KeyRecord, Owner, Timestamp};
-use super::table::{self, Loaded, Rows};
+use super::table::{Loaded, Rows};
 use super::{COMMIT_ATTEMPTS_MAX, Kms, Page, check_proof, check_proof_of};
-use crate::auth::{Authorised, Resource};
-use crate::meta::table as tables;
+use crate::auth::{AccountId, Authorised, Resource};
+use crate::meta::KeyRange;
 
 /// Aliases that one key may have.
 pub const ALIASES_PER_KEY_MAX: usize = 50;
@@ -96,8 +96,13 @@ impl AliasRecord {
     }
 }
 
-pub(super) async fn load(rows: &Rows, name: &str) -> Result<Option<Loaded<AliasRecord>>, KmsError> {
-    rows.load("alias", table::alias_row(name)).await
+/// The alias of an account.
+pub(super) async fn load(
+    rows: &Rows,
+    account: &AccountId,
+    name: &str,
+) -> Result<Option<Loaded<AliasRecord>>, KmsError> {
+    rows.load("alias", rows.alias_row(account, name)).await
 }
 
 /// One alias of a list.
@@ -116,9 +121,9 @@ pub struct AliasEntry {
 }
 
 impl Kms {
-    /// The ARN that an alias has or would have.
-    pub fn alias_arn(&self, name: &str) -> String {
-        format!("{}{name}", self.arn_stem)
+    /// The ARN that an alias of an account has or would have.
+    pub fn alias_arn(&self, account: &AccountId, name: &str) -> String {
+        format!("arn:aws:kms:{}:{account}:{name}", self.region())
     }
 
     /// Makes an alias. Two proofs: of the alias and of its key.
@@ -138,8 +143,8 @@ impl Kms {
         name.not_reserved()?;
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             let rows = self.rows().await?;
-            if load(&rows, name.as_str()).await?.is_some() {
-                let arn = self.alias_arn(name.as_str());
+            if load(&rows, key.account(), name.as_str()).await?.is_some() {
+                let arn = self.alias_arn(key.account(), name.as_str());
                 return Err(KmsError::AlreadyExists(format!(
                     "An alias with the name {arn} already exists"
                 )));
@@ -149,7 +154,7 @@ impl Kms {
             let alias = AliasRecord::new(key.key_id(), self.now());
             let batch = rows
                 .replace(&head, &record)
-                .and(rows.insert(table::alias_row(name.as_str()), &alias));
+                .and(rows.insert(rows.alias_row(key.account(), name.as_str()), &alias));
             if self.commit(batch).await? {
                 return Ok(());
             }
@@ -173,8 +178,8 @@ impl Kms {
         name.not_reserved()?;
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             let rows = self.rows().await?;
-            let alias = self.load_alias(&rows, name).await?;
-            let old = self.key_arn(alias.record.target());
+            let alias = self.load_alias(&rows, key.account(), name).await?;
+            let old = self.key_arn(key.account(), alias.record.target());
             if check_proof(of_old, &[ACTION], &old).is_err() {
                 // Somebody has pointed it elsewhere since the caller was asked about.
                 return Err(KmsError::Busy);
@@ -200,13 +205,17 @@ impl Kms {
         Err(KmsError::Busy)
     }
 
-    /// The key that an alias points to, for the caller to authorise before [`Kms::delete_alias`].
+    /// The key that an alias of an account points to, for the caller to authorise before [`Kms::delete_alias`].
     ///
     /// # Errors
     ///
     /// [`KmsError::NotFound`].
-    pub async fn target_of_alias(&self, name: &AliasName) -> Result<KeyArn, KmsError> {
-        self.resolve_alias(name.as_str()).await
+    pub async fn target_of_alias(
+        &self,
+        account: &AccountId,
+        name: &AliasName,
+    ) -> Result<KeyArn, KmsError> {
+        self.resolve_alias(account, name.as_str()).await
     }
 
     /// Deletes an alias. The key stays. Two proofs: of the alias and of its key.
@@ -224,9 +233,9 @@ impl Kms {
         name.not_reserved()?;
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             let rows = self.rows().await?;
-            let alias = self.load_alias(&rows, name).await?;
+            let alias = self.load_alias(&rows, key.account(), name).await?;
             if alias.record.target() != key.key_id() {
-                return Err(self.no_alias(name));
+                return Err(self.no_alias(key.account(), name));
             }
             let head = rows.head(&Owner::Key(key.clone())).await?;
             let batch = alias
@@ -239,7 +248,7 @@ impl Kms {
         Err(KmsError::Busy)
     }
 
-    /// Lists aliases by name: all, or those of one key.
+    /// Lists aliases of the caller's account by name: all, or those of one key.
     ///
     /// # Errors
     ///
@@ -252,6 +261,7 @@ impl Kms {
         after: Option<&str>,
     ) -> Result<Page<AliasEntry, String>, KmsError> {
         check_proof_of(proof, &["kms:ListAliases"], &Resource::Service)?;
+        let account = &proof.principal().account;
         let rows = self.rows().await?;
         let mut entries = Vec::new();
         if let Some(key) = of {
@@ -261,29 +271,33 @@ impl Kms {
                 .into_iter()
                 .filter(|name| after.is_none_or(|after| name.as_str() > after));
             for name in rest.take(limit.saturating_add(1)) {
-                if let Some(alias) = load(&rows, &name).await? {
-                    entries.push(self.entry(name, &alias.record));
+                if let Some(alias) = load(&rows, key.account(), &name).await? {
+                    entries.push(self.entry(key.account(), name, &alias.record));
                 }
             }
         } else {
-            let range = table::rows_after(tables::KMS_ALIAS, after.map(str::as_bytes));
+            let of_account = rows.alias_row(account, "");
+            let mut range = KeyRange::prefix(&rows.alias_row(account, PREFIX));
+            if let Some(after) = after.filter(|after| *after > PREFIX) {
+                range.start = [of_account.as_slice(), after.as_bytes(), &[0]].concat();
+            }
             for row in rows.scan(&range, limit.saturating_add(1)).await? {
                 let name = row
                     .0
-                    .get(1..)
+                    .get(of_account.len()..)
                     .and_then(|name| std::str::from_utf8(name).ok());
                 let name = name
                     .ok_or(KmsError::Damaged("row key of an alias"))?
                     .to_owned();
                 let alias = rows.open::<AliasRecord>("alias", row)?;
-                entries.push(self.entry(name, &alias.record));
+                entries.push(self.entry(account, name, &alias.record));
             }
         }
         Ok(Page::cut(entries, limit, |entry| entry.name.clone()))
     }
 
-    fn entry(&self, name: String, alias: &AliasRecord) -> AliasEntry {
-        let arn = self.alias_arn(&name);
+    fn entry(&self, account: &AccountId, name: String, alias: &AliasRecord) -> AliasEntry {
+        let arn = self.alias_arn(account, &name);
         AliasEntry {
             name,
             arn,
@@ -296,17 +310,18 @@ impl Kms {
     async fn load_alias(
         &self,
         rows: &Rows,
+        account: &AccountId,
         name: &AliasName,
     ) -> Result<Loaded<AliasRecord>, KmsError> {
-        load(rows, name.as_str())
+        load(rows, account, name.as_str())
             .await?
-            .ok_or_else(|| self.no_alias(name))
+            .ok_or_else(|| self.no_alias(account, name))
     }
 
-    fn no_alias(&self, name: &AliasName) -> KmsError {
+    fn no_alias(&self, account: &AccountId, name: &AliasName) -> KmsError {
         KmsError::NotFound(format!(
             "Alias {} is not found.",
-            self.alias_arn(name.as_str())
+            self.alias_arn(account, name.as_str())
         ))
     }
 
@@ -320,7 +335,7 @@ impl Kms {
         check_proof_of(
             of_alias,
             &[action],
-            &Resource::KmsAlias(self.alias_arn(name.as_str())),
+            &Resource::KmsAlias(self.alias_arn(key.account(), name.as_str())),
         )?;
         check_proof(of_key, &[action], key)
     }

@@ -9,7 +9,7 @@ use super::ciphertext::{EncryptedDataKey, Form, Header, PLAINTEXT_BYTES_MAX, ope
 use super::context::EncryptionContext;
 use super::error::KmsError;
 use super::key::{KeyArn, KeyMaterialId, Owner};
-use super::{Kms, check_proof, check_proof_of};
+use super::{Kms, check_proof, check_proof_of, key_of_proof};
 use crate::auth::{Authorised, Resource};
 
 /// The most bytes of a generated data key and of `GenerateRandom`, as AWS has it.
@@ -118,7 +118,7 @@ impl Kms {
         Ok(outcome?.ciphertext)
     }
 
-    /// Unwraps a data key. `proof` is of [`Kms::arn_of`] the encrypted key. One unwrap by the HSM.
+    /// Unwraps a data key. `proof` is of the key that it is under. One unwrap by the HSM.
     ///
     /// # Errors
     ///
@@ -130,18 +130,18 @@ impl Kms {
         encrypted: &EncryptedDataKey,
         context: &EncryptionContext,
     ) -> Result<DataKey, KmsError> {
-        let key = self.arn_of(encrypted);
-        check_proof(proof, &[DECRYPT, RE_ENCRYPT_FROM], &key)?;
+        let key = key_of_proof(self, proof, &[DECRYPT, RE_ENCRYPT_FROM], encrypted)?;
         self.check_audit()?;
-        let outcome = self.unwrap_direct(encrypted, context).await;
+        let outcome = self.unwrap_direct(&key, encrypted, context).await;
         let material = outcome.as_ref().map(|(_, material)| *material);
         self.record_use(proof, &key, context, material).await?;
         outcome.map(|(data_key, _)| data_key)
     }
 
-    /// Unwraps a data key that is wrapped by the HSM itself, and says under which backing key.
+    /// Unwraps a data key that is wrapped by the HSM itself under `key`, and says under which backing key.
     pub(super) async fn unwrap_direct(
         &self,
+        key: &KeyArn,
         encrypted: &EncryptedDataKey,
         context: &EncryptionContext,
     ) -> Result<(DataKey, KeyMaterialId), KmsError> {
@@ -151,7 +151,7 @@ impl Kms {
             return Err(KmsError::InvalidCiphertext);
         }
         let (secret, material) = self
-            .unwrap_ciphertext(header, context, parts.wrapped)
+            .unwrap_ciphertext(key, header, context, parts.wrapped)
             .await?;
         let data_key =
             DataKey::from_secret(&secret).map_err(|_length| KmsError::InvalidCiphertext)?;
@@ -188,8 +188,8 @@ impl Kms {
         context: &EncryptionContext,
         named: Option<&KeyArn>,
     ) -> Result<Decrypted, KmsError> {
-        check_proof(proof, &[DECRYPT], &self.arn_of(ciphertext))?;
-        self.decrypt_any(ciphertext, context, named).await
+        let key = key_of_proof(self, proof, &[DECRYPT], ciphertext)?;
+        self.decrypt_any(key, ciphertext, context, named).await
     }
 
     /// kms:ReEncrypt: decrypts and encrypts without the plaintext leaving. Two proofs: of [`Kms::arn_of`] the
@@ -205,9 +205,9 @@ impl Kms {
         (context, named): (&EncryptionContext, Option<&KeyArn>),
         (to, to_context): (&KeyArn, &EncryptionContext),
     ) -> Result<ReEncrypted, KmsError> {
-        check_proof(from_proof, &[RE_ENCRYPT_FROM], &self.arn_of(ciphertext))?;
+        let from = key_of_proof(self, from_proof, &[RE_ENCRYPT_FROM], ciphertext)?;
         check_proof(to_proof, &[RE_ENCRYPT_TO], to)?;
-        let opened = self.decrypt_any(ciphertext, context, named).await?;
+        let opened = self.decrypt_any(from, ciphertext, context, named).await?;
         let encrypted = self
             .encrypt_any((to, RE_ENCRYPT_TO), to_context, &opened.plaintext)
             .await?;
@@ -281,8 +281,8 @@ impl Kms {
         context: &EncryptionContext,
         named: Option<&KeyArn>,
     ) -> Result<(), KmsError> {
-        check_proof(proof, &[DECRYPT, RE_ENCRYPT_FROM], &self.arn_of(ciphertext))?;
-        self.decrypt_any(ciphertext, context, named)
+        let key = key_of_proof(self, proof, &[DECRYPT, RE_ENCRYPT_FROM], ciphertext)?;
+        self.decrypt_any(key, ciphertext, context, named)
             .await
             .map(|_opened| ())
     }
@@ -349,18 +349,18 @@ impl Kms {
 
     async fn decrypt_any(
         &self,
+        key: KeyArn,
         ciphertext: &EncryptedDataKey,
         context: &EncryptionContext,
         named: Option<&KeyArn>,
     ) -> Result<Decrypted, KmsError> {
-        let key = self.arn_of(ciphertext);
         if named.is_some_and(|named| *named != key) {
             return Err(KmsError::IncorrectKey);
         }
         let header = ciphertext.header();
         let parts = ciphertext.parts()?;
         let (secret, material) = self
-            .unwrap_ciphertext(header, context, parts.wrapped)
+            .unwrap_ciphertext(&key, header, context, parts.wrapped)
             .await
             .map_err(|error| match error {
                 KmsError::NotFound(_) => KmsError::ForeignCiphertext,
@@ -381,13 +381,14 @@ impl Kms {
         })
     }
 
-    pub(super) async fn unwrap_ciphertext(
+    async fn unwrap_ciphertext(
         &self,
+        key: &KeyArn,
         header: Header,
         context: &EncryptionContext,
         wrapped: Wrapped,
     ) -> Result<(SecretBytes, KeyMaterialId), KmsError> {
-        let owner = Owner::Key(self.key_arn(header.key_id));
+        let owner = Owner::Key(key.clone());
         self.unwrap_under(&owner, header.version, header.aad(context), wrapped)
             .await
     }

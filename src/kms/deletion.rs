@@ -210,7 +210,7 @@ impl Kms {
             let key_id = table::key_id_of_row(&row.0)?;
             last = Some(key_id);
             match rows.open::<KeyRecord>("head of a key", row) {
-                Ok(head) => heads.push((self.key_arn(key_id), head.record)),
+                Ok(head) => heads.push((self.arn_of_head(key_id, &head.record)?, head.record)),
                 Err(error) => tracing::error!(event = "kms.key.damaged", %key_id, %error),
             }
         }
@@ -278,7 +278,7 @@ impl Kms {
             }
             batch = batch.and(self.count_out(&rows, &stores).await?);
             for name in &head.record.aliases {
-                if let Some(alias) = aliases::load(&rows, name).await? {
+                if let Some(alias) = aliases::load(&rows, key.account(), name).await? {
                     batch = batch.and(alias.delete());
                 }
             }

@@ -447,11 +447,12 @@ impl Kms {
         Ok(Page::cut(items.collect(), limit, cursor))
     }
 
-    /// Lists the grants of all keys that `retiring` may retire because they say so.
+    /// Lists the grants of all keys, also those of other accounts, that `retiring` may retire because they say so. It is a
+    /// principal of the caller's account (KMS API, `ListRetirableGrants`).
     ///
     /// # Errors
     ///
-    /// By the records.
+    /// [`KmsError::InvalidArn`] for a principal of another account; by the records.
     pub async fn list_retirable_grants(
         &self,
         proof: &Authorised,
@@ -460,6 +461,12 @@ impl Kms {
         after: Option<GrantCursor>,
     ) -> Result<Page<Grant, GrantCursor>, KmsError> {
         check_proof_of(proof, &["kms:ListRetirableGrants"], &Resource::Service)?;
+        let account = &proof.principal().account;
+        if retiring.split(':').nth(4) != Some(account.as_str()) {
+            return Err(KmsError::InvalidArn(format!(
+                "{retiring} is not a principal of the account {account}"
+            )));
+        }
         let rows = self.rows().await?;
         let mut items = Vec::new();
         let mut last = after.map(|after| grant_row(after.key, after.grant));
@@ -472,9 +479,12 @@ impl Kms {
             for row in found {
                 let at = cursor_of_row(&row.0)?;
                 let record = rows.open::<GrantRecord>("grant", row)?.record;
-                if record.grant.retiring.as_deref() == Some(retiring) {
-                    items.push(entry(at.grant, self.key_arn(at.key), record));
+                if record.grant.retiring.as_deref() != Some(retiring) {
+                    continue;
                 }
+                let account = rows.account_of(at.key).await?;
+                let account = account.ok_or(KmsError::Damaged("grant of no key"))?;
+                items.push(entry(at.grant, self.key_arn(&account, at.key), record));
             }
             if !full || items.len() > limit {
                 return Ok(Page::cut(items, limit, cursor));
@@ -545,7 +555,11 @@ impl Kms {
             .and_then(|ids| ids.split_first_chunk::<{ KeyId::BYTES }>())
             .and_then(|(key, grant)| Some((key, grant.try_into().ok()?)));
         let (key, grant) = ids.ok_or(KmsError::InvalidGrantToken)?;
-        Ok((self.key_arn(KeyId::from_bytes(*key)), GrantId(grant)))
+        let key = KeyId::from_bytes(*key);
+        let account = self.rows().await?.account_of(key).await?;
+        // Of a key that is gone nobody knows whose it was.
+        let account = account.as_ref().unwrap_or(self.account());
+        Ok((self.key_arn(account, key), GrantId(grant)))
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError, Weak};
 
 use super::error::KmsError;
 use super::key::{KeyArn, KeyId, Owner};
-use super::{EncryptedDataKey, Kms, check_proof};
+use super::{EncryptedDataKey, Kms, check_proof, key_of_proof};
 use crate::auth::Authorised;
 
 /// Who holds something that was made under a key.
@@ -68,8 +68,8 @@ impl Kms {
         proof: &Authorised,
         encrypted: &EncryptedDataKey,
     ) -> Result<(), KmsError> {
-        let key = self.arn_of(encrypted);
-        check_proof(proof, &["kms:Decrypt", "kms:ReEncryptFrom"], &key)?;
+        let actions = ["kms:Decrypt", "kms:ReEncryptFrom"];
+        let key = key_of_proof(self, proof, &actions, encrypted)?;
         let version = Some(encrypted.backing_version());
         self.check_version(&Owner::Key(key), "kms:Decrypt", version)
             .await?;

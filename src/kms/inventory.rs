@@ -116,7 +116,7 @@ impl Kms {
             let key_id = table::key_id_of_row(&row.0)?;
             last = Some(key_id);
             let record = rows.open::<KeyRecord>("head of a key", row)?.record;
-            let arn = self.key_arn(key_id);
+            let arn = self.arn_of_head(key_id, &record)?;
             let name = arn.to_string();
             let entry = self.inventory_entry(&rows, Owner::Key(arn), name, record, &mut reports);
             entries.push(Box::pin(entry).await?);

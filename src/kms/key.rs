@@ -14,6 +14,7 @@ use super::error::{KmsError, WrongState};
 use super::internal::InternalKey;
 use super::spec::{KeySpec, KeyUsage};
 use super::stores::KeyStoreId;
+use crate::auth::AccountId;
 
 /// Names a KMS key for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,18 +51,19 @@ impl fmt::Display for KeyId {
     }
 }
 
-/// The ARN of a KMS key of this server.
+/// The ARN of a KMS key of this server. Whether there is such a key, and whether it is that account's, its record says.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct KeyArn {
     text: String,
+    account: AccountId,
     key_id: KeyId,
 }
 
 impl KeyArn {
-    /// The ARN of `key_id`; `stem` is `arn:aws:kms:REGION:ACCOUNT:`.
-    pub(super) fn new(stem: &str, key_id: KeyId) -> Self {
+    pub(super) fn new(region: &str, account: AccountId, key_id: KeyId) -> Self {
         Self {
-            text: format!("{stem}key/{key_id}"),
+            text: format!("arn:aws:kms:{region}:{account}:key/{key_id}"),
+            account,
             key_id,
         }
     }
@@ -74,6 +76,11 @@ impl KeyArn {
     /// The key it names.
     pub fn key_id(&self) -> KeyId {
         self.key_id
+    }
+
+    /// The account it names, which owns the key.
+    pub fn account(&self) -> &AccountId {
+        &self.account
     }
 }
 
@@ -152,6 +159,14 @@ impl KeyRef {
         }
     }
 
+    /// The account that it names; none where it is the caller's own.
+    pub fn account(&self) -> Option<&str> {
+        match self {
+            Self::KeyArn { account, .. } | Self::AliasArn { account, .. } => Some(account),
+            Self::KeyId(_) | Self::AliasName(_) => None,
+        }
+    }
+
     /// The alias, of the two alias forms.
     pub fn alias(&self) -> Option<&str> {
         match self {
@@ -163,6 +178,25 @@ impl KeyRef {
     /// Whether it is one of the two alias forms.
     pub fn is_alias(&self) -> bool {
         self.alias().is_some()
+    }
+}
+
+impl fmt::Display for KeyRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KeyId(key_id) => key_id.fmt(f),
+            Self::AliasName(name) => f.write_str(name),
+            Self::KeyArn {
+                region,
+                account,
+                key_id,
+            } => write!(f, "arn:aws:kms:{region}:{account}:key/{key_id}"),
+            Self::AliasArn {
+                region,
+                account,
+                name,
+            } => write!(f, "arn:aws:kms:{region}:{account}:{name}"),
+        }
     }
 }
 
@@ -329,6 +363,9 @@ pub(super) struct KeyRecord {
     /// Of a key whose material is brought along.
     #[n(12)]
     pub(super) import: Option<ImportRecord>,
+    /// The account that owns it; none is the server's first one.
+    #[n(15)]
+    account: Option<String>,
 }
 
 impl KeyRecord {
@@ -347,6 +384,23 @@ impl KeyRecord {
             grants: 0,
             spec: None,
             import: None,
+            account: None,
+        }
+    }
+
+    /// The same of a key of this account; `first` is the server's first one.
+    pub(super) fn of_account(self, account: &AccountId, first: &AccountId) -> Self {
+        Self {
+            account: (account != first).then(|| account.to_string()),
+            ..self
+        }
+    }
+
+    /// The account that owns it; `first` is the server's first one.
+    pub(super) fn account(&self, first: &AccountId) -> Result<AccountId, KmsError> {
+        match &self.account {
+            None => Ok(first.clone()),
+            Some(account) => AccountId::parse(account).ok_or(KmsError::Damaged("account of a key")),
         }
     }
 

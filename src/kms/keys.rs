@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::aliases::{self, AliasRecord};
 use super::backing::{Kind, MadeBacking, Target};
+use super::deletion::LIST_STEP;
 use super::error::KmsError;
 use super::key::{
     Cause, ImportRecord, KeyArn, KeyId, KeyManager, KeyMaterialId, KeyRecord, KeyState,
@@ -13,7 +14,7 @@ use super::policy::{self, POLICY_NAME, PolicyRecord};
 use super::spec::KeySpec;
 use super::stores::{KeyStoreId, KeyStoreOfKey};
 use super::{COMMIT_ATTEMPTS_MAX, Kms, Page, check_proof, check_proof_of, rotation, table, tags};
-use crate::auth::{Authorised, Resource};
+use crate::auth::{AccountId, Authorised, Resource};
 use crate::meta::{Batch, table as tables};
 
 /// The longest description, in characters.
@@ -86,13 +87,15 @@ impl Kms {
     ) -> Result<KeyMetadata, KmsError> {
         check_proof_of(proof, &["kms:CreateKey"], &Resource::Service)?;
         check_description(&new.description)?;
+        let account = &proof.principal().account;
+        self.check_store_for(account, new.store.as_ref())?;
         let document = match new.policy {
             Some(document) => {
-                let who = (self.account(), proof.principal());
+                let who = (account, proof.principal());
                 policy::check(&document, "*", who, new.bypass_lockout_check)?;
                 document
             }
-            None => policy::default_document(self.account()),
+            None => policy::default_document(account),
         };
         if new.store.is_some() && new.spec != KeySpec::SYMMETRIC_DEFAULT {
             return Err(KmsError::Unsupported(format!(
@@ -106,7 +109,9 @@ impl Kms {
                     .to_owned(),
             ));
         }
-        let mut record = KeyRecord::new(self.now(), KeyManager::Customer).of_spec(new.spec);
+        let mut record = KeyRecord::new(self.now(), KeyManager::Customer)
+            .of_account(account, self.account())
+            .of_spec(new.spec);
         if new.external {
             self.see_that_imports_work().await?;
             record = record.external();
@@ -119,23 +124,24 @@ impl Kms {
             .ok_or(KmsError::internal("no alias can be taken"))
     }
 
-    /// The key of `alias/aws/s3`, which the service manages and makes on its first use.
+    /// The key of an account's `alias/aws/s3`, which the service manages and makes on its first use.
     ///
     /// # Errors
     ///
     /// By the HSM and the records.
-    pub async fn resolve_default_s3_key(&self) -> Result<KeyArn, KmsError> {
-        if let Some(target) = self.alias_target(S3_ALIAS).await? {
+    pub async fn resolve_default_s3_key(&self, account: &AccountId) -> Result<KeyArn, KmsError> {
+        if let Some(target) = self.alias_target(account, S3_ALIAS).await? {
             return Ok(target);
         }
         let _making = self.lock_making(self.groups.making(None)?).await?;
         for _ in 0..COMMIT_ATTEMPTS_MAX {
-            if let Some(target) = self.alias_target(S3_ALIAS).await? {
+            if let Some(target) = self.alias_target(account, S3_ALIAS).await? {
                 return Ok(target);
             }
-            let mut record = KeyRecord::new(self.now(), KeyManager::Aws);
+            let mut record =
+                KeyRecord::new(self.now(), KeyManager::Aws).of_account(account, self.account());
             S3_DESCRIPTION.clone_into(&mut record.description);
-            let document = policy::managed_document(self.account(), self.region());
+            let document = policy::managed_document(account, self.region());
             if let Some(metadata) = self.make_key(record, &document, Some(S3_ALIAS)).await? {
                 let details = serde_json::json!({ "aliasName": S3_ALIAS });
                 self.record_own("CreateKey", &metadata.arn, details).await;
@@ -154,7 +160,7 @@ impl Kms {
     ) -> Result<Option<KeyMetadata>, KmsError> {
         // Before anything else, for the records' MAC may need the HSM first.
         self.mac().await?;
-        let arn = self.key_arn(KeyId::random());
+        let arn = self.arn_of_head(KeyId::random(), &record)?;
         let owner = Owner::Key(arn.clone());
         let place = self.place_for(record.store.as_ref()).await?;
         let target = Target::Version(&owner, record.current);
@@ -225,11 +231,11 @@ impl Kms {
                 .and(made.fulfil());
         }
         if let Some(alias) = alias {
-            if aliases::load(&rows, alias).await?.is_some() {
+            if aliases::load(&rows, arn.account(), alias).await?.is_some() {
                 return Ok(None);
             }
             let target = AliasRecord::new(arn.key_id(), record.created);
-            batch = batch.and(rows.insert(table::alias_row(alias), &target));
+            batch = batch.and(rows.insert(rows.alias_row(arn.account(), alias), &target));
         }
         let store = self.store_of_key(&rows, record).await?;
         Ok(Some((batch, store)))
@@ -260,7 +266,7 @@ impl Kms {
         metadata(key.clone(), &record, material, store, self.now())
     }
 
-    /// Lists all keys, by id.
+    /// Lists all keys of the caller's account, by id.
     ///
     /// # Errors
     ///
@@ -272,18 +278,30 @@ impl Kms {
         after: Option<KeyId>,
     ) -> Result<Page<KeyArn, KeyId>, KmsError> {
         check_proof_of(proof, &["kms:ListKeys"], &Resource::Service)?;
+        let account = &proof.principal().account;
         let rows = self.rows().await?;
-        let range = table::rows_after(
-            tables::KMS_KEY,
-            after.as_ref().map(|id| id.as_bytes().as_slice()),
-        );
         let mut keys = Vec::new();
-        for row in rows.scan(&range, limit.saturating_add(1)).await? {
-            let key_id = table::key_id_of_row(&row.0)?;
-            let _verified = rows.open::<KeyRecord>("head of a key", row)?;
-            keys.push(self.key_arn(key_id));
+        let mut after = after;
+        loop {
+            let range = table::rows_after(
+                tables::KMS_KEY,
+                after.as_ref().map(|id| id.as_bytes().as_slice()),
+            );
+            let found = rows.scan(&range, LIST_STEP).await?;
+            let is_last = found.len() < LIST_STEP;
+            for row in found {
+                let key_id = table::key_id_of_row(&row.0)?;
+                after = Some(key_id);
+                let head = rows.open::<KeyRecord>("head of a key", row)?.record;
+                let arn = self.arn_of_head(key_id, &head)?;
+                if arn.account() == account {
+                    keys.push(arn);
+                }
+            }
+            if is_last || keys.len() > limit {
+                return Ok(Page::cut(keys, limit, KeyArn::key_id));
+            }
         }
-        Ok(Page::cut(keys, limit, KeyArn::key_id))
     }
 
     /// Enables a key.
@@ -351,19 +369,29 @@ impl Kms {
         .await
     }
 
-    async fn alias_target(&self, name: &str) -> Result<Option<KeyArn>, KmsError> {
-        let alias = aliases::load(&self.rows().await?, name).await?;
-        Ok(alias.map(|alias| self.key_arn(alias.record.target())))
+    async fn alias_target(
+        &self,
+        account: &AccountId,
+        name: &str,
+    ) -> Result<Option<KeyArn>, KmsError> {
+        let alias = aliases::load(&self.rows().await?, account, name).await?;
+        Ok(alias.map(|alias| self.key_arn(account, alias.record.target())))
     }
 
-    pub(super) async fn resolve_alias(&self, name: &str) -> Result<KeyArn, KmsError> {
-        let unknown =
-            || KmsError::NotFound(format!("Alias {} is not found.", self.alias_arn(name)));
+    pub(super) async fn resolve_alias(
+        &self,
+        account: &AccountId,
+        name: &str,
+    ) -> Result<KeyArn, KmsError> {
+        let unknown = || {
+            let arn = self.alias_arn(account, name);
+            KmsError::NotFound(format!("Alias {arn} is not found."))
+        };
         // Longer than a name may be is not a row's key either.
         if name.len() > aliases::ALIAS_NAME_CHARS_MAX {
             return Err(unknown());
         }
-        self.alias_target(name).await?.ok_or_else(unknown)
+        self.alias_target(account, name).await?.ok_or_else(unknown)
     }
 }
 

@@ -130,7 +130,7 @@ const MAKING_WAIT_MAX: Duration = Duration::from_secs(15);
 /// What a [`Kms`] must be told.
 #[derive(Debug, Clone)]
 pub struct KmsSettings {
-    /// The account in every ARN.
+    /// The server's first account: the operator's, and that of keys of which no other is recorded.
     pub account: AccountId,
     /// The region in every ARN.
     pub region: String,
@@ -147,8 +147,6 @@ pub struct Kms {
     groups: TokenGroups,
     clock: Arc<dyn Clock>,
     settings: KmsSettings,
-    /// `arn:aws:kms:REGION:ACCOUNT:`
-    arn_stem: String,
     mac: OnceLock<Arc<MetadataMac>>,
     making_mac: Mutex<()>,
     wraps: WrapCounts,
@@ -204,13 +202,11 @@ impl Kms {
         clock: Arc<dyn Clock>,
         settings: KmsSettings,
     ) -> Self {
-        let arn_stem = format!("arn:aws:kms:{}:{}:", settings.region, settings.account);
         Self {
             meta,
             groups: groups.into(),
             clock,
             settings,
-            arn_stem,
             mac: OnceLock::new(),
             making_mac: Mutex::new(()),
             wraps: WrapCounts::default(),
@@ -234,7 +230,7 @@ impl Kms {
         }
     }
 
-    /// The account in every ARN.
+    /// The server's first account.
     pub fn account(&self) -> &AccountId {
         &self.settings.account
     }
@@ -256,52 +252,71 @@ impl Kms {
                 account,
                 key_id,
             } => {
-                self.check_home(&region, &account, || format!("Key '{text}'"))?;
-                Ok(self.key_arn(key_id))
+                self.check_region(&region)?;
+                let account = AccountId::parse(&account);
+                let account = account
+                    .ok_or_else(|| KmsError::NotFound(format!("Key '{text}' does not exist")))?;
+                Ok(self.key_arn(&account, key_id))
             }
             _ => Err(KmsError::NotFound(format!("Invalid arn {text}"))),
         }
     }
 
-    /// The ARN of the key that an encrypted data key was made under, whether that key still exists or not: what to
-    /// authorise before [`Kms::unwrap_data_key`].
-    pub fn arn_of(&self, encrypted: &EncryptedDataKey) -> KeyArn {
-        self.key_arn(encrypted.key_id())
+    /// The ARN of the key that a ciphertext was made under: what to authorise before [`Kms::decrypt`]. Of a key that is
+    /// not there nobody knows whose it was, and it is looked for among the caller's own.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::Unavailable`] before the records can be verified.
+    pub async fn arn_of(
+        &self,
+        ciphertext: &EncryptedDataKey,
+        caller: &AccountId,
+    ) -> Result<KeyArn, KmsError> {
+        let account = self.rows().await?.account_of(ciphertext.key_id()).await?;
+        Ok(self.key_arn(account.as_ref().unwrap_or(caller), ciphertext.key_id()))
     }
 
-    /// Finds the key that a caller means. Its state is not looked at.
+    /// Whether `proof` is of the key that a ciphertext was made under, as far as both name it.
+    pub fn is_of_key(&self, proof: &Authorised, ciphertext: &EncryptedDataKey) -> bool {
+        matches!(proof.resource(), Resource::KmsKey(arn)
+            if self.arn_of_record(arn).is_ok_and(|key| key.key_id() == ciphertext.key_id()))
+    }
+
+    /// Finds the key that a caller of this account means: by its bare id or alias name one of the account, by an ARN
+    /// that of any. Its state is not looked at. Whether a key of another account exists is left to
+    /// [`Kms::authorise`], which tells nobody who may not know.
     ///
     /// # Errors
     ///
     /// [`KmsError::NotFound`] in the recorded words of the service; [`KmsError::Unavailable`] before the records can
     /// be verified.
-    pub async fn resolve(&self, key: &KeyRef) -> Result<KeyArn, KmsError> {
-        let arn = match key {
-            KeyRef::KeyId(key_id) => self.key_arn(*key_id),
+    pub async fn resolve(&self, caller: &AccountId, key: &KeyRef) -> Result<KeyArn, KmsError> {
+        let account = match key {
+            KeyRef::KeyId(_) | KeyRef::AliasName(_) => caller.clone(),
             KeyRef::KeyArn {
-                region,
-                account,
-                key_id,
-            } => {
-                self.check_home(region, account, || {
-                    format!("Key 'arn:aws:kms:{region}:{account}:key/{key_id}'")
-                })?;
-                self.key_arn(*key_id)
+                region, account, ..
             }
-            KeyRef::AliasName(name) => return self.resolve_alias(name).await,
-            KeyRef::AliasArn {
-                region,
-                account,
-                name,
+            | KeyRef::AliasArn {
+                region, account, ..
             } => {
-                self.check_home(region, account, || {
-                    format!("Key 'arn:aws:kms:{region}:{account}:{name}'")
-                })?;
-                return self.resolve_alias(name).await;
+                self.check_region(region)?;
+                AccountId::parse(account)
+                    .ok_or_else(|| KmsError::NotFound(format!("Invalid arn {account}")))?
             }
         };
-        self.rows().await?.head(&Owner::Key(arn.clone())).await?;
-        Ok(arn)
+        match key {
+            KeyRef::KeyId(key_id) | KeyRef::KeyArn { key_id, .. } => {
+                let arn = self.key_arn(&account, *key_id);
+                if account == *caller {
+                    self.rows().await?.head(&Owner::Key(arn.clone())).await?;
+                }
+                Ok(arn)
+            }
+            KeyRef::AliasName(name) | KeyRef::AliasArn { name, .. } => {
+                self.resolve_alias(&account, name).await
+            }
+        }
     }
 
     /// Start-up: finishes or reports what an earlier process began and did not end, as far as the HSM is there. What
@@ -321,23 +336,21 @@ impl Kms {
         }
     }
 
-    fn check_home(
-        &self,
-        region: &str,
-        account: &str,
-        what: impl Fn() -> String,
-    ) -> Result<(), KmsError> {
-        if region != self.settings.region {
-            return Err(KmsError::NotFound(format!("Invalid arn {region}")));
+    fn check_region(&self, region: &str) -> Result<(), KmsError> {
+        if region == self.settings.region {
+            Ok(())
+        } else {
+            Err(KmsError::NotFound(format!("Invalid arn {region}")))
         }
-        if account != self.settings.account.as_str() {
-            return Err(KmsError::NotFound(format!("{} does not exist", what())));
-        }
-        Ok(())
     }
 
-    fn key_arn(&self, key_id: KeyId) -> KeyArn {
-        KeyArn::new(&self.arn_stem, key_id)
+    fn key_arn(&self, account: &AccountId, key_id: KeyId) -> KeyArn {
+        KeyArn::new(&self.settings.region, account.clone(), key_id)
+    }
+
+    /// The ARN of a key whose record this is.
+    fn arn_of_head(&self, key_id: KeyId, record: &KeyRecord) -> Result<KeyArn, KmsError> {
+        Ok(self.key_arn(&record.account(self.account())?, key_id))
     }
 
     fn now(&self) -> Timestamp {
@@ -356,7 +369,7 @@ impl Kms {
     pub(crate) async fn rows(&self) -> Result<Rows, KmsError> {
         let mac = self.mac().await?;
         let snapshot = self.meta.snapshot().await.map_err(KmsError::meta)?;
-        Ok(Rows::new(mac, snapshot))
+        Ok(Rows::new(mac, snapshot, self.account().clone()))
     }
 
     /// Commits. `false`: something had changed meanwhile, and nothing was done.
@@ -423,6 +436,25 @@ fn check_proof(proof: &Authorised, actions: &[&str], key: &KeyArn) -> Result<(),
     check_proof_of(proof, actions, &Resource::KmsKey(key.as_str().to_owned()))
 }
 
+/// The key that `proof` is of: the one that `ciphertext` names, for one of `actions`. That there is such a key, and
+/// that it is of the account that was decided about, is found when its record is read.
+fn key_of_proof(
+    kms: &Kms,
+    proof: &Authorised,
+    actions: &[&str],
+    ciphertext: &EncryptedDataKey,
+) -> Result<KeyArn, KmsError> {
+    let key = match proof.resource() {
+        Resource::KmsKey(arn) => kms.arn_of_record(arn)?,
+        _ => return Err(other_proof()),
+    };
+    if key.key_id() != ciphertext.key_id() {
+        return Err(other_proof());
+    }
+    check_proof(proof, actions, &key)?;
+    Ok(key)
+}
+
 fn check_proof_of(
     proof: &Authorised,
     actions: &[&str],
@@ -431,8 +463,10 @@ fn check_proof_of(
     if actions.contains(&proof.action().0) && proof.resource() == resource {
         Ok(())
     } else {
-        Err(KmsError::internal(
-            "the proof of authorisation is of something else",
-        ))
+        Err(other_proof())
     }
+}
+
+fn other_proof() -> KmsError {
+    KmsError::internal("the proof of authorisation is of something else")
 }

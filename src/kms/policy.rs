@@ -34,7 +34,7 @@ impl Kms {
     ) -> Result<(), KmsError> {
         const ACTION: &str = "kms:PutKeyPolicy";
         check_proof(proof, &[ACTION], key)?;
-        let who = (self.account(), proof.principal());
+        let who = (key.account(), proof.principal());
         check(document, key.as_str(), who, bypass_lockout_check)?;
         let record = PolicyRecord {
             document: document.to_owned(),

@@ -16,7 +16,7 @@ use super::error::KmsError;
 use super::key::{KeyArn, KeyId, Owner, Timestamp};
 use super::table::{self, Loaded, Rows};
 use super::{COMMIT_ATTEMPTS_MAX, Kms, check_proof, check_proof_of};
-use crate::auth::{Authorised, Resource};
+use crate::auth::{AccountId, Authorised, Resource};
 use crate::meta::table as tables;
 
 /// The most re-wraps that wait or are under way.
@@ -188,6 +188,11 @@ struct RewrapRecord {
     lease: Option<Lease>,
     #[n(16)]
     material: Option<String>,
+    /// The accounts of the two keys; none is the server's first one.
+    #[n(20)]
+    from_account: Option<String>,
+    #[n(21)]
+    to_account: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
@@ -267,6 +272,8 @@ impl Kms {
             cursor: Vec::new(),
             lease: None,
             material: new.material.clone(),
+            from_account: self.recorded_account(&new.from),
+            to_account: self.recorded_account(&new.to),
         };
         let id = RewrapId::new(created);
         for _ in 0..COMMIT_ATTEMPTS_MAX {
@@ -311,7 +318,7 @@ impl Kms {
         Ok(self.rewrap_of(id, &loaded.record))
     }
 
-    /// All re-wraps that are remembered, the oldest first.
+    /// All re-wraps that are remembered and leave keys of the caller's account, the oldest first.
     ///
     /// # Errors
     ///
@@ -322,6 +329,7 @@ impl Kms {
         Ok(all
             .into_iter()
             .map(|(id, loaded)| self.rewrap_of(id, &loaded.record))
+            .filter(|rewrap| *rewrap.from.account() == proof.principal().account)
             .collect())
     }
 
@@ -454,7 +462,8 @@ impl Kms {
             return Err(KmsError::IncorrectKey);
         }
         self.check_audit()?;
-        let outcome = self.unwrap_direct(encrypted, context).await;
+        let from = &lease.rewrap.from;
+        let outcome = self.unwrap_direct(from, encrypted, context).await;
         let material = outcome.as_ref().map(|(_, material)| *material);
         self.record_rewrap(&lease.rewrap, "Decrypt", context, material)
             .await?;
@@ -608,13 +617,22 @@ impl Kms {
         Ok(all)
     }
 
+    fn recorded_account(&self, key: &KeyArn) -> Option<String> {
+        (key.account() != self.account()).then(|| key.account().to_string())
+    }
+
     fn rewrap_of(&self, id: RewrapId, record: &RewrapRecord) -> Rewrap {
+        let arn = |account: &Option<String>, key| {
+            let account = account.as_deref().and_then(AccountId::parse);
+            let account = account.as_ref().unwrap_or(self.account());
+            self.key_arn(account, KeyId::from_bytes(key))
+        };
         Rewrap {
             id,
-            from: self.key_arn(KeyId::from_bytes(record.from)),
+            from: arn(&record.from_account, record.from),
             versions: (record.first, record.last),
             material: record.material.clone(),
-            to: self.key_arn(KeyId::from_bytes(record.to)),
+            to: arn(&record.to_account, record.to),
             scope: Scope {
                 bucket: record.bucket.clone(),
                 prefix: record.prefix.clone(),

@@ -127,6 +127,7 @@ impl Kms {
     ) -> Result<(), KmsError> {
         const ACTION: &str = "kms:MoveKey";
         check_proof(proof, &[ACTION], key)?;
+        self.check_store_for(key.account(), to.as_ref())?;
         let owner = Owner::Key(key.clone());
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             let head = self.rows().await?.head(&owner).await?.record;

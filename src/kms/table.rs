@@ -3,7 +3,8 @@
 //! ```text
 //! k ‖ key id                      head of a KMS key              KeyRecord
 //! v ‖ key id ‖ version            one of its backing keys        BackingRecord
-//! a ‖ alias name                  alias                          AliasRecord
+//! a ‖ alias name                  alias of the first account     AliasRecord
+//! a ‖ account ‖ : ‖ alias name    alias of another account       AliasRecord
 //! y ‖ key id ‖ policy name        key policy                     PolicyRecord
 //! g ‖ key id ‖ grant id           grant                          GrantRecord
 //! n ‖ name                        head of an internal key        KeyRecord
@@ -26,6 +27,7 @@ use strongroom_hsm::BackingKeyId;
 use super::error::KmsError;
 use super::key::{BackingRecord, KeyId, KeyRecord, Owner};
 use super::mac::MetadataMac;
+use crate::auth::AccountId;
 use crate::meta::{Batch, KeyRange, Row, Snapshot, codec, table};
 
 pub(super) fn key_row(key_id: KeyId) -> Vec<u8> {
@@ -61,8 +63,13 @@ pub(super) fn internal_row(name: &str) -> Vec<u8> {
     [[table::KMS_INTERNAL].as_slice(), name.as_bytes()].concat()
 }
 
-pub(super) fn alias_row(name: &str) -> Vec<u8> {
-    [[table::KMS_ALIAS].as_slice(), name.as_bytes()].concat()
+/// Accounts are digits and alias names begin with a letter, so that no name of one account is in the range of another.
+fn alias_row(account: Option<&AccountId>, name: &str) -> Vec<u8> {
+    let table = [table::KMS_ALIAS];
+    match account {
+        None => [table.as_slice(), name.as_bytes()].concat(),
+        Some(account) => [&table, account.as_str().as_bytes(), b":", name.as_bytes()].concat(),
+    }
 }
 
 pub(super) fn policy_row(key_id: KeyId, name: &str) -> Vec<u8> {
@@ -125,11 +132,20 @@ impl<T> Loaded<T> {
 pub(crate) struct Rows {
     mac: Arc<MetadataMac>,
     snapshot: Box<dyn Snapshot>,
+    first_account: AccountId,
 }
 
 impl Rows {
-    pub(super) fn new(mac: Arc<MetadataMac>, snapshot: Box<dyn Snapshot>) -> Self {
-        Self { mac, snapshot }
+    pub(super) fn new(
+        mac: Arc<MetadataMac>,
+        snapshot: Box<dyn Snapshot>,
+        first_account: AccountId,
+    ) -> Self {
+        Self {
+            mac,
+            snapshot,
+            first_account,
+        }
     }
 
     pub(crate) async fn load<T: for<'b> Decode<'b, ()>>(
@@ -143,18 +159,46 @@ impl Rows {
         }
     }
 
+    /// The head of a key, if there is such a key and it is of the account that the ARN names.
+    pub(super) async fn head_if_any(
+        &self,
+        owner: &Owner,
+    ) -> Result<Option<Loaded<KeyRecord>>, KmsError> {
+        let head: Option<Loaded<KeyRecord>> = self.load("head of a key", head_row(owner)).await?;
+        match (head, owner) {
+            (Some(head), Owner::Key(arn)) => {
+                let is_its = head.record.account(&self.first_account)? == *arn.account();
+                Ok(is_its.then_some(head))
+            }
+            (head, _) => Ok(head),
+        }
+    }
+
+    /// Where the alias of an account is.
+    pub(super) fn alias_row(&self, account: &AccountId, name: &str) -> Vec<u8> {
+        alias_row(
+            Some(account).filter(|account| **account != self.first_account),
+            name,
+        )
+    }
+
+    /// The account that owns a key, if there is such a key.
+    pub(super) async fn account_of(&self, key_id: KeyId) -> Result<Option<AccountId>, KmsError> {
+        let head: Option<Loaded<KeyRecord>> = self.load("head of a key", key_row(key_id)).await?;
+        let account = head.map(|head| head.record.account(&self.first_account));
+        account.transpose()
+    }
+
     /// The head of a key.
     ///
     /// # Errors
     ///
     /// [`KmsError::NotFound`] in the recorded words when there is none.
     pub(super) async fn head(&self, owner: &Owner) -> Result<Loaded<KeyRecord>, KmsError> {
-        self.load("head of a key", head_row(owner))
-            .await?
-            .ok_or_else(|| match owner {
-                Owner::Key(arn) => KmsError::NotFound(format!("Key '{arn}' does not exist")),
-                Owner::Internal(_) => KmsError::internal("an internal key is not there"),
-            })
+        self.head_if_any(owner).await?.ok_or_else(|| match owner {
+            Owner::Key(arn) => KmsError::NotFound(format!("Key '{arn}' does not exist")),
+            Owner::Internal(_) => KmsError::internal("an internal key is not there"),
+        })
     }
 
     /// A backing key version that the head says there is.

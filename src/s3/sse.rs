@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::error::{coded, kms};
 use super::{Front, error};
 use crate::auth::RequestContext;
-use crate::kms::{EncryptionContext, KeyArn, KeyRef};
+use crate::kms::{Ask, EncryptionContext, KeyArn, KeyRef};
 use crate::store::record::{BucketRecord, DefaultEncryption, KeptContext, SseRecord};
 use crate::store::{CustomerKey, KeyAccess, SseTarget, StoreError};
 
@@ -161,7 +161,7 @@ impl Front {
         let arn = arn_of_wrap(bucket_key, bucket, key);
         // What a policy sees of the context: all of it, with or without a bucket key.
         let context = full_context(&caller_context, &arn)?;
-        let (key, named) = self.resolve(key_name.as_deref()).await?;
+        let (key, named) = self.resolve(caller, key_name.as_deref()).await?;
         let named = named.as_ref();
         let proof = self
             .may_key(caller, "kms:GenerateDataKey", &key, named, &context)
@@ -175,14 +175,23 @@ impl Front {
         })
     }
 
-    /// The key of that name, or the default one.
-    async fn resolve(&self, name: Option<&str>) -> S3Result<(KeyArn, Option<KeyRef>)> {
+    /// The key of that name, or the default one. A name that says nothing of an account means one of the requester's,
+    /// also where it is the bucket's default, and the default key is the requester's (S3 User Guide, "Using encryption
+    /// for cross-account operations"; S3 API, `ServerSideEncryptionByDefault`).
+    async fn resolve(
+        &self,
+        caller: &RequestContext,
+        name: Option<&str>,
+    ) -> S3Result<(KeyArn, Option<KeyRef>)> {
         let Some(name) = name else {
-            let key = self.kms.resolve_default_s3_key().await;
+            let account = &caller.principal.account;
+            let key = self.kms.resolve_default_s3_key(account).await;
             return Ok((key.map_err(kms)?, None));
         };
         let named = KeyRef::parse(name).map_err(kms)?;
-        let key = self.kms.resolve(&named).await.map_err(kms)?;
+        let ask = Ask::new("kms:GenerateDataKey");
+        let key = self.kms.resolve_for(caller, &ask, &named).await;
+        let key = key.map_err(kms)?;
         Ok((key, Some(named)))
     }
 

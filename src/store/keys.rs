@@ -15,7 +15,7 @@ use super::record::{
     bucket_key_row, bucket_rows,
 };
 use super::{CustomerKey, Store, StoreError};
-use crate::auth::{Authorised, Resource};
+use crate::auth::Authorised;
 use crate::envelope::{EnvelopeError, KeySchedule};
 use crate::kms::{EncryptedDataKey, EncryptionContext, InternalKey, KeyArn, Kms, KmsError};
 use crate::meta::{MetaError, codec, table};
@@ -289,8 +289,7 @@ impl Store {
             (BucketKeyWrap::S3(_), KeyAccess::Plain) => Ok(true),
             (BucketKeyWrap::Kms(encrypted), KeyAccess::Kms { proof, .. }) => {
                 let encrypted = EncryptedDataKey::from_bytes(encrypted.clone())?;
-                let key = self.kms.arn_of(&encrypted);
-                if *proof.resource() != Resource::KmsKey(key.as_str().to_owned()) {
+                if !self.kms.is_of_key(proof, &encrypted) {
                     return Ok(false);
                 }
                 self.kms.check_decrypts(proof, &encrypted).await?;

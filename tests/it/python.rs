@@ -231,10 +231,19 @@ python_tests! {
         records_go_on_without_the_token_and_are_attested_later
         an_auditor_sees_every_key_and_what_the_token_says_of_it
     }
+    accounts {
+        every_account_has_its_own_keys_aliases_and_default_key
+        a_key_of_another_account_takes_both_policies_and_its_arn
+        objects_go_across_accounts_under_a_key_of_either
+        a_rewrap_takes_objects_to_a_key_of_another_account
+        keys_that_were_there_before_read_on_and_the_auditor_sees_all
+    }
     access {
         the_table_is_what_its_generator_writes
         a_key_is_open_to_whom_its_policy_and_grants_let_in_and_to_nobody_else
         an_object_is_open_to_whom_its_bucket_and_its_key_let_in_and_to_nobody_else
+        a_key_of_a_further_account_is_as_open_as_one_of_the_first
+        an_object_of_a_further_account_is_as_open_as_one_of_the_first
     }
     encryption_clients {
         the_aws_encryption_sdk_does_its_main_job

@@ -21,7 +21,11 @@ use crate::support::{self, House, caller};
 const BUCKET: &str = "vault";
 
 async fn kms_target(parts: &Parts, bucket_key: bool) -> SseTarget {
-    let key = parts.kms.resolve_default_s3_key().await.expect("a key");
+    let key = parts
+        .kms
+        .resolve_default_s3_key(parts.kms.account())
+        .await
+        .expect("a key");
     let resource = Resource::KmsKey(key.as_str().to_owned());
     let proof = proof("kms:GenerateDataKey", resource);
     SseTarget::Kms {

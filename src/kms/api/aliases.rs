@@ -41,7 +41,7 @@ pub(super) async fn update_alias(
     let of_alias = call.may_alias(ACTION, &name)?;
     let of_new = call.may(&Ask::new(ACTION), &key).await?;
     // The key that the alias leaves is asked as well: whoever uses it by this name is sent elsewhere.
-    let left = call.kms.target_of_alias(&name).await?;
+    let left = call.kms.target_of_alias(call.account(), &name).await?;
     let of_old = call.may(&Ask::new(ACTION), &left).await?;
     call.kms
         .update_alias((&of_alias, &of_new, &of_old), &name, &key)
@@ -81,13 +81,12 @@ pub(super) async fn delete_alias(
     constraints.required("aliasName", input.alias_name.as_ref());
     constraints.finish()?;
     let name = AliasName::parse(&there(input.alias_name)?)?;
-    let key = call.kms.target_of_alias(&name).await?;
-    let proofs = (
-        call.may_alias(ACTION, &name)?,
-        call.may(&Ask::new(ACTION), &key).await?,
-    );
+    // Before it is looked for: whether there is one is not told to who may not delete it.
+    let of_alias = call.may_alias(ACTION, &name)?;
+    let key = call.kms.target_of_alias(call.account(), &name).await?;
+    let of_key = call.may(&Ask::new(ACTION), &key).await?;
     call.kms
-        .delete_alias((&proofs.0, &proofs.1), &name, &key)
+        .delete_alias((&of_alias, &of_key), &name, &key)
         .await
 }
 
@@ -131,7 +130,12 @@ pub(super) async fn list_aliases(
         Some(key) => Some(call.key_but_no_alias(key).await?),
         None => None,
     };
-    let proof = call.may_service(&Ask::new("kms:ListAliases"))?;
+    let ask = Ask::new("kms:ListAliases");
+    if let Some(key) = key.as_ref().filter(|key| key.account() != call.account()) {
+        // Nobody lists those of another account, whatever the key's policy says.
+        let _never = call.may(&ask, key).await?;
+    }
+    let proof = call.may_service(&ask)?;
     let limit = input
         .paging
         .limit(ALIASES_PER_PAGE_DEFAULT, ALIASES_PER_PAGE_MAX);

@@ -154,13 +154,18 @@ pub(super) async fn record(
         let made = response.get("keyMetadata").and_then(|made| made.get("arn"));
         keys.extend(made.and_then(Value::as_str).map(str::to_owned));
     }
+    // Of keys of several accounts, that of the first one that was decided about.
+    let account = keys.first().and_then(|arn| arn.split(':').nth(4));
+    let account = account.map(str::to_owned);
     let materials = call.noted.materials().into_iter();
     let event = Event {
         source,
         name: &name,
         time: call.kms.time(),
         caller: Some((&call.context.principal, &call.origin())),
-        account: call.kms.account().as_str(),
+        account: account
+            .as_deref()
+            .unwrap_or(call.context.principal.account.as_str()),
         region: call.kms.region(),
         read_only,
         request: taken(body, &PARAMETERS),

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::members::{GrantTokens, Unhonoured};
-use crate::auth::{Authorised, Origin, RequestContext, Resource};
+use crate::auth::{AccountId, Authorised, Origin, RequestContext, Resource};
 use crate::kms::{AliasName, GrantId, KeyArn, KeyMaterialId, KeyRef, Kms, KmsError};
 
 pub(super) use crate::kms::Ask;
@@ -41,6 +41,11 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
+    /// The caller's account: names that say nothing of an account are its own.
+    pub(super) fn account(&self) -> &AccountId {
+        &self.context.principal.account
+    }
+
     /// Where the request came from.
     pub(super) fn origin(&self) -> Origin {
         Origin::of(self.context)
@@ -52,7 +57,7 @@ impl Call<'_> {
         if key.is_alias() {
             return Err(KmsError::NotFound(format!("Invalid keyId '{text}'")));
         }
-        self.kms.resolve(&key).await
+        self.kms.resolve(self.account(), &key).await
     }
 
     /// The key that any of the four forms names, and the proof that the caller may.
@@ -62,7 +67,7 @@ impl Call<'_> {
         text: &str,
     ) -> Result<(Authorised, KeyArn), KmsError> {
         let named = KeyRef::parse(text)?;
-        let key = self.kms.resolve(&named).await?;
+        let key = self.kms.resolve_for(self.context, ask, &named).await?;
         let ask = ask.clone().named(&named);
         Ok((self.may(&ask, &key).await?, key))
     }
@@ -118,7 +123,7 @@ impl Call<'_> {
         action: &'static str,
         name: &AliasName,
     ) -> Result<Authorised, KmsError> {
-        let alias = Resource::KmsAlias(self.kms.alias_arn(name.as_str()));
+        let alias = Resource::KmsAlias(self.kms.alias_arn(self.account(), name.as_str()));
         self.kms
             .authorise_without_key(self.context, &Ask::new(action), alias)
     }

@@ -117,10 +117,12 @@ pub(super) async fn decrypt(
     if input.unhonoured.ignores_ciphertext(input.dry_run)? {
         return only_authorised(call, &ask, input.key_id.as_deref()).await;
     }
-    let (ciphertext, named) = source(call, input.ciphertext_blob, input.key_id.as_deref()).await?;
+    let (ciphertext, named) =
+        source(call, &ask, input.ciphertext_blob, input.key_id.as_deref()).await?;
     let ask = named.iter().fold(ask, |ask, (name, _)| ask.named(name));
     let named = named.map(|(_, key)| key);
-    let proof = call.may(&ask, &call.kms.arn_of(&ciphertext)).await?;
+    let key = call.kms.arn_of(&ciphertext, call.account()).await?;
+    let proof = call.may(&ask, &key).await?;
     refuse_algorithm(input.encryption_algorithm.as_ref())?;
     let decrypted = call
         .kms
@@ -164,13 +166,14 @@ async fn only_authorised<T>(
 /// A ciphertext, and the key that the caller says it is under.
 async fn source(
     call: &Call<'_>,
+    ask: &Ask<'_>,
     ciphertext: Option<Blob>,
     named: Option<&str>,
 ) -> Result<(EncryptedDataKey, Option<(KeyRef, KeyArn)>), KmsError> {
     let named = match named {
         Some(named) => {
             let name = KeyRef::parse(named)?;
-            let key = call.kms.resolve(&name).await?;
+            let key = call.kms.resolve_for(call.context, ask, &name).await?;
             Some((name, key))
         }
         None => None,
@@ -242,13 +245,19 @@ pub(super) async fn re_encrypt(
         call.kms.check_usable(&to_proof, &to).await?;
         return only_authorised(call, &from_ask, input.source_key_id.as_deref()).await;
     }
-    let (ciphertext, named) =
-        source(call, input.ciphertext_blob, input.source_key_id.as_deref()).await?;
+    let (ciphertext, named) = source(
+        call,
+        &from_ask,
+        input.ciphertext_blob,
+        input.source_key_id.as_deref(),
+    )
+    .await?;
     let from_ask = named
         .iter()
         .fold(from_ask, |ask, (name, _)| ask.named(name));
     let named = named.map(|(_, key)| key);
-    let from_proof = call.may(&from_ask, &call.kms.arn_of(&ciphertext)).await?;
+    let from = call.kms.arn_of(&ciphertext, call.account()).await?;
+    let from_proof = call.may(&from_ask, &from).await?;
     algorithms.into_iter().try_for_each(refuse_algorithm)?;
     if input.dry_run == Some(true) {
         call.kms.check_usable(&to_proof, &to).await?;

@@ -37,6 +37,9 @@ pub(super) struct KeyInventory {
 #[serde(rename_all = "PascalCase")]
 struct Entry {
     name: String,
+    /// The account that owns it; none of the server's own keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     key_id: Option<String>,
     aliases: Vec<String>,
@@ -88,6 +91,7 @@ impl From<InventoryEntry> for Entry {
     fn from(entry: InventoryEntry) -> Self {
         Self {
             name: entry.name,
+            account: entry.arn.as_ref().map(|arn| arn.account().to_string()),
             key_id: entry.arn.map(|arn| arn.key_id().to_string()),
             aliases: entry.aliases,
             key_manager: match entry.manager {

@@ -185,7 +185,7 @@ pub(super) async fn create_key(
     });
     let proof = call.may_service(&ask)?;
     let metadata = call.kms.create_key(&proof, new).await?;
-    Ok(described(call, metadata))
+    Ok(described(metadata))
 }
 
 /// The key spec that the two members name together.
@@ -231,17 +231,17 @@ pub(super) async fn describe_key(
     let (proof, key) = call
         .authorised_key(&Ask::new("kms:DescribeKey"), &there(input.key_id)?)
         .await?;
-    Ok(described(call, call.kms.describe_key(&proof, &key).await?))
+    Ok(described(call.kms.describe_key(&proof, &key).await?))
 }
 
-fn described(call: &Call<'_>, key: KeyMetadata) -> DescribedKey {
+fn described(key: KeyMetadata) -> DescribedKey {
     let present = key.import.filter(|import| import.present);
     let usage = key.spec.usage();
     let algorithms_if = |this: KeyUsage| (this == usage).then(|| key.spec.algorithms());
     let unavailable = key.store.as_ref().is_some_and(|store| store.disconnected);
     DescribedKey {
         key_metadata: Metadata {
-            aws_account_id: call.kms.account().to_string(),
+            aws_account_id: key.arn.account().to_string(),
             key_id: key.arn.key_id().to_string(),
             arn: key.arn.to_string(),
             creation_date: seconds(key.created),

@@ -23,7 +23,7 @@ use super::groups::cluster_id_of;
 use super::key::{BackingRecord, Timestamp};
 use super::table::{self, Rows};
 use super::{COMMIT_ATTEMPTS_MAX, Kms, check_proof_of};
-use crate::auth::{Authorised, Resource};
+use crate::auth::{AccountId, Authorised, Resource};
 use crate::meta::table as tables;
 use record::{KeyStoreRecord, KeyStores, KeyStoresRecord, check_free};
 
@@ -114,6 +114,20 @@ impl Kms {
         .await?;
         tracing::info!(event = "kms.key_store.created", key_store = %id, name, group);
         Ok(id)
+    }
+
+    /// Checks that keys of an account may be made in a store: they are the operator's, and of the first account only.
+    pub(super) fn check_store_for(
+        &self,
+        account: &AccountId,
+        store: Option<&KeyStoreId>,
+    ) -> Result<(), KmsError> {
+        match store {
+            Some(store) if account != self.account() => {
+                Err(KeyStoreError::NotFound(store.to_string()).into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// All custom key stores, oldest first.

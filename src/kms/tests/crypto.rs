@@ -2,7 +2,7 @@
 
 use strongroom_hsm::DataKey;
 
-use super::{DECRYPT, GENERATE, Rig, context, may_key, round_trip};
+use super::{DECRYPT, GENERATE, Rig, account, context, may_key, round_trip};
 use crate::kms::{EncryptedDataKey, InternalKey, KmsError, PLAINTEXT_BYTES_MAX};
 
 #[tokio::test]
@@ -56,7 +56,7 @@ async fn every_changed_bit_of_an_encrypted_data_key_is_rejected() {
         let Ok(changed) = EncryptedDataKey::from_bytes(bytes) else {
             continue;
         };
-        let proof = may_key(DECRYPT, &rig.kms.arn_of(&changed));
+        let proof = may_key(DECRYPT, &rig.kms.key_arn(&account(), changed.key_id()));
         let result = rig
             .kms
             .unwrap_data_key(&proof, &changed, &context(&[]))

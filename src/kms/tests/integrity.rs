@@ -1,6 +1,6 @@
 //! Rows that were tampered with are not used.
 
-use super::{Rig, round_trip};
+use super::{Rig, account, round_trip};
 use crate::kms::{KeyRef, KmsError};
 use crate::meta::{Batch, KeyRange, table};
 
@@ -58,7 +58,7 @@ async fn an_alias_pointed_elsewhere_on_the_disk_is_refused() {
     rig.put(row, other).await;
     let result = rig
         .kms
-        .resolve(&KeyRef::parse("alias/one").expect("an alias"))
+        .resolve(&account(), &KeyRef::parse("alias/one").expect("an alias"))
         .await;
     assert!(matches!(result, Err(KmsError::Damaged(_))), "{result:?}");
 }

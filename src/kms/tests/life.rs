@@ -2,7 +2,7 @@
 
 use strongroom_hsm::testing::fault::{Fault, Op};
 
-use super::{DAY, DECRYPT, GENERATE, Rig, context, json, may_key, round_trip};
+use super::{DAY, DECRYPT, GENERATE, Rig, account, context, json, may_key, round_trip};
 use crate::kms::{KeyRef, KmsError, WrongState};
 use crate::meta::table;
 
@@ -131,7 +131,7 @@ async fn a_key_is_destroyed_when_its_window_is_over_and_not_before() {
     for name in [key.as_str(), "alias/a"] {
         let result = rig
             .kms
-            .resolve(&KeyRef::parse(name).expect("a reference"))
+            .resolve(&account(), &KeyRef::parse(name).expect("a reference"))
             .await;
         assert!(matches!(result, Err(KmsError::NotFound(_))), "{result:?}");
     }
@@ -210,9 +210,10 @@ async fn what_was_under_a_destroyed_key_says_that_the_key_is_gone() {
 async fn many_first_uses_make_one_default_key() {
     let rig = Rig::new();
     let other = rig.another();
+    let of = account();
     let made = futures::future::join_all((0..16).map(|at| {
         let kms = if at % 2 == 0 { &rig.kms } else { &other };
-        kms.resolve_default_s3_key()
+        kms.resolve_default_s3_key(&of)
     }));
     let mut arns: Vec<_> = made
         .await
@@ -230,11 +231,18 @@ async fn many_first_uses_make_one_default_key() {
 #[tokio::test]
 async fn the_default_key_is_the_service_s_to_manage() {
     let rig = Rig::new();
-    let key = rig.kms.resolve_default_s3_key().await.expect("a key");
+    let key = rig
+        .kms
+        .resolve_default_s3_key(&account())
+        .await
+        .expect("a key");
     round_trip(&rig.kms, &key).await.expect("usable");
     let found = rig
         .kms
-        .resolve(&KeyRef::parse("alias/aws/s3").expect("an alias"))
+        .resolve(
+            &account(),
+            &KeyRef::parse("alias/aws/s3").expect("an alias"),
+        )
         .await
         .expect("found");
     assert_eq!(found, key);

@@ -17,6 +17,7 @@ use crate::clock::ShiftedClock;
 use crate::meta::{Batch, KeyRange, Meta, RedbMeta, Row};
 
 mod access;
+mod accounts;
 mod audit;
 mod crypto;
 mod held;
@@ -67,7 +68,7 @@ impl Rig {
         let hsm = HsmHandle::start(Arc::new(faults.clone()), hsm).expect("workers");
         let clock = ShiftedClock::default();
         let settings = KmsSettings {
-            account: AccountId::parse("123456789012").expect("twelve digits"),
+            account: account(),
             region: "us-west-2".to_owned(),
             wraps_per_backing_key_max,
             wrap_count_block,
@@ -119,7 +120,7 @@ impl Rig {
         let KeyRef::KeyArn { key_id, .. } = KeyRef::parse(key).expect("an ARN") else {
             panic!("{key} is no ARN");
         };
-        let key = self.kms.key_arn(key_id);
+        let key = self.kms.key_arn(&account(), key_id);
         let set = |record: &mut KeyRecord| {
             record.grants = grants;
             Ok(())
@@ -183,14 +184,18 @@ fn text(value: &Value) -> String {
     value.as_str().expect("a string").to_owned()
 }
 
+/// The first account.
+fn account() -> AccountId {
+    AccountId::parse("123456789012").expect("twelve digits")
+}
+
 fn request() -> RequestContext {
-    RequestContext::new(
-        Principal::root(
-            AccountId::parse("123456789012").expect("twelve digits"),
-            "AKIATEST",
-        ),
-        "request-1",
-    )
+    request_of(account())
+}
+
+/// A request by the root of an account.
+fn request_of(account: AccountId) -> RequestContext {
+    RequestContext::new(Principal::root(account, "AKIATEST"), "request-1")
 }
 
 fn may(action: &'static str, resource: Resource) -> Authorised {

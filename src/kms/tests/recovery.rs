@@ -2,7 +2,7 @@
 
 use strongroom_hsm::testing::fault::{Fault, Op};
 
-use super::{GENERATE, Rig, context, json, may_key, round_trip};
+use super::{GENERATE, Rig, account, context, json, may_key, round_trip};
 use crate::kms::KmsError;
 use crate::meta::table;
 
@@ -102,7 +102,7 @@ async fn a_start_without_the_token_works_and_heals_by_itself() {
     rig.token.set_present(false);
     rig.restart();
     rig.kms.recover().await.expect("starts");
-    let result = rig.kms.resolve_default_s3_key().await;
+    let result = rig.kms.resolve_default_s3_key(&account()).await;
     assert!(
         matches!(&result, Err(error) if error.is_outage()),
         "{result:?}"

@@ -478,7 +478,7 @@ async fn what_was_made_in_a_store_is_of_no_use_in_memory_once_that_is_disconnect
     let store = s.store("payroll", "a").await;
     let key = text(&s.key_in(&store).await, "/KeyId");
     let key = crate::kms::KeyRef::parse(&key).expect("a key id");
-    let key = s.kms.resolve(&key).await.expect("there");
+    let key = s.kms.resolve(&account(), &key).await.expect("there");
     let (generate, decrypt) = (may_key(GENERATE, &key), may_key(DECRYPT, &key));
     let (_, encrypted) = s
         .kms

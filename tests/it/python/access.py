@@ -1,4 +1,8 @@
-"""Who may do what, over the wire: the matrix of tests/vectors/access, with the identities of two accounts."""
+"""Who may do what, over the wire: the matrix of tests/vectors/access, with the identities of two accounts.
+
+Once the keys and buckets are of the server's first account and the others' callers of a further one, once the other way
+round.
+"""
 
 import csv
 import json
@@ -6,23 +10,18 @@ import pathlib
 import subprocess
 import sys
 
-import boto3
-import botocore.config
 import botocore.exceptions
 
 from support import Server, main
 
 VECTORS = pathlib.Path(__file__).parents[2] / "vectors" / "access"
-# As the vectors have them, and as the server here has the first.
-OURS, THEIRS, DEFAULT = "123456789012", "210987654321", "000000000000"
+# As the vectors have them, and as the server here has them: its first account, and a further one.
+OURS, THEIRS = "123456789012", "210987654321"
+FIRST, FURTHER = "000000000000", "111122223333"
 # What the vectors put for the ARN of the key and for the name of the bucket that a case is about.
 KEY, BUCKET = "@KEY@", "@BUCKET@"
 OPEN = ("delegates", "")
 OBJECT = b"sealed"
-
-
-def _document(policy, key="", bucket=""):
-    return json.dumps(policy).replace(OURS, DEFAULT).replace(KEY, key).replace(BUCKET, bucket)
 
 
 def _cases():
@@ -33,8 +32,9 @@ def _cases():
 class _World:
     """Everything that the cases need, made while every door is open; `close` puts the policies in force."""
 
-    def __init__(self, server, cases):
+    def __init__(self, server, cases, ours, theirs):
         self.server, self.cases = server, cases
+        self.numbers = {OURS: ours, THEIRS: theirs}
         self.vectors = json.loads((VECTORS / "documents.json").read_text())
         self.requests = self.vectors["requests"]
         self._second_account()
@@ -47,21 +47,19 @@ class _World:
 
     def _second_account(self):
         s = self.server
-        file = s.home / "their-credentials"
-        file.write_text("[default]\naws_access_key_id = AKIATHEIRS\naws_secret_access_key = their-secret-of-the-test\n")
-        file.chmod(0o600)
-        s.stop()
-        with open(s.home / "strongroom.toml", "a") as config:
-            config.write(f'\n[[accounts]]\nid = "{THEIRS}"\ncredentials_file = "{file}"\n')
-        s.start()
-        self.roots = {OURS: (s.key_id, s.secret, None), THEIRS: ("AKIATHEIRS", "their-secret-of-the-test", None)}
+        further = ("AKIAFURTHER", "further-secret-of-the-test", None)
+        s.add_account(FURTHER, *further[:2])
+        roots = {FIRST: (s.key_id, s.secret, None), FURTHER: further}
+        self.roots = {number: roots[here] for number, here in self.numbers.items()}
+
+    def _document(self, policy, key="", bucket=""):
+        text = json.dumps(policy)
+        for number, here in self.numbers.items():
+            text = text.replace(number, here)
+        return text.replace(KEY, key).replace(BUCKET, bucket)
 
     def _client(self, service, credentials):
-        key, secret, token = credentials
-        return boto3.session.Session().client(
-            service, endpoint_url=self.server.endpoint, region_name=self.server.region, aws_access_key_id=key,
-            aws_secret_access_key=secret, aws_session_token=token,
-            config=botocore.config.Config(retries={"max_attempts": 0}))
+        return self.server.client_as(service, *credentials)
 
     def _callers(self):
         """The clients of each principal, by its name."""
@@ -81,7 +79,7 @@ class _World:
                 for at, policy in enumerate(who["groups"]):
                     group = f"{own}-{at}"
                     iam.create_group(GroupName=group)
-                    iam.put_group_policy(GroupName=group, PolicyName="group", PolicyDocument=_document(policy))
+                    iam.put_group_policy(GroupName=group, PolicyName="group", PolicyDocument=self._document(policy))
                     iam.add_user_to_group(GroupName=group, UserName=own)
             else:
                 role, session = own.split("/")
@@ -95,20 +93,20 @@ class _World:
     def _user(self, iam, name, policies):
         iam.create_user(UserName=name)
         for at, policy in enumerate(policies):
-            iam.put_user_policy(UserName=name, PolicyName=f"own-{at}", PolicyDocument=_document(policy))
+            iam.put_user_policy(UserName=name, PolicyName=f"own-{at}", PolicyDocument=self._document(policy))
         key = iam.create_access_key(UserName=name)["AccessKey"]
         return key["AccessKeyId"], key["SecretAccessKey"], None
 
     def _role(self, iam, number, name, policies):
         trust = {"Version": "2012-10-17", "Statement": [
             {"Effect": "Allow", "Principal": {"AWS": number}, "Action": "sts:AssumeRole"}]}
-        iam.create_role(RoleName=name, AssumeRolePolicyDocument=_document(trust))
+        iam.create_role(RoleName=name, AssumeRolePolicyDocument=self._document(trust))
         for at, policy in enumerate(policies):
-            iam.put_role_policy(RoleName=name, PolicyName=f"own-{at}", PolicyDocument=_document(policy))
+            iam.put_role_policy(RoleName=name, PolicyName=f"own-{at}", PolicyDocument=self._document(policy))
 
     def _session(self, keeper, number, role, session, policy):
-        cut = {"Policy": _document(policy)} if policy else {}
-        arn = f"arn:aws:iam::{number.replace(OURS, DEFAULT)}:role/{role}"
+        cut = {"Policy": self._document(policy)} if policy else {}
+        arn = f"arn:aws:iam::{self.numbers[number]}:role/{role}"
         found = self._client("sts", keeper).assume_role(RoleArn=arn, RoleSessionName=session, **cut)["Credentials"]
         return found["AccessKeyId"], found["SecretAccessKey"], found["SessionToken"]
 
@@ -121,7 +119,7 @@ class _World:
         self.keys = {pair: kms.create_key(Description=" ".join(pair))["KeyMetadata"]["Arn"] for pair in sorted(pairs)}
         for (_, grant), arn in self.keys.items():
             if grant:
-                kms.create_grant(KeyId=arn, **json.loads(_document(self.vectors["grants"][grant])))
+                kms.create_grant(KeyId=arn, **json.loads(self._document(self.vectors["grants"][grant])))
         self.sealed = {}
         for pair, request in sorted({(self._pair(case), case["request"]) for case in self.cases}):
             if request.startswith("decrypt"):
@@ -154,11 +152,11 @@ class _World:
         kms, s3 = self.root["kms"], self.root["s3"]
         for (policy, _), arn in self.keys.items():
             kms.put_key_policy(KeyId=arn, PolicyName="default", BypassPolicyLockoutSafetyCheck=True,
-                               Policy=_document(self.vectors["key_policies"][policy]))
+                               Policy=self._document(self.vectors["key_policies"][policy]))
         for name, bucket in self.buckets.items():
             policy = self.vectors["bucket_policies"][name]
             if policy:
-                s3.put_bucket_policy(Bucket=bucket, Policy=_document(policy, self.keys[OPEN], bucket))
+                s3.put_bucket_policy(Bucket=bucket, Policy=self._document(policy, self.keys[OPEN], bucket))
         return self
 
     # Cases
@@ -220,11 +218,11 @@ class _World:
         return named[0]
 
 
-def _hold(cases):
+def _hold(cases, ours=FIRST, theirs=FURTHER):
     """Every one of these cases must have the answer that was written down."""
     assert len(cases) >= 200, len(cases)
     with Server() as server:
-        world = _World(server, cases).close()
+        world = _World(server, cases, ours, theirs).close()
         wrong = [f"{found}, not {','.join(case.values())}" for case in cases
                  if (found := world.ask(case)) != case["expected"]]
     assert not wrong, f"{len(wrong)} of {len(cases)} are wrong:\n" + "\n".join(wrong[:50])
@@ -241,6 +239,14 @@ def a_key_is_open_to_whom_its_policy_and_grants_let_in_and_to_nobody_else():
 
 def an_object_is_open_to_whom_its_bucket_and_its_key_let_in_and_to_nobody_else():
     _hold([case for case in _cases() if case["bucket policy"]])
+
+
+def a_key_of_a_further_account_is_as_open_as_one_of_the_first():
+    _hold([case for case in _cases() if not case["bucket policy"]], FURTHER, FIRST)
+
+
+def an_object_of_a_further_account_is_as_open_as_one_of_the_first():
+    _hold([case for case in _cases() if case["bucket policy"]], FURTHER, FIRST)
 
 
 if __name__ == "__main__":

@@ -128,6 +128,22 @@ class Server:
             service, endpoint_url=self.endpoint, region_name=self.region, aws_access_key_id=self.key_id,
             aws_secret_access_key=self.secret, config=botocore.config.Config(**config))
 
+    def add_account(self, number, key_id, secret):
+        """One more account, in force from the next start; this restarts the server."""
+        file = self.home / f"credentials-{number}"
+        file.write_text(f"[default]\naws_access_key_id = {key_id}\naws_secret_access_key = {secret}\n")
+        file.chmod(0o600)
+        self.stop()
+        with open(self.home / "strongroom.toml", "a") as config:
+            config.write(f'\n[[accounts]]\nid = "{number}"\ncredentials_file = "{file}"\n')
+        self.start()
+
+    def client_as(self, service, key_id, secret, token=None):
+        return boto3.session.Session().client(
+            service, endpoint_url=self.endpoint, region_name=self.region, aws_access_key_id=key_id,
+            aws_secret_access_key=secret, aws_session_token=token,
+            config=botocore.config.Config(retries={"max_attempts": 0}))
+
     def rss_peak_kib(self):
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmHWM:\s+(\d+)", status).group(1))
