@@ -1,6 +1,7 @@
 //! The audit: who used which key for what, in a record that cannot be changed unnoticed.
 //!
-//! Every use of a KMS key and every call of the KMS API is one record, in the shape of a `CloudTrail` event ([`Event`]).
+//! Every use of a KMS key, every call of the KMS, IAM and STS APIs, and every call of S3 that changes a bucket, its
+//! policy or its encryption is one record, in the shape of a `CloudTrail` event ([`Event`]).
 //! Records form a chain of hashes in files that are only ever appended to ([`Audit`]); checkpoints of the chain carry a
 //! proof that only the HSM can make. [`verify`] finds what was changed, and [`query`] finds records.
 //!
@@ -64,8 +65,9 @@
 //!
 //! # What is not in it
 //!
-//! No plaintext, no ciphertext, no key material, no grant tokens, no passwords. Requests that nobody could be found for
-//! (wrong signatures) are in the log, not here. Uses of the server's internal keys (SSE-S3, secrets of access keys) name
+//! No plaintext, no ciphertext, no key material, no grant tokens, no secrets of access keys, no session tokens, no
+//! passwords. Requests that nobody could be found for (wrong signatures) are all in the log and counted, and here within
+//! bounds, so that no stranger can fill the disk. Uses of the server's internal keys (SSE-S3, secrets of access keys) name
 //! no KMS key and no decision, and are not recorded.
 
 mod chain;
@@ -82,6 +84,13 @@ mod writer;
 pub(crate) use tests::room as room_of_tests;
 
 pub use chain::Head;
-pub use event::{AWS_INTERNAL, Event, KMS_SOURCE, OWN_SOURCE, Outcome};
+pub use event::{
+    AWS_INTERNAL, BUCKET_TYPE, Event, IAM_SOURCE, KEY_TYPE, KMS_SOURCE, OWN_SOURCE, Outcome,
+    ROLE_TYPE, S3_SOURCE, STS_SOURCE, Who,
+};
+pub(crate) use event::{
+    CHARS_MAX, MESSAGE_CHARS_MAX, NAME_CHARS_MAX, POLICY_CHARS_MAX, cut, lower_first,
+};
 pub use note::{Checkpoint, ServerId};
+pub(crate) use writer::timestamp;
 pub use writer::{Audit, AuditError, AuditSettings, AuditStats, Durability, OnFailure, Standing};

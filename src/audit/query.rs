@@ -13,7 +13,7 @@ use super::files::{self, Lines, Read};
 pub struct Filter {
     /// A key's ARN or id, or what a caller called it.
     pub key: Option<String>,
-    /// An identity's ARN or user name, or an access key id.
+    /// An identity's ARN or user name, or an access key id; of a session, also the call that made it.
     pub principal: Option<String>,
     /// `BUCKET`, `BUCKET/KEY`, or the ARN; with a `*` at its end, all that begin so.
     pub object: Option<String>,
@@ -114,6 +114,13 @@ fn is_by(event: &Value, who: &str) -> bool {
     ]
     .into_iter()
     .any(|name| text(event, &format!("/userIdentity/{name}")) == who)
+        || [
+            "credentials/accessKeyId",
+            "assumedRoleUser/arn",
+            "assumedRoleUser/assumedRoleId",
+        ]
+        .into_iter()
+        .any(|name| text(event, &format!("/responseElements/{name}")) == who)
 }
 
 fn is_for(event: &Value, object: &str) -> bool {

@@ -387,7 +387,7 @@ impl Drop for Audit {
 }
 
 /// A time as records have it: RFC 3339 in UTC, to the second, as `CloudTrail` writes it.
-pub(super) fn timestamp(time: OffsetDateTime) -> String {
+pub(crate) fn timestamp(time: OffsetDateTime) -> String {
     let time = time.replace_nanosecond(0).unwrap_or(time);
     // It formats from the year 0 to 9999.
     time.format(&Rfc3339).unwrap_or_default()

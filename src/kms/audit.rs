@@ -24,7 +24,7 @@ use super::internal::InternalKey;
 use super::key::{KeyArn, KeyMaterialId, Timestamp};
 use super::rewrap::Rewrap;
 use super::{Kms, check_proof_of};
-use crate::audit::{AuditStats, Checkpoint, Event, Head, KMS_SOURCE, ServerId};
+use crate::audit::{AuditStats, Checkpoint, Event, Head, KEY_TYPE, KMS_SOURCE, ServerId, Who};
 use crate::auth::{Authorised, Denied, Origin, Principal, RequestContext, Resource};
 use crate::meta::{Batch, Meta, MetaError, codec, table as tables};
 
@@ -107,7 +107,7 @@ pub async fn audited_chain(meta: &dyn Meta) -> Result<(ServerId, Option<Head>), 
 
 /// On whose behalf a key is used.
 enum By<'a> {
-    Caller((&'a Principal, &'a Origin)),
+    Caller(&'a Principal, &'a Origin),
     Rewrap(&'a Rewrap),
 }
 
@@ -124,7 +124,7 @@ pub struct KnownHead {
 
 impl Kms {
     /// Whether there is an audit.
-    pub(super) fn is_audited(&self) -> bool {
+    pub(crate) fn is_audited(&self) -> bool {
         self.audit.is_some()
     }
 
@@ -137,15 +137,24 @@ impl Kms {
         self.audit.as_ref().map(|audit| audit.stats())
     }
 
-    /// Before a key is used: whether that can be recorded.
-    pub(super) fn check_audit(&self) -> Result<(), KmsError> {
+    /// Before a key is used or anything is changed: whether that can be recorded.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::Audit`], unless the settings let it go on without records.
+    pub(crate) fn check_audit(&self) -> Result<(), KmsError> {
         match &self.audit {
             Some(audit) => audit.check().map_err(KmsError::Audit),
             None => Ok(()),
         }
     }
 
-    pub(super) async fn record(&self, event: Event<'_>) -> Result<(), KmsError> {
+    /// Records something; it is as durable then as the settings say. Nothing without an audit.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::Audit`], unless the settings let it go on without records.
+    pub(crate) async fn record(&self, event: Event<'_>) -> Result<(), KmsError> {
         match &self.audit {
             Some(audit) => audit.append(event.record()).await.map_err(KmsError::Audit),
             None => Ok(()),
@@ -160,10 +169,10 @@ impl Kms {
         context: &EncryptionContext,
         outcome: Result<KeyMaterialId, &KmsError>,
     ) -> Result<(), KmsError> {
-        let caller = (proof.principal(), proof.origin());
+        let caller = By::Caller(proof.principal(), proof.origin());
         let action = proof.action().0;
         let operation = action.strip_prefix("kms:").unwrap_or(action);
-        self.record_data(By::Caller(caller), operation, key, context, outcome)
+        self.record_data(caller, operation, key, context, outcome)
             .await
     }
 
@@ -197,9 +206,9 @@ impl Kms {
     ) -> Result<(), KmsError> {
         let error = KmsError::AccessDenied(denied.clone());
         let origin = Origin::of(request);
-        let caller = (&request.principal, &origin);
+        let caller = By::Caller(&request.principal, &origin);
         let operation = denied.action.strip_prefix("kms:").unwrap_or(denied.action);
-        self.record_data(By::Caller(caller), operation, key, context, Err(&error))
+        self.record_data(caller, operation, key, context, Err(&error))
             .await
     }
 
@@ -232,12 +241,12 @@ impl Kms {
             request.insert("encryptionContext".to_owned(), Value::Object(pairs));
         }
         let mut details = Map::new();
-        let caller = match by {
-            By::Caller(caller) => Some(caller),
+        let who = match by {
+            By::Caller(principal, origin) => Who::Caller(principal, origin),
             By::Rewrap(rewrap) => {
                 details.insert("rewrapId".to_owned(), json!(rewrap.id.to_string()));
                 details.insert("startedBy".to_owned(), json!(rewrap.started_by));
-                None
+                Who::Service
             }
         };
         let mut additional = Map::new();
@@ -248,14 +257,15 @@ impl Kms {
             source: KMS_SOURCE,
             name,
             time: self.time(),
-            caller,
+            who,
             account: key.account().as_str(),
             region: self.region(),
             read_only: true,
             request,
             response: details,
             additional,
-            keys: vec![key.to_string()],
+            resource_type: KEY_TYPE,
+            resources: vec![key.to_string()],
             outcome: outcome.err().map(|error| CodedError::of(error).outcome()),
         })
         .await
@@ -272,14 +282,15 @@ impl Kms {
             source: KMS_SOURCE,
             name,
             time: self.time(),
-            caller: None,
+            who: Who::Service,
             account: key.account().as_str(),
             region: self.region(),
             read_only: false,
             request: Map::new(),
             response: details,
             additional: Map::new(),
-            keys: vec![key.to_string()],
+            resource_type: KEY_TYPE,
+            resources: vec![key.to_string()],
             outcome: None,
         };
         if let Err(error) = self.record(event).await {

@@ -209,7 +209,7 @@ impl From<StoreError> for S3Error {
 }
 
 /// The operator's business.
-fn internal(cause: impl std::error::Error + Send + Sync + 'static) -> S3Error {
+pub(super) fn internal(cause: impl std::error::Error + Send + Sync + 'static) -> S3Error {
     error!(event = "s3.internal", error = %Chain(&cause));
     coded(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", INTERNAL)
 }

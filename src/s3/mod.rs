@@ -25,12 +25,14 @@ use s3s::dto::{
 };
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{S3, S3Request, S3Response, S3Result};
+use tracing::Instrument as _;
 
 use crate::auth::RequestContext;
 use crate::kms::Kms;
 use crate::store::Store;
 
 mod access;
+mod audit;
 mod bucket;
 mod bucket_policy;
 mod checksum;
@@ -92,9 +94,22 @@ fn context<T>(request: &S3Request<T>) -> S3Result<&RequestContext> {
 }
 
 macro_rules! operations {
-    ($($name:ident($input:ident) -> $output:ident = $path:path;)*) => {
+    (
+        managing { $($managing:ident($managing_input:ident) -> $managing_output:ident = $managing_path:path;)* }
+        $($name:ident($input:ident) -> $output:ident = $path:path;)*
+    ) => {
         #[async_trait::async_trait]
         impl S3 for Front {
+            $(async fn $managing(&self, request: S3Request<$managing_input>) -> S3Result<S3Response<$managing_output>> {
+                let front = self.clone();
+                to_its_end(async move {
+                    let call = audit::Call::begin(&front, &request).await?;
+                    let answer = $managing_path(&front, request).await;
+                    call.end(&front, answer.as_ref().err()).await?;
+                    answer
+                })
+                .await
+            })*
             $(async fn $name(&self, request: S3Request<$input>) -> S3Result<S3Response<$output>> {
                 $path(self, request).await
             })*
@@ -102,18 +117,28 @@ macro_rules! operations {
     };
 }
 
+/// Answers a call that changes records, and that is recorded, whether or not its caller still waits.
+async fn to_its_end<T: Send + 'static>(
+    answer: impl Future<Output = S3Result<T>> + Send + 'static,
+) -> S3Result<T> {
+    let answered = tokio::spawn(answer.in_current_span()).await;
+    answered.unwrap_or_else(|panic| Err(error::internal(panic)))
+}
+
 operations! {
+    managing {
+        create_bucket(CreateBucketInput) -> CreateBucketOutput = bucket::create;
+        delete_bucket(DeleteBucketInput) -> DeleteBucketOutput = bucket::delete;
+        put_bucket_encryption(PutBucketEncryptionInput) -> PutBucketEncryptionOutput = bucket::put_encryption;
+        delete_bucket_encryption(DeleteBucketEncryptionInput) -> DeleteBucketEncryptionOutput = bucket::delete_encryption;
+        put_bucket_policy(PutBucketPolicyInput) -> PutBucketPolicyOutput = bucket_policy::put;
+        delete_bucket_policy(DeleteBucketPolicyInput) -> DeleteBucketPolicyOutput = bucket_policy::delete;
+    }
     list_buckets(ListBucketsInput) -> ListBucketsOutput = bucket::list;
-    create_bucket(CreateBucketInput) -> CreateBucketOutput = bucket::create;
     head_bucket(HeadBucketInput) -> HeadBucketOutput = bucket::head;
-    delete_bucket(DeleteBucketInput) -> DeleteBucketOutput = bucket::delete;
     get_bucket_location(GetBucketLocationInput) -> GetBucketLocationOutput = bucket::location;
-    put_bucket_encryption(PutBucketEncryptionInput) -> PutBucketEncryptionOutput = bucket::put_encryption;
     get_bucket_encryption(GetBucketEncryptionInput) -> GetBucketEncryptionOutput = bucket::get_encryption;
-    delete_bucket_encryption(DeleteBucketEncryptionInput) -> DeleteBucketEncryptionOutput = bucket::delete_encryption;
-    put_bucket_policy(PutBucketPolicyInput) -> PutBucketPolicyOutput = bucket_policy::put;
     get_bucket_policy(GetBucketPolicyInput) -> GetBucketPolicyOutput = bucket_policy::get;
-    delete_bucket_policy(DeleteBucketPolicyInput) -> DeleteBucketPolicyOutput = bucket_policy::delete;
     put_object(PutObjectInput) -> PutObjectOutput = object::put;
     get_object(GetObjectInput) -> GetObjectOutput = object::get;
     head_object(HeadObjectInput) -> HeadObjectOutput = object::head;

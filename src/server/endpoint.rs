@@ -18,10 +18,11 @@ use time::OffsetDateTime;
 use tracing::{Instrument, error, info, info_span, warn};
 
 use super::body::TimedBody;
+use super::refusals::{Refusals, Refused};
 use super::{health, metrics};
 use crate::auth::payload::{BodyError, BoxError, VerifiedBody};
 use crate::auth::sigv4::{AuthError, Claim, Service, Verified, Verifier};
-use crate::auth::{Operation, RequestContext};
+use crate::auth::{Operation, Origin, RequestContext};
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::iam::{Iam, IamError};
@@ -53,6 +54,7 @@ pub(super) struct Endpoint {
     kms: Arc<Kms>,
     store: Store,
     iam: Arc<Iam>,
+    refusals: Arc<Refusals>,
     groups: TokenGroups,
     limits: Limits,
     clock: Arc<dyn Clock>,
@@ -71,6 +73,7 @@ impl Endpoint {
             verifier,
             store: front.store().clone(),
             s3: front.into_service(),
+            refusals: Arc::new(Refusals::new(Arc::clone(&kms))),
             kms,
             iam,
             groups,
@@ -93,13 +96,28 @@ impl Endpoint {
                 "/metrics",
                 get(move || async move {
                     let bucket_keys = measured.store.bucket_key_counts();
-                    metrics::text(&measured.groups, &bucket_keys, measured.kms.audit_stats())
+                    metrics::text(
+                        &measured.groups,
+                        &bucket_keys,
+                        measured.kms.audit_stats(),
+                        &measured.refusals.metrics(),
+                    )
                 }),
             )
             .fallback(move |request: Request| {
                 let endpoint = Arc::clone(&self);
                 async move { endpoint.answer(request, peer).await }
             })
+    }
+
+    /// Records what is to be said of requests that were refused a while ago.
+    pub(super) async fn tell_refusals(&self) {
+        self.refusals.tick(self.clock.now()).await;
+    }
+
+    /// The same, of all until now.
+    pub(super) async fn end_refusals(&self) {
+        self.refusals.end(self.clock.now()).await;
     }
 
     /// Answers one request, and logs it.
@@ -184,7 +202,8 @@ impl Endpoint {
             }
         };
         let claim = self.verifier.claim_whole(Service::Kms, &parts, &body);
-        let verified = match self.believe(claim, request_id).await {
+        let from = Claimant::of(Service::Kms, &parts.headers, request_id, peer);
+        let verified = match self.believe(claim, from).await {
             Ok(verified) => verified,
             Err(Refusal::Caller(error)) => {
                 let message = error.service_message();
@@ -241,7 +260,8 @@ impl Endpoint {
             }
         };
         let claim = self.verifier.claim_whole(service, &parts, &body);
-        let verified = match self.believe(claim, request_id).await {
+        let from = Claimant::of(service, &parts.headers, request_id, peer);
+        let verified = match self.believe(claim, from).await {
             Ok(verified) => verified,
             Err(Refusal::Caller(error)) => {
                 return full(auth_error_response(service, error, request_id));
@@ -267,19 +287,24 @@ impl Endpoint {
     async fn believe(
         &self,
         claim: Result<Claim<'_>, AuthError>,
-        request_id: &str,
+        from: Claimant,
     ) -> Result<Verified, Refusal> {
+        let mut access_key_id = None;
         let claimed = async {
             let claim = claim.map_err(IamError::NotAuthenticated)?;
+            access_key_id = Some(claim.access_key_id().to_owned());
             let holder = self
                 .iam
                 .lookup(claim.access_key_id(), claim.session_token())
                 .await?;
             claim.verify(holder).map_err(IamError::NotAuthenticated)
         };
-        claimed.await.map_err(|error| match error {
+        let claimed = claimed.await;
+        let request_id = from.origin.request_id.clone();
+        claimed.map_err(|error| match error {
             IamError::NotAuthenticated(error) => {
                 log_refusal(&error);
+                self.note_refusal(&error, access_key_id, from);
                 Refusal::Caller(error)
             }
             error if error.is_outage() => {
@@ -293,6 +318,25 @@ impl Endpoint {
         })
     }
 
+    /// Counts a refusal, and records it within bounds: whether or not its caller waits, who need not wait for it.
+    fn note_refusal(&self, error: &AuthError, access_key_id: Option<String>, from: Claimant) {
+        let now = self.clock.now();
+        let Some(told) = self.refusals.count(error, now) else {
+            return;
+        };
+        let (refusals, error) = (Arc::clone(&self.refusals), error.clone());
+        let noted = async move {
+            let refused = Refused {
+                service: from.service,
+                access_key_id: access_key_id.as_deref(),
+                error: &error,
+                origin: &from.origin,
+            };
+            refusals.tell(told, &refused, now).await;
+        };
+        tokio::spawn(noted.in_current_span());
+    }
+
     async fn s3(
         &self,
         mut parts: Parts,
@@ -303,7 +347,8 @@ impl Endpoint {
         let refuse_later =
             |status, code, message| full(error_response(status, code, message, request_id, &[]));
         let claim = self.verifier.claim_s3(&parts);
-        let verified = match self.believe(claim, request_id).await {
+        let from = Claimant::of(Service::S3, &parts.headers, request_id, peer);
+        let verified = match self.believe(claim, from).await {
             Ok(verified) => verified,
             Err(Refusal::Later) => {
                 let code = "ServiceUnavailable";
@@ -402,6 +447,29 @@ fn hide_secrets(headers: &mut HeaderMap) {
     for (name, value) in headers.iter_mut() {
         if name.as_str().contains("server-side-encryption") {
             value.set_sensitive(true);
+        }
+    }
+}
+
+/// What a request comes with before it is known whose it is.
+struct Claimant {
+    service: Service,
+    origin: Origin,
+}
+
+impl Claimant {
+    fn of(service: Service, headers: &HeaderMap, request_id: &str, peer: SocketAddr) -> Self {
+        let agent = headers.get(header::USER_AGENT);
+        Self {
+            service,
+            origin: Origin {
+                request_id: request_id.to_owned(),
+                source_ip: Some(peer.ip()),
+                user_agent: agent
+                    .and_then(|agent| agent.to_str().ok())
+                    .map(str::to_owned),
+                operation: Operation::default(),
+            },
         }
     }
 }

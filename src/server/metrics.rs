@@ -129,11 +129,12 @@ const AUDIT_FAMILIES: [ServerFamily<AuditStats>; 6] = [
     ),
 ];
 
-/// Every family: of every token, of bucket keys, and of the audit if there is one.
+/// Every family: of every token, of bucket keys, and of the audit if there is one; `refusals` is written already.
 pub(super) fn text(
     groups: &TokenGroups,
     bucket_keys: &BucketKeyCounts,
     audit: Option<AuditStats>,
+    refusals: &str,
 ) -> Response {
     let default = std::iter::once(("default", groups.default_group()));
     let tokens: Vec<_> = default
@@ -159,6 +160,7 @@ pub(super) fn text(
     if let Some(stats) = &audit {
         add(&mut text, &AUDIT_FAMILIES, stats);
     }
+    text.push_str(refusals);
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
 }
 

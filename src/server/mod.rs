@@ -33,6 +33,7 @@ mod body;
 mod endpoint;
 mod health;
 mod metrics;
+mod refusals;
 mod stream;
 pub mod tokens;
 
@@ -220,7 +221,9 @@ impl Server {
     /// Serves until `stop`; then takes no more, and waits for what is under way.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         info!(event = "server.listening", address = %self.address);
-        let maintenance = tokio::spawn(maintain(self.parts.clone(), self.maintenance));
+        let endpoint = Arc::clone(&self.endpoint);
+        let maintenance = maintain(self.parts.clone(), endpoint, self.maintenance);
+        let maintenance = tokio::spawn(maintenance);
         let kms = Arc::clone(&self.parts.kms);
         let checkpoints = tokio::spawn(async move { kms.keep_audit().await });
         // As above: nobody else runs what is under way.
@@ -270,6 +273,7 @@ impl Server {
         }
         connections.shutdown().await;
         checkpoints.abort();
+        self.endpoint.end_refusals().await;
         match tokio::time::timeout(AUDIT_END_WAIT_MAX, self.parts.kms.end_audit()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(event = "audit.not_ended", %error),
@@ -339,11 +343,12 @@ where
 }
 
 /// What is done by the clock: garbage, due deletions of keys, due rotations.
-async fn maintain(parts: Parts, pause: Duration) {
+async fn maintain(parts: Parts, endpoint: Arc<Endpoint>, pause: Duration) {
     let mut ticks = tokio::time::interval(pause);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        endpoint.tell_refusals().await;
         if let Err(error) = parts.store.collect_garbage().await {
             error!(event = "maintenance.garbage", %error);
         }

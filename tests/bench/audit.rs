@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, json};
 use strongroom::audit::{
-    Audit, AuditSettings, Durability, Event, KMS_SOURCE, OnFailure, ServerId, verify::verify,
+    Audit, AuditSettings, Durability, Event, KEY_TYPE, KMS_SOURCE, OnFailure, ServerId, Who,
+    verify::verify,
 };
 use strongroom::auth::{AccountId, Action, Operation, Origin, Principal, RequestContext, Resource};
 use strongroom::clock::{Clock as _, SystemClock};
@@ -137,14 +138,15 @@ fn record(request: &RequestContext) -> Vec<u8> {
         source: KMS_SOURCE,
         name: "GenerateDataKey",
         time: SystemClock.now(),
-        caller: Some((&request.principal, &origin)),
+        who: Who::Caller(&request.principal, &origin),
         account: "000000000000",
         region: "us-west-2",
         read_only: true,
         request: parameters,
         response: Map::new(),
         additional,
-        keys: vec![key.into()],
+        resource_type: KEY_TYPE,
+        resources: vec![key.into()],
         outcome: None,
     };
     event.record()

@@ -223,6 +223,8 @@ python_tests! {
     audit {
         every_use_of_a_key_is_recorded_and_found
         what_is_denied_and_what_a_rewrap_does_is_recorded
+        changes_of_identities_and_buckets_are_recorded_and_who_did_what_as_whom_is_found
+        refused_signatures_are_counted_and_recorded_within_bounds
         checkpoints_are_proven_by_the_token_and_tampering_is_found_where_it_is
         a_missing_file_is_found
         a_killed_server_leaves_a_chain_that_goes_on

@@ -62,6 +62,11 @@ impl WireError {
                 "The hardware security module that keeps identities is unavailable. Please try again."
                     .to_owned(),
             ),
+            E::Kms(KmsError::Audit(_)) => (
+                "ServiceFailure",
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "The audit record of this request cannot be written. Please try again.".to_owned(),
+            ),
             E::Kms(_) | E::Random | E::Damaged(_) | E::Internal(_) => (
                 "ServiceFailure",
                 StatusCode::INTERNAL_SERVER_ERROR,

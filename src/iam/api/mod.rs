@@ -12,7 +12,9 @@ use http::{Response, StatusCode};
 use super::{Iam, IamError};
 use crate::auth::RequestContext;
 use crate::auth::sigv4::{AuthError, Service};
+use crate::kms::KmsError;
 
+mod audit;
 mod call;
 mod error;
 mod form;
@@ -63,17 +65,18 @@ pub async fn handle(
                 context,
                 form: &form,
             };
-            let answer = dispatch(&call, service, &operation).await;
+            let answer = audited(&call, service, &operation).await;
             (operation, answer)
         }
-        Err(error) => (String::new(), Err(error)),
+        Err(error) => {
+            let operation = String::new();
+            let error = WireError::new(error, request_id, &operation);
+            (operation, Err(error))
+        }
     };
     let response = match answer {
         Ok(result) => success(service, &operation, result.as_ref(), request_id),
-        Err(error) => {
-            let error = WireError::new(error, request_id, &operation);
-            failure(service, &error, request_id)
-        }
+        Err(error) => failure(service, &error, request_id),
     };
     tracing::info!(
         event = "iam.request",
@@ -123,7 +126,7 @@ fn success(
     request_id: &str,
 ) -> Response<Bytes> {
     let result = match result {
-        Some(xml) => format!("<{operation}Result>{}</{operation}Result>", xml.as_str()),
+        Some(xml) => format!("<{operation}Result>{}</{operation}Result>", xml.to_text()),
         None => String::new(),
     };
     let mut metadata = Xml::default();
@@ -133,7 +136,7 @@ fn success(
     let body = format!(
         "<{operation}Response xmlns=\"{}\">{result}{}</{operation}Response>",
         namespace(service),
-        metadata.as_str()
+        metadata.to_text()
     );
     respond(StatusCode::OK, body, request_id)
 }
@@ -155,7 +158,7 @@ fn failure(service: Service, error: &WireError, request_id: &str) -> Response<By
     let body = format!(
         "<ErrorResponse xmlns=\"{}\">{}</ErrorResponse>",
         namespace(service),
-        xml.as_str()
+        xml.to_text()
     );
     respond(error.status, body, request_id)
 }
@@ -169,6 +172,23 @@ fn respond(status: StatusCode, body: String, request_id: &str) -> Response<Bytes
         headers.insert("x-amzn-requestid", request_id);
     }
     response
+}
+
+/// Answers, and records the answer before it leaves.
+async fn audited(
+    call: &Call<'_>,
+    service: Service,
+    operation: &str,
+) -> Result<Option<Xml>, WireError> {
+    let request_id = &call.context.request_id;
+    let failed = |error| WireError::new(error, request_id, operation);
+    let unrecorded = |error: KmsError| failed(error.into());
+    call.iam.kms.check_audit().map_err(unrecorded)?;
+    let answer = dispatch(call, service, operation).await.map_err(failed);
+    audit::record(call, service, operation, &answer)
+        .await
+        .map_err(unrecorded)?;
+    answer
 }
 
 async fn dispatch(call: &Call<'_>, service: Service, operation: &str) -> Answer {

@@ -1,8 +1,10 @@
 //! XML as the query protocol answers it.
 
+use serde_json::{Map, Value};
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
+use crate::audit::{CHARS_MAX, cut, lower_first};
 use crate::iam::sessions::moment;
 
 const TIMESTAMP: &[BorrowedFormatItem<'_>] =
@@ -10,12 +12,20 @@ const TIMESTAMP: &[BorrowedFormatItem<'_>] =
 
 /// Elements in a row.
 #[derive(Debug, Default)]
-pub(super) struct Xml(String);
+pub(super) struct Xml(Vec<(String, Content)>);
+
+#[derive(Debug)]
+enum Content {
+    Text(String),
+    Elements(Xml),
+    /// Elements that are one list, each a `member`.
+    List(Xml),
+}
 
 impl Xml {
     /// An element with a text. Names are constants of this front end.
     pub(super) fn text(&mut self, name: &str, text: &str) -> &mut Self {
-        self.element(name, |inner| escape(&mut inner.0, text))
+        self.put(name, Content::Text(text.to_owned()))
     }
 
     /// An element with a text, if there is one.
@@ -51,10 +61,9 @@ impl Xml {
 
     /// An element with elements.
     pub(super) fn element(&mut self, name: &str, fill: impl FnOnce(&mut Self)) -> &mut Self {
-        self.0.extend(["<", name, ">"]);
-        fill(self);
-        self.0.extend(["</", name, ">"]);
-        self
+        let mut inner = Self::default();
+        fill(&mut inner);
+        self.put(name, Content::Elements(inner))
     }
 
     /// A list: a `member` each.
@@ -64,16 +73,52 @@ impl Xml {
         items: impl IntoIterator<Item = T>,
         fill: impl Fn(&mut Self, T),
     ) -> &mut Self {
-        self.element(name, |list| {
-            for item in items {
-                list.element("member", |member| fill(member, item));
-            }
-        })
+        let mut list = Self::default();
+        for item in items {
+            list.element("member", |member| fill(member, item));
+        }
+        self.put(name, Content::List(list))
     }
 
-    /// All of it.
-    pub(super) fn as_str(&self) -> &str {
-        &self.0
+    fn put(&mut self, name: &str, content: Content) -> &mut Self {
+        self.0.push((name.to_owned(), content));
+        self
+    }
+
+    /// All of it, as it is sent.
+    pub(super) fn to_text(&self) -> String {
+        let mut text = String::new();
+        self.write(&mut text);
+        text
+    }
+
+    fn write(&self, into: &mut String) {
+        for (name, content) in &self.0 {
+            into.extend(["<", name, ">"]);
+            match content {
+                Content::Text(text) => escape(into, text),
+                Content::Elements(inner) | Content::List(inner) => inner.write(into),
+            }
+            into.extend(["</", name, ">"]);
+        }
+    }
+
+    /// The texts whose names are in `names`, and what holds them, as `CloudTrail` writes them. Lists are not told.
+    pub(super) fn taken(&self, names: &[&str]) -> Map<String, Value> {
+        let told = self.0.iter().filter_map(|(name, content)| {
+            let value = match content {
+                Content::Text(text) if names.contains(&name.as_str()) => {
+                    Value::String(cut(text, CHARS_MAX))
+                }
+                Content::Elements(inner) => {
+                    let inner = inner.taken(names);
+                    Some(inner).filter(|inner| !inner.is_empty())?.into()
+                }
+                Content::Text(_) | Content::List(_) => return None,
+            };
+            Some((lower_first(name), value))
+        });
+        told.collect()
     }
 }
 
@@ -101,13 +146,30 @@ mod tests {
     fn text_cannot_become_an_element() {
         let mut xml = Xml::default();
         xml.text("a", "<b>&\"\r\u{1}");
-        assert_eq!(xml.as_str(), "<a>&lt;b&gt;&amp;&quot;&#13;\u{FFFD}</a>");
+        assert_eq!(xml.to_text(), "<a>&lt;b&gt;&amp;&quot;&#13;\u{FFFD}</a>");
     }
 
     #[test]
     fn a_moment_is_written_in_utc() {
         let mut xml = Xml::default();
         xml.time("t", 1_795_478_400);
-        assert_eq!(xml.as_str(), "<t>2026-11-24T00:00:00Z</t>");
+        assert_eq!(xml.to_text(), "<t>2026-11-24T00:00:00Z</t>");
+    }
+
+    #[test]
+    fn only_what_is_named_is_told_to_the_audit() {
+        let mut xml = Xml::default();
+        xml.element("AccessKey", |xml| {
+            xml.text("AccessKeyId", "AKIA")
+                .text("SecretAccessKey", "secret");
+        })
+        .element("Empty", |xml| {
+            xml.text("SessionToken", "secret");
+        });
+        let told = serde_json::json!(xml.taken(&["AccessKeyId"]));
+        assert_eq!(
+            told,
+            serde_json::json!({ "accessKey": { "accessKeyId": "AKIA" } })
+        );
     }
 }

@@ -16,6 +16,7 @@ use crate::clock::{Clock as _, ShiftedClock};
 use crate::kms::{Kms, KmsSettings, WRAP_COUNT_BLOCK_DEFAULT, WRAPS_PER_BACKING_KEY_MAX_DEFAULT};
 use crate::meta::{Batch, KeyRange, Meta, RedbMeta, Row, table};
 
+mod audit;
 mod entities;
 mod integrity;
 mod limits;
@@ -39,7 +40,7 @@ struct Rig {
     faults: FaultToken,
     hsm: HsmHandle,
     clock: ShiftedClock,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 /// The root user of the home account.
@@ -82,7 +83,7 @@ impl Rig {
             faults,
             hsm,
             clock,
-            _directory: directory,
+            directory,
         }
     }
 
@@ -178,6 +179,11 @@ impl Rig {
 }
 
 fn iam(meta: &Arc<dyn Meta>, hsm: &HsmHandle, clock: &ShiftedClock) -> Iam {
+    let kms = kms(meta, hsm, clock);
+    Iam::new(Arc::new(kms), Arc::new(clock.clone()), accounts())
+}
+
+fn kms(meta: &Arc<dyn Meta>, hsm: &HsmHandle, clock: &ShiftedClock) -> Kms {
     let settings = KmsSettings {
         account: account(HOME),
         region: "us-west-2".to_owned(),
@@ -185,13 +191,12 @@ fn iam(meta: &Arc<dyn Meta>, hsm: &HsmHandle, clock: &ShiftedClock) -> Iam {
         wrap_count_block: WRAP_COUNT_BLOCK_DEFAULT,
     };
     let clock = Arc::new(clock.clone());
-    let kms = Kms::new(
+    Kms::new(
         Arc::clone(meta),
         HsmGroup::from(hsm.clone()),
         Arc::clone(&clock) as Arc<dyn crate::clock::Clock>,
         settings,
-    );
-    Iam::new(Arc::new(kms), clock, accounts())
+    )
 }
 
 /// The text of the first element of this name.

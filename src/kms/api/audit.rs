@@ -10,7 +10,10 @@ use serde_json::{Map, Value};
 use super::call::Call;
 use super::error::WireError;
 use super::{Bytes, TARGET_PREFIX};
-use crate::audit::{Event, KMS_SOURCE, OWN_SOURCE};
+use crate::audit::{
+    CHARS_MAX, Event, KEY_TYPE, KMS_SOURCE, MESSAGE_CHARS_MAX, NAME_CHARS_MAX, OWN_SOURCE,
+    POLICY_CHARS_MAX, Who, cut, lower_first,
+};
 use crate::kms::KmsError;
 
 /// Members of requests that are recorded.
@@ -95,15 +98,8 @@ const CONTEXTS: [&str; 3] = [
     "SourceEncryptionContext",
 ];
 
-/// The longest string that is recorded whole, in characters, but for a policy.
-const CHARS_MAX: usize = 8192;
-const POLICY_CHARS_MAX: usize = 131_072;
 /// The most members of a list or a map.
 const MEMBERS_MAX: usize = 1024;
-/// The longest message of an error.
-const MESSAGE_CHARS_MAX: usize = 2048;
-/// The longest name of an operation, which may be anything.
-const NAME_CHARS_MAX: usize = 64;
 
 /// Operations that change nothing.
 const READ_ONLY: [&str; 10] = [
@@ -162,7 +158,7 @@ pub(super) async fn record(
         source,
         name: &name,
         time: call.kms.time(),
-        caller: Some((&call.context.principal, &call.origin())),
+        who: Who::Caller(&call.context.principal, &call.origin()),
         account: account
             .as_deref()
             .unwrap_or(call.context.principal.account.as_str()),
@@ -173,7 +169,8 @@ pub(super) async fn record(
         additional: materials
             .map(|(name, material)| (name.to_owned(), material.into()))
             .collect(),
-        keys,
+        resource_type: KEY_TYPE,
+        resources: keys,
         outcome: answer.as_ref().err().map(WireError::outcome),
     };
     call.kms.record(event).await
@@ -187,13 +184,6 @@ impl WireError {
             code => code,
         };
         (code.to_owned(), cut(&self.message, MESSAGE_CHARS_MAX))
-    }
-}
-
-fn cut(text: &str, chars_max: usize) -> String {
-    match text.char_indices().nth(chars_max) {
-        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
-        None => text.to_owned(),
     }
 }
 
@@ -258,13 +248,6 @@ fn recorded(value: Value, chars_max: usize, verbatim: bool) -> Value {
             .collect(),
         Value::Null | Value::Bool(_) | Value::Number(_) => value,
     }
-}
-
-/// `KeyId` is `keyId` in `CloudTrail`.
-fn lower_first(name: &str) -> String {
-    let mut chars = name.chars();
-    let first = chars.next().map(|first| first.to_ascii_lowercase());
-    first.into_iter().chain(chars).collect()
 }
 
 #[cfg(test)]

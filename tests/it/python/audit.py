@@ -11,6 +11,8 @@ import subprocess
 import threading
 import urllib.request
 
+import boto3
+import botocore.config
 from support import PROGRAM, Server, eventually, main, refused
 
 
@@ -41,6 +43,12 @@ def _verify(s, *arguments, directory=None, finds=None):
         for (line, sequence, what), (wanted_line, wanted_sequence, part) in zip(found, finds):
             assert (line, sequence) == (wanted_line, wanted_sequence) and part in what, (found, finds)
     return report
+
+
+def _client_of(s, service, key_id, secret, token=None):
+    return boto3.session.Session().client(
+        service, endpoint_url=s.endpoint, region_name=s.region, aws_access_key_id=key_id, aws_secret_access_key=secret,
+        aws_session_token=token, config=botocore.config.Config(retries={"max_attempts": 0}))
 
 
 def _metric(s, name):
@@ -138,6 +146,80 @@ def what_is_denied_and_what_a_rewrap_does_is_recorded():
             ("Decrypt", False), ("Decrypt", False), ("Encrypt", True), ("Encrypt", True)], moved
         assert all(e["serviceEventDetails"]["rewrapId"] for e in moved)
         assert len(_events(s, "--object", "vault/b")) == 3
+        _verify(s)
+
+
+def changes_of_identities_and_buckets_are_recorded_and_who_did_what_as_whom_is_found():
+    with Server() as s:
+        iam, sts, s3 = s.client("iam"), s.client("sts"), s.client()
+        iam.create_user(UserName="ann")
+        made = iam.create_access_key(UserName="ann")["AccessKey"]
+        trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole",
+                                                          "Principal": {"AWS": iam.get_user(UserName="ann")["User"]["Arn"]}}]}
+        role = iam.create_role(RoleName="keeper", AssumeRolePolicyDocument=json.dumps(trust))["Role"]
+        iam.attach_role_policy(RoleName="keeper", PolicyArn="arn:aws:iam::aws:policy/StrongroomKeyAdministrator")
+        ann = (made["AccessKeyId"], made["SecretAccessKey"])
+        session = _client_of(s, "sts", *ann).assume_role(RoleArn=role["Arn"], RoleSessionName="night")["Credentials"]
+        as_keeper = _client_of(s, "kms", session["AccessKeyId"], session["SecretAccessKey"], session["SessionToken"])
+        key = as_keeper.create_key()["KeyMetadata"]
+        used, = _events(s, "--event", "CreateKey")
+        identity = used["userIdentity"]
+        assert identity["type"] == "AssumedRole" and identity["sessionContext"]["sessionIssuer"]["arn"] == role["Arn"]
+        # From the key to the session, from the session to who began it.
+        assumed, created = _events(s, "--principal", identity["accessKeyId"])
+        assert (assumed["eventName"], created["eventName"]) == ("AssumeRole", "CreateKey")
+        assert assumed["userIdentity"]["userName"] == "ann" and assumed["eventSource"] == "sts.amazonaws.com"
+        given, = _events(s, "--event", "CreateAccessKey")
+        assert given["responseElements"]["accessKey"]["accessKeyId"] == assumed["userIdentity"]["accessKeyId"]
+        refused("AccessDenied", _client_of(s, "iam", *ann).create_user, UserName="eve")
+        denied, = _events(s, "--outcome", "denied")
+        assert denied["eventName"] == "CreateUser" and denied["requestParameters"] == {"userName": "eve"}
+
+        s3.create_bucket(Bucket="vault")
+        policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Principal": {"AWS": "*"}, "Action": "s3:PutObject",
+                                                           "Resource": "arn:aws:s3:::vault/*"}]}
+        s3.put_bucket_policy(Bucket="vault", Policy=json.dumps(policy))
+        rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key["Arn"]}}
+        s3.put_bucket_encryption(Bucket="vault", ServerSideEncryptionConfiguration={"Rules": [rule]})
+        s3.delete_bucket_encryption(Bucket="vault")
+        s3.delete_bucket_policy(Bucket="vault")
+        refused("AccessDenied", _client_of(s, "s3", *ann).delete_bucket, Bucket="vault")
+        s3.delete_bucket(Bucket="vault")
+        refused("NoSuchBucket", s3.delete_bucket, Bucket="vault")
+        on_buckets = [e for e in _events(s) if e["eventSource"] == "s3.amazonaws.com"]
+        assert [(e["eventName"], e.get("errorCode")) for e in on_buckets] == [
+            ("CreateBucket", None), ("PutBucketPolicy", None), ("PutBucketEncryption", None),
+            ("DeleteBucketEncryption", None), ("DeleteBucketPolicy", None), ("DeleteBucket", "AccessDenied"),
+            ("DeleteBucket", None), ("DeleteBucket", "NoSuchBucket")], on_buckets
+        assert all(e["requestParameters"]["bucketName"] == "vault" and not e["readOnly"] for e in on_buckets)
+        assert all(e["resources"][0]["ARN"] == "arn:aws:s3:::vault" and e["sourceIPAddress"] == "127.0.0.1" for e in on_buckets)
+        assert on_buckets[1]["requestParameters"]["bucketPolicy"] == policy
+        told, = on_buckets[2]["requestParameters"]["ServerSideEncryptionConfiguration"]["Rule"]
+        assert told["ApplyServerSideEncryptionByDefault"] == rule["ApplyServerSideEncryptionByDefault"]
+        everything = "".join(path.read_text() for path in (s.data / "audit").iterdir())
+        for secret in [made["SecretAccessKey"], session["SecretAccessKey"], session["SessionToken"]]:
+            assert secret not in everything
+        _verify(s)
+
+
+def refused_signatures_are_counted_and_recorded_within_bounds():
+    with Server() as s:
+        stranger = _client_of(s, "kms", "AKIASTRANGERSTRANGER", "x" * 40)
+        for _ in range(20):
+            refused("UnrecognizedClientException", stranger.list_keys)
+        refused("SignatureDoesNotMatch", _client_of(s, "s3", s.key_id, "x" * 40).list_buckets)
+        with urllib.request.urlopen(f"{s.endpoint}/metrics") as answer:
+            text = answer.read().decode()
+        assert 'strongroom_auth_refused_total{code="InvalidAccessKeyId"} 20' in text, text
+        assert 'strongroom_auth_refused_total{code="SignatureDoesNotMatch"} 1' in text, text
+        s.stop()
+        alone = _events(s, "--event", "AuthenticationRefused")
+        assert [e["errorCode"] for e in alone] == ["InvalidAccessKeyId"] * 3 + ["SignatureDoesNotMatch"], alone
+        assert alone[0]["userIdentity"] == {"type": "Unknown", "accessKeyId": "AKIASTRANGERSTRANGER"}
+        assert alone[0]["sourceIPAddress"] == "127.0.0.1" and alone[0]["additionalEventData"]["service"] == "kms.amazonaws.com"
+        assert alone[3]["userIdentity"]["accessKeyId"] == s.key_id
+        rest, = _events(s, "--event", "AuthenticationsRefused")
+        assert rest["serviceEventDetails"]["errorCodes"] == {"InvalidAccessKeyId": 17}, rest
         _verify(s)
 
 
