@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use crate::handle::same_bytes;
 use crate::{
     BackingKey, BackingKeyId, Health, HsmError, HsmHandle, HsmResult, Material, Report,
-    SecretBytes, State, TokenInfo, ToolKey, ToolSpec, Wrapped,
+    SecretBytes, SignatureAlgorithm, State, TokenInfo, ToolKey, ToolSpec, Wrapped,
 };
 
 /// How long a wait for clones pauses between two looks.
@@ -198,7 +198,7 @@ impl HsmGroup {
         };
         let tool = maker.generate_tool(id, spec, label).await?;
         // A pair that unwraps lives for a day, and is used where it was made.
-        if !spec.is_pair()
+        if !spec.is_passing()
             && let Err(missing) = self.await_clones(id, Made::Tool(&tool)).await
         {
             if let Err(error) = self.destroy_key(id).await {
@@ -279,6 +279,27 @@ impl HsmGroup {
     pub async fn verify_mac(&self, tool: &ToolKey, message: &[u8], mac: &[u8]) -> HsmResult<bool> {
         let right = self.mac(tool, message).await?;
         Ok(same_bytes(&right, mac))
+    }
+
+    /// As [`HsmHandle::sign`], by the first member in turn that can.
+    ///
+    /// # Errors
+    ///
+    /// As [`HsmHandle::sign`], of the last member that was asked.
+    pub async fn sign(
+        &self,
+        tool: &ToolKey,
+        algorithm: SignatureAlgorithm,
+        digest: &[u8],
+    ) -> HsmResult<Vec<u8>> {
+        let mut last = nobody();
+        for member in self.in_turn() {
+            match member.sign(tool, algorithm, digest.to_vec()).await {
+                Err(error) if another_may(&error) => last = error,
+                answer => return answer,
+            }
+        }
+        Err(last)
     }
 
     /// As [`HsmHandle::wrap`], by the first member in turn that can.
@@ -377,13 +398,26 @@ impl HsmGroup {
         Ok(())
     }
 
-    /// Whether `tool` proves itself in a member.
+    /// Whether `tool` proves itself in the quorum of members that new keys need; one that serves for a day, in a member.
     ///
     /// # Errors
     ///
-    /// Of the last member that was asked.
+    /// Of the last member that does not hold it.
     pub async fn holds_tool(&self, tool: &ToolKey) -> HsmResult<()> {
-        self.holder(tool).await.map(|_member| ())
+        if tool.spec.is_passing() {
+            return self.holder(tool).await.map(|_member| ());
+        }
+        let (mut holders, mut last) = (0, nobody());
+        for member in self.members.iter() {
+            match member.probe_tool(tool).await {
+                Ok(()) => holders += 1,
+                Err(error) => last = error,
+            }
+        }
+        if holders < self.settings.quorum {
+            return Err(last);
+        }
+        Ok(())
     }
 
     /// Describes the first member that answers.

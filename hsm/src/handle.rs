@@ -42,7 +42,7 @@ use self::reply::reply;
 use self::worker::{Call, Seat};
 use crate::{
     BackingKey, BackingKeyId, HsmError, HsmResult, Material, PAIR_DEADLINE, Report, SecretBytes,
-    TOOL_INPUT_BYTES_MAX, Token, TokenInfo, ToolKey, ToolSpec, Wrapped,
+    SignatureAlgorithm, TOOL_INPUT_BYTES_MAX, Token, TokenInfo, ToolKey, ToolSpec, Wrapped,
 };
 
 /// How a token is driven.
@@ -323,6 +323,33 @@ impl HsmHandle {
         let tool = tool.clone();
         self.call(true, move |seat| seat.session()?.mac(&tool, &message))
             .await
+    }
+
+    /// Signs a digest of the length that the algorithm's hash has. A signature that does not verify under the tool's public
+    /// half counts as a failure of the token, and never leaves.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::TooLong`] for a digest of another length, and as [`HsmHandle::wrap`].
+    pub async fn sign(
+        &self,
+        tool: &ToolKey,
+        algorithm: SignatureAlgorithm,
+        digest: Vec<u8>,
+    ) -> HsmResult<Vec<u8>> {
+        let key = algorithm.checked(tool, &digest)?;
+        let tool = tool.clone();
+        self.call(true, move |seat| {
+            let signature = seat.session()?.sign(&tool, algorithm, &digest)?;
+            if !key.verifies(tool.proof.as_bytes(), algorithm, &digest, &signature) {
+                return Err(HsmError::Device {
+                    function: "C_Sign",
+                    source: "the signature does not verify".into(),
+                });
+            }
+            Ok(signature)
+        })
+        .await
     }
 
     /// Unwraps `material` in the token into a backing key with its canary, in three sessions, once, and gone again when its

@@ -13,7 +13,7 @@
 //!   and hand out a handle that means another key than yesterday. Therefore handles are never stored: a key is found
 //!   by its `CKA_ID`, and before a newly found handle is used its [`Canary`] is opened with it.
 //! - A wrap is decrypted back before it is acknowledged unless the operator relaxes that.
-//! - Keys that make MACs or unwrap imported keys are tools ([`ToolKey`]): no token need have them, and what it has is tried before a key is made.
+//! - Keys that make MACs, sign or unwrap imported keys are tools ([`ToolKey`]): no token need have them, and what it has is tried before a key is made.
 //!   They, too, prove themselves before a newly found handle is used.
 //! - What a token wraps is at most [`WRAP_PLAINTEXT_BYTES_MAX`] bytes: data keys, not data.
 //!
@@ -22,6 +22,7 @@
 //! [`BackingKeyId`] and [`BackingKey`], [`DataKey`], [`HsmError`], the traits below, [`HsmHandle`], [`HsmGroup`], then
 //! a backend.
 
+mod der;
 mod error;
 mod group;
 mod handle;
@@ -29,6 +30,7 @@ mod key;
 pub mod pkcs11;
 pub mod process;
 mod secret;
+mod signature;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tool;
@@ -40,6 +42,7 @@ pub use group::{GroupSettings, HsmGroup};
 pub use handle::{Health, HsmHandle, HsmSettings, State};
 pub use key::{BackingKey, BackingKeyId, Canary, KeyBlob, WrapScheme, Wrapped};
 pub use secret::{DataKey, SecretBytes};
+pub use signature::{Curve, SignatureAlgorithm, SigningKey};
 pub use tool::{
     HashFunction, ImportWrapping, Material, RsaSize, TOOL_INPUT_BYTES_MAX, ToolKey, ToolProof,
     ToolSpec,
@@ -236,6 +239,20 @@ pub trait Session: Send {
     /// [`HsmError::TooLong`] beyond [`TOOL_INPUT_BYTES_MAX`]; [`HsmError::KeyNotFound`]; [`HsmError::Unfit`], also for a
     /// tool that makes no MACs; or what the device says.
     fn mac(&mut self, tool: &ToolKey, message: &[u8]) -> HsmResult<Vec<u8>>;
+
+    /// Signs a digest of the length that the algorithm's hash has. The signature is as
+    /// [`SigningKey::verifies`](crate::SigningKey::verifies) takes it; whether it verifies is the caller's to see.
+    ///
+    /// # Errors
+    ///
+    /// [`HsmError::TooLong`] for a digest of another length; [`HsmError::KeyNotFound`]; [`HsmError::Unfit`], also for a tool
+    /// that does not sign, or not by this algorithm; or what the device says.
+    fn sign(
+        &mut self,
+        tool: &ToolKey,
+        algorithm: SignatureAlgorithm,
+        digest: &[u8],
+    ) -> HsmResult<Vec<u8>>;
 
     /// Unwraps `material` in the token into a backing key like those of [`Session::generate_key`], with this identity and
     /// label; without them, only finds out whether it could. The material is never outside the token.

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::{BackingKey, BackingKeyId, HsmError, HsmResult};
+use aws_lc_rs::digest;
+
+use crate::{BackingKey, BackingKeyId, Curve, HsmError, HsmResult, SigningKey};
 
 /// The most bytes that a tool works on at once: a message of `kms:GenerateMac`.
 pub const TOOL_INPUT_BYTES_MAX: usize = 4096;
@@ -28,6 +30,20 @@ impl HashFunction {
             Self::Sha256 => 32,
             Self::Sha384 => 48,
             Self::Sha512 => 64,
+        }
+    }
+
+    /// The digest of `message`.
+    pub fn digest(self, message: &[u8]) -> Vec<u8> {
+        digest::digest(self.algorithm(), message).as_ref().to_vec()
+    }
+
+    pub(crate) fn algorithm(self) -> &'static digest::Algorithm {
+        match self {
+            Self::Sha224 => &digest::SHA224,
+            Self::Sha256 => &digest::SHA256,
+            Self::Sha384 => &digest::SHA384,
+            Self::Sha512 => &digest::SHA512,
         }
     }
 }
@@ -116,6 +132,8 @@ pub enum ToolSpec {
     /// An RSA pair that unwraps material which is brought along, wrapped in this one way. Only its private half stays in
     /// the token.
     Unwrap(RsaSize, ImportWrapping),
+    /// A pair that signs. Only its private half stays in the token.
+    Sign(SigningKey),
 }
 
 impl ToolSpec {
@@ -127,16 +145,33 @@ impl ToolSpec {
         Self::Hmac(HashFunction::Sha512),
     ];
 
+    /// Those that sign.
+    pub const SIGNERS: [Self; 7] = [
+        Self::Sign(SigningKey::Rsa(RsaSize::Bits2048)),
+        Self::Sign(SigningKey::Rsa(RsaSize::Bits3072)),
+        Self::Sign(SigningKey::Rsa(RsaSize::Bits4096)),
+        Self::Sign(SigningKey::Ec(Curve::P256)),
+        Self::Sign(SigningKey::Ec(Curve::P384)),
+        Self::Sign(SigningKey::Ec(Curve::P521)),
+        Self::Sign(SigningKey::Ec(Curve::K256)),
+    ];
+
     /// Every one.
     pub fn all() -> impl Iterator<Item = Self> {
         let unwrap = |size| ImportWrapping::ALL.map(|wrapping| Self::Unwrap(size, wrapping));
         Self::MACS
             .into_iter()
+            .chain(Self::SIGNERS)
             .chain(RsaSize::ALL.into_iter().flat_map(unwrap))
     }
 
     /// Whether it is a pair of keys: to make one takes a while, and it has a public half.
     pub const fn is_pair(self) -> bool {
+        matches!(self, Self::Unwrap(..) | Self::Sign(_))
+    }
+
+    /// Whether it serves for a day, in the one token that made it.
+    pub(crate) const fn is_passing(self) -> bool {
         matches!(self, Self::Unwrap(..))
     }
 
@@ -148,6 +183,8 @@ impl ToolSpec {
             Self::Hmac(HashFunction::Sha384) => 0x12,
             Self::Hmac(HashFunction::Sha512) => 0x13,
             Self::Unwrap(size, wrapping) => 0x40 + 4 * size.index() + wrapping.index(),
+            Self::Sign(SigningKey::Rsa(size)) => 0x80 + size.index(),
+            Self::Sign(SigningKey::Ec(curve)) => 0x88 + curve.index(),
         }
     }
 
@@ -169,6 +206,7 @@ impl ToolSpec {
                 ImportWrapping::AesWrapSha1 => "RSA_AES_KEY_WRAP_SHA_1",
                 ImportWrapping::AesWrapSha256 => "RSA_AES_KEY_WRAP_SHA_256",
             },
+            Self::Sign(key) => key.name(),
         }
     }
 }
@@ -176,7 +214,8 @@ impl ToolSpec {
 /// What a tool made when it was new, by which a newly found handle is known to be that tool. Not secret.
 ///
 /// Of a MAC key: its MAC over `"strongroom mac canary v1"` ‖ `CKA_ID`. Of a pair: its public half as a DER
-/// `SubjectPublicKeyInfo` (RFC 5280 §4.1), under which something is made that only the private half undoes.
+/// `SubjectPublicKeyInfo` (RFC 5280 §4.1), under which something is made that only the private half undoes, or which
+/// verifies what only the private half signs: `"strongroom signature canary v1"` ‖ `CKA_ID`, by its hash.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ToolProof(Vec<u8>);
 
@@ -207,6 +246,11 @@ impl ToolProof {
     /// What the MAC key `id` makes its MAC over.
     pub fn mac_input(id: &BackingKeyId) -> Vec<u8> {
         [b"strongroom mac canary v1".as_slice(), id.as_bytes()].concat()
+    }
+
+    /// What the pair `id` signs, before it is hashed.
+    pub fn signature_input(id: &BackingKeyId) -> Vec<u8> {
+        [b"strongroom signature canary v1".as_slice(), id.as_bytes()].concat()
     }
 }
 

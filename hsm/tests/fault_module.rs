@@ -23,7 +23,8 @@ use cryptoki_sys as sys;
 use strongroom_fault_module::{CONTROL_VARIABLE, Fault, INNER_VARIABLE};
 use strongroom_hsm::testing::conformance;
 use strongroom_hsm::{
-    BackingKey, HsmError, HsmHandle, HsmSettings, KeyBlob, SecretBytes, Session, State, Token,
+    BackingKey, Curve, HashFunction, HsmError, HsmHandle, HsmSettings, KeyBlob, SecretBytes,
+    Session, SignatureAlgorithm, SigningKey, State, Token, ToolSpec,
 };
 
 use ordeal::{Bench, LABEL, fresh_id, fresh_key, ordeal, start};
@@ -725,6 +726,47 @@ fn a_worker_that_ends_leaves_no_session_at_the_token() {
         "the session and its anchor"
     );
     assert_eq!(finalised.lift().expect("lifts"), 1);
+}
+
+/// To sign is safe to repeat: a session that is lost, a module that fails or hangs once costs no call, and only a call
+/// that never ends is the caller's to hear of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signature_is_made_again_where_the_module_failed() {
+    let key = SigningKey::Ec(Curve::P256);
+    let algorithm = SignatureAlgorithm::Ecdsa(HashFunction::Sha256);
+    let digest = algorithm.hash().digest(b"message");
+    let bench = Bench::new();
+    let hsm = start(bench.token_in_processes());
+    let made = hsm.generate_tool(fresh_id(), ToolSpec::Sign(key), "signs");
+    let tool = made.await.expect("a pair");
+    let once = [
+        ("C_SignInit", Fault::Answer(sys::CKR_SESSION_HANDLE_INVALID)),
+        ("C_SignInit", Fault::CloseSessions),
+        ("C_SignInit", Fault::LogOut),
+        ("C_Sign", Fault::Answer(sys::CKR_GENERAL_ERROR)),
+        ("C_Sign", Fault::Answer(sys::CKR_DEVICE_REMOVED)),
+        ("C_Sign", Fault::Segfault),
+        ("C_Sign", Fault::Hang),
+    ];
+    for (function, fault) in once {
+        let struck = bench.arm_for(&[function], fault, 1);
+        let signed = hsm.sign(&tool, algorithm, digest.clone()).await;
+        let signature = signed.unwrap_or_else(|error| panic!("{function} {fault:?}: {error}"));
+        assert!(key.verifies(tool.proof.as_bytes(), algorithm, &digest, &signature));
+        drop(struck);
+    }
+    let _struck = bench.arm(&["C_Sign"], Fault::Hang);
+    let began = Instant::now();
+    let late = hsm.sign(&tool, algorithm, digest.clone()).await;
+    assert!(
+        matches!(
+            late,
+            Err(HsmError::Timeout(_) | HsmError::Unavailable { .. })
+        ),
+        "{late:?}"
+    );
+    assert!(began.elapsed() < Duration::from_secs(10));
+    hsm.shutdown().await;
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use strongroom_hsm::testing::fault::{Fault, FaultToken, Op};
 use strongroom_hsm::testing::memory::MemoryToken;
 use strongroom_hsm::{
-    BackingKey, BackingKeyId, GroupSettings, HsmError, HsmGroup, HsmHandle, HsmSettings,
-    SecretBytes, State,
+    BackingKey, BackingKeyId, Curve, GroupSettings, HashFunction, HsmError, HsmGroup, HsmHandle,
+    HsmSettings, SecretBytes, SignatureAlgorithm, SigningKey, State, ToolSpec,
 };
 
 struct Member {
@@ -105,6 +105,39 @@ async fn a_key_that_is_not_cloned_is_not_used_and_not_left() {
         "{refused:?}"
     );
     assert!(!group.contains(id).await.expect("answers"));
+}
+
+/// A private key goes the way of every key: cloned it signs wherever, and otherwise it is not made.
+#[tokio::test]
+async fn a_pair_that_signs_is_in_every_member_or_not_made() {
+    let spec = ToolSpec::Sign(SigningKey::Ec(Curve::P256));
+    let algorithm = SignatureAlgorithm::Ecdsa(HashFunction::Sha256);
+    let digest = algorithm.hash().digest(b"message");
+    let token = MemoryToken::new();
+    let members = [member(&token), member(&token)];
+    let [first, _second] = &members;
+    let cloned = group(&members, 2);
+    let tool = cloned
+        .generate_tool(id(), spec, "signs")
+        .await
+        .expect("a pair");
+    cloned.holds_tool(&tool).await.expect("every member has it");
+    first.faults.always(Op::Sign, Fault::Fail);
+    for _ in 0..6 {
+        let signed = cloned.sign(&tool, algorithm, &digest).await;
+        let signature = signed.expect("the other signs");
+        let public = tool.proof.as_bytes();
+        assert!(SigningKey::Ec(Curve::P256).verifies(public, algorithm, &digest, &signature));
+    }
+    let apart = [member(&MemoryToken::new()), member(&MemoryToken::new())];
+    let apart = group(&apart, 2);
+    let lonely = id();
+    let refused = apart.generate_tool(lonely, spec, "lonely").await;
+    assert!(
+        matches!(&refused, Err(HsmError::Unavailable { reason, .. }) if reason.contains("reached 1 members")),
+        "{refused:?}"
+    );
+    assert!(!apart.contains(lonely).await.expect("answers"));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use strongroom_hsm::pkcs11::{Pkcs11Config, init_token};
 use strongroom_hsm::testing::conformance;
-use strongroom_hsm::{HashFunction, ImportWrapping, ToolSpec, WrapScheme};
+use strongroom_hsm::{Curve, HashFunction, ImportWrapping, SigningKey, ToolSpec, WrapScheme};
 
 const PIN: &str = "1234-strongroom";
 
@@ -45,6 +45,9 @@ fn kryoptic_keeps_the_contract() {
     conformance::an_imported_key_does_not_pass_for_a_made_one(&token);
     interop::has_every_mac_key(&token);
     interop::unwraps(&token, &ImportWrapping::ALL);
+    let has = |key: &SigningKey| *key != SigningKey::Ec(Curve::K256);
+    let signers: Vec<_> = interop::EVERY_SIGNER.into_iter().filter(has).collect();
+    interop::signs(&token, &signers);
 }
 
 #[test]

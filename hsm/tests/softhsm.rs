@@ -112,6 +112,7 @@ fn softhsm_keeps_the_contract() {
         &token,
         &[ImportWrapping::OaepSha1, ImportWrapping::AesWrapSha1],
     );
+    interop::signs(&token, &interop::EVERY_SIGNER);
 }
 
 fn main_config() -> Pkcs11Config {

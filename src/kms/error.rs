@@ -60,6 +60,9 @@ pub enum KmsError {
     /// Caller: the MAC is not of this message under this key.
     #[error("The HMAC verification failed.")]
     InvalidMac,
+    /// Caller: the signature is not of this message by this key. The wire says nothing more.
+    #[error("the signature does not verify")]
+    InvalidSignature,
     /// Caller: ciphertext, key or encryption context is not what was encrypted. The wire says nothing more.
     #[error("ciphertext does not authenticate under its key and encryption context")]
     InvalidCiphertext,

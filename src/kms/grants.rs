@@ -120,7 +120,8 @@ impl GrantOperation {
         match self {
             Self::CreateGrant | Self::RetireGrant | Self::DescribeKey => true,
             Self::GenerateMac | Self::VerifyMac => usage == KeyUsage::GenerateVerifyMac,
-            Self::Sign | Self::Verify | Self::GetPublicKey | Self::DeriveSharedSecret => false,
+            Self::Sign | Self::Verify | Self::GetPublicKey => usage == KeyUsage::SignVerify,
+            Self::DeriveSharedSecret => false,
             Self::Decrypt
             | Self::Encrypt
             | Self::GenerateDataKey

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use strongroom_hsm::{Fact, HsmError, HsmGroup, HsmResult, Report, TokenInfo};
+use strongroom_hsm::{Fact, HsmError, HsmGroup, HsmResult, Report, TokenInfo, ToolSpec};
 
 use super::error::KmsError;
 use super::internal::InternalKey;
@@ -253,7 +253,11 @@ impl Kms {
 async fn opens(hsm: &HsmGroup, backing: &BackingRecord) -> (Result<(), String>, &'static str) {
     let said = |error: HsmError| error.to_string();
     if let Ok(tool) = backing.tool_key() {
-        return (hsm.holds_tool(&tool).await.map_err(said), "MAC");
+        let kind = match tool.spec {
+            ToolSpec::Sign(_) => "signature",
+            _ => "MAC",
+        };
+        return (hsm.holds_tool(&tool).await.map_err(said), kind);
     }
     match backing.backing_key() {
         Ok(key) => {
@@ -271,6 +275,9 @@ fn object_facts(fact: &Fact, id: &str, token: String) -> Option<ObjectFacts> {
     let part = match fact.name.strip_prefix(id)? {
         "" => "AES",
         " (MAC)" => "MAC",
+        " (private key)" => "private key",
+        // A MAC key that is a KMS key is reported with its key spec.
+        other if other.starts_with(" (HMAC_") => "MAC",
         _ => return None,
     };
     let mut attributes = BTreeMap::new();

@@ -57,6 +57,7 @@ mod mac;
 mod policy;
 mod rewrap;
 mod rotation;
+mod sign;
 mod spec;
 mod stores;
 mod table;
@@ -105,6 +106,7 @@ pub use rotation::{
     ON_DEMAND_ROTATIONS_MAX, ROTATION_PERIOD_DAYS_DEFAULT, ROTATION_PERIOD_DAYS_MAX,
     ROTATION_PERIOD_DAYS_MIN, RotatedBy, RotationEntry, RotationStatus,
 };
+pub use sign::{Message, PublicKey, SIGN_MESSAGE_BYTES_MAX, SIGNATURE_BYTES_MAX};
 pub use spec::{KeySpec, KeyUsage};
 pub use stores::{
     Connection, KEY_STORE_NAME_CHARS_MAX, KEY_STORES_MAX, KeyStoreChange, KeyStoreEntry,

@@ -1,6 +1,6 @@
 //! What a key is and what it is for: `KeySpec`, `KeyUsage` and the algorithms, in the words of the KMS API.
 
-use strongroom_hsm::{HashFunction, ToolSpec};
+use strongroom_hsm::{Curve, HashFunction, SigningKey, ToolSpec};
 
 /// `KeySpec` on the wire. What a key does follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -16,6 +16,8 @@ pub enum KeyUsage {
     EncryptDecrypt,
     /// Makes and verifies MACs.
     GenerateVerifyMac,
+    /// Signs and verifies.
+    SignVerify,
 }
 
 impl KeyUsage {
@@ -24,6 +26,7 @@ impl KeyUsage {
         match self {
             Self::EncryptDecrypt => "ENCRYPT_DECRYPT",
             Self::GenerateVerifyMac => "GENERATE_VERIFY_MAC",
+            Self::SignVerify => "SIGN_VERIFY",
         }
     }
 
@@ -31,6 +34,7 @@ impl KeyUsage {
     pub(super) fn of_action(action: &str) -> Option<Self> {
         match action {
             "kms:GenerateMac" | "kms:VerifyMac" => Some(Self::GenerateVerifyMac),
+            "kms:Sign" | "kms:Verify" | "kms:GetPublicKey" => Some(Self::SignVerify),
             "kms:CreateGrant" => None,
             _ => Some(Self::EncryptDecrypt),
         }
@@ -43,7 +47,8 @@ impl KeySpec {
 
     /// The key spec of this name, if keys of it can be made here.
     pub fn parse(name: &str) -> Option<Self> {
-        let tools = ToolSpec::MACS.into_iter().map(|tool| Self(Some(tool)));
+        let tools = ToolSpec::MACS.into_iter().chain(ToolSpec::SIGNERS);
+        let tools = tools.map(|tool| Self(Some(tool)));
         std::iter::once(Self::SYMMETRIC_DEFAULT)
             .chain(tools)
             .find(|spec| spec.name() == name)
@@ -61,6 +66,7 @@ impl KeySpec {
     pub const fn usage(self) -> KeyUsage {
         match self.tool() {
             None => KeyUsage::EncryptDecrypt,
+            Some(ToolSpec::Sign(_)) => KeyUsage::SignVerify,
             Some(_) => KeyUsage::GenerateVerifyMac,
         }
     }
@@ -72,6 +78,17 @@ impl KeySpec {
             Some(ToolSpec::Hmac(HashFunction::Sha256)) => &["HMAC_SHA_256"],
             Some(ToolSpec::Hmac(HashFunction::Sha384)) => &["HMAC_SHA_384"],
             Some(ToolSpec::Hmac(HashFunction::Sha512)) => &["HMAC_SHA_512"],
+            Some(ToolSpec::Sign(SigningKey::Rsa(_))) => &[
+                "RSASSA_PSS_SHA_256",
+                "RSASSA_PSS_SHA_384",
+                "RSASSA_PSS_SHA_512",
+                "RSASSA_PKCS1_V1_5_SHA_256",
+                "RSASSA_PKCS1_V1_5_SHA_384",
+                "RSASSA_PKCS1_V1_5_SHA_512",
+            ],
+            Some(ToolSpec::Sign(SigningKey::Ec(Curve::P256 | Curve::K256))) => &["ECDSA_SHA_256"],
+            Some(ToolSpec::Sign(SigningKey::Ec(Curve::P384))) => &["ECDSA_SHA_384"],
+            Some(ToolSpec::Sign(SigningKey::Ec(Curve::P521))) => &["ECDSA_SHA_512"],
             _ => &["SYMMETRIC_DEFAULT"],
         }
     }
@@ -107,12 +124,25 @@ mod tests {
             "HMAC_256",
             "HMAC_384",
             "HMAC_512",
+            "RSA_2048",
+            "RSA_3072",
+            "RSA_4096",
+            "ECC_NIST_P256",
+            "ECC_NIST_P384",
+            "ECC_NIST_P521",
+            "ECC_SECG_P256K1",
         ] {
             let spec = KeySpec::parse(name).expect("is known");
             assert_eq!(spec.name(), name);
             assert_eq!(KeySpec::of_record(spec.recorded()), Some(spec));
         }
         assert_eq!(KeySpec::parse("SM2"), None);
+        for tool in ToolSpec::SIGNERS {
+            let ToolSpec::Sign(key) = tool else { continue };
+            let spec = KeySpec::parse(tool.name()).expect("is known");
+            let names: Vec<_> = key.algorithms().iter().map(|one| one.name()).collect();
+            assert_eq!(spec.algorithms(), names);
+        }
         assert_eq!(KeySpec::of_record(Some(0)), None);
     }
 }

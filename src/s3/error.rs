@@ -289,6 +289,7 @@ pub(super) fn kms(error: KmsError) -> S3Error {
         // A wrap that was stored does not open: of an object, that is damage. The rest cannot come from these calls.
         E::InvalidCiphertext
         | E::InvalidMac
+        | E::InvalidSignature
         | E::InvalidImportToken
         | E::ExpiredImportToken
         | E::IncorrectKeyMaterial

@@ -85,6 +85,30 @@ the_walk! {
     on_swtpm: "swtpm";
 }
 
+/// Signatures, on the other tokens that have them.
+mod signatures {
+    use super::run_on;
+
+    #[test]
+    fn on_kryoptic_keys_that_sign_live_in_the_token_and_the_world_verifies() {
+        run_on("kryoptic", FILE, LIVES);
+    }
+
+    #[test]
+    fn on_opencryptoki_keys_that_sign_live_in_the_token_and_the_world_verifies() {
+        run_on("opencryptoki", FILE, LIVES);
+    }
+
+    #[test]
+    fn on_kryoptic_a_signing_key_is_managed_like_any_key_by_the_aws_cli() {
+        run_on("kryoptic", FILE, MANAGED);
+    }
+
+    const FILE: &str = "key_types";
+    const LIVES: &str = "keys_that_sign_live_in_the_token_and_the_world_verifies";
+    const MANAGED: &str = "a_signing_key_is_managed_like_any_key_by_the_aws_cli";
+}
+
 /// Who has a token of kryoptic or openCryptoki open keeps it, whatever becomes of its file or daemon: these cannot be
 /// taken away.
 #[test]
@@ -151,6 +175,7 @@ python_tests! {
     tpm {
         a_key_bound_to_pcrs_opens_in_the_same_boot_or_by_the_recovery_key
         hsm_check_describes_a_tpm
+        a_tpm_makes_no_keys_that_sign_and_says_so
     }
     key_stores {
         a_key_lives_in_its_custom_key_store_by_the_aws_cli
@@ -161,6 +186,10 @@ python_tests! {
     key_types {
         mac_keys_live_in_the_token_and_verify_what_they_made
         a_mac_outlives_a_restart_and_its_key_serves_no_object
+        keys_that_sign_live_in_the_token_and_the_world_verifies
+        a_signing_key_is_managed_like_any_key_by_the_aws_cli
+        what_a_signature_may_be_asked_for_is_policys_to_say
+        in_an_outage_signatures_are_verified_and_none_are_made
         material_is_brought_along_used_deleted_and_brought_again
         only_what_the_token_passed_live_is_on_offer_for_an_import
     }

@@ -12,8 +12,8 @@ use super::error::{device, failed};
 use super::key::{self, Past, Requirement, Role};
 use super::raw;
 use super::scheme::{Bench, NotOpened, random};
-use super::spki;
 use super::tool::common_requirements;
+use crate::der;
 use crate::wrapping::{MATERIAL_BYTES, wrap};
 use crate::{BackingKeyId, HsmError, HsmResult, ImportWrapping, KeyBlob, RsaSize};
 
@@ -95,7 +95,7 @@ pub(super) fn generate(
         .map_err(device("C_DestroyObject"))?;
     Ok((
         private,
-        KeyBlob::from_bytes(&spki::rsa(&modulus, &exponent))?,
+        KeyBlob::from_bytes(&der::rsa(&modulus, &exponent))?,
     ))
 }
 

@@ -50,7 +50,7 @@ mod raw;
 mod report;
 mod scheme;
 mod session;
-mod spki;
+mod sign;
 mod tool;
 mod uri;
 

@@ -196,7 +196,8 @@ impl Writer<'_> {
         // What a small pair can do, a large one can: it is a matter of time.
         let small =
             ImportWrapping::ALL.map(|wrapping| ToolSpec::Unwrap(RsaSize::Bits2048, wrapping));
-        for spec in ToolSpec::MACS.into_iter().chain(small) {
+        let signers = ToolSpec::SIGNERS;
+        for spec in ToolSpec::MACS.into_iter().chain(signers).chain(small) {
             let works = subject.try_tool(spec, self.abilities.dialect).map_or_else(
                 |reason| format!("does not work: {reason}"),
                 |()| "works".into(),

@@ -14,13 +14,14 @@ use super::opened::Opened;
 use super::probe::{Abilities, Subject};
 use super::raw::CKR_MECHANISM_INVALID;
 use super::scheme::{self, Bench, Keys, NotOpened};
+use super::sign;
 use super::tool;
 use crate::handle::same_bytes;
 use crate::wrapping::MATERIAL_BYTES;
 use crate::{
     BackingKey, BackingKeyId, Canary, HsmError, HsmResult, ImportWrapping, KeyBlob, Material,
-    RsaSize, SecretBytes, Session, TOOL_INPUT_BYTES_MAX, ToolKey, ToolProof, ToolSpec,
-    WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
+    RsaSize, SecretBytes, Session, SignatureAlgorithm, TOOL_INPUT_BYTES_MAX, ToolKey, ToolProof,
+    ToolSpec, WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
 };
 
 /// How long a handle is used before its key is found, judged and its canary opened again. Modules have been seen to
@@ -535,6 +536,20 @@ impl Session for Pkcs11Session {
         })
     }
 
+    fn sign(
+        &mut self,
+        tool: &ToolKey,
+        algorithm: SignatureAlgorithm,
+        digest: &[u8],
+    ) -> HsmResult<Vec<u8>> {
+        let key = algorithm.checked(tool, digest)?;
+        self.inside(|this| {
+            let handle = this.tool(tool)?;
+            let session = this.opened.raw()?;
+            sign::sign(this.opened.calls(), session, handle, key, algorithm, digest)
+        })
+    }
+
     fn import_key(
         &mut self,
         material: &Material,
@@ -609,7 +624,7 @@ impl Session for Pkcs11Session {
 fn unwrapping(tool: &ToolKey) -> HsmResult<(RsaSize, ImportWrapping)> {
     match tool.spec {
         ToolSpec::Unwrap(size, wrapping) => Ok((size, wrapping)),
-        ToolSpec::Hmac(_) => Err(unfit(&tool.id, "it unwraps nothing")),
+        ToolSpec::Hmac(_) | ToolSpec::Sign(_) => Err(unfit(&tool.id, "it unwraps nothing")),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Tools as objects: how they are made, found, judged and tried.
 //!
 //! A MAC key is a generic secret: of its digest's length, signs and verifies, and does nothing else. A pair that unwraps
-//! is in [`import`].
+//! is in [`import`], one that signs in [`sign`].
 
 use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
@@ -15,10 +15,11 @@ use super::raw::{
     CK_MECHANISM_TYPE, CKM_SHA224_HMAC, CKM_SHA256_HMAC, CKM_SHA384_HMAC, CKM_SHA512_HMAC, Raw,
 };
 use super::scheme::{Bench, Dialect, NotOpened};
+use super::sign;
 use crate::handle::same_bytes;
 use crate::{
-    BackingKeyId, HashFunction, HsmError, HsmResult, ImportWrapping, KeyBlob, RsaSize, ToolProof,
-    ToolSpec,
+    BackingKeyId, Curve, HashFunction, HsmError, HsmResult, ImportWrapping, KeyBlob, RsaSize,
+    SigningKey, ToolProof, ToolSpec,
 };
 
 /// What is tried with a key that is gone afterwards.
@@ -77,6 +78,10 @@ pub(super) fn generate(
             let (_private, public) = import::generate(session, size, Some((id, label)))?;
             return Ok(public);
         }
+        ToolSpec::Sign(key) => {
+            let (_private, public) = sign::generate(session, key, Some((id, label)))?;
+            return Ok(public);
+        }
     };
     let mut template = passing_mac_template(hash);
     template.retain(|attribute| !matches!(attribute, Attribute::Token(_)));
@@ -114,6 +119,7 @@ pub(super) fn find(
     let required = match spec {
         ToolSpec::Hmac(hash) => mac_requirements(id, hash, past),
         ToolSpec::Unwrap(..) => import::requirements(id, past),
+        ToolSpec::Sign(key) => sign::requirements(id, key, past),
     };
     key::require(session, handle, id, &required)?;
     Ok(Some(handle))
@@ -229,6 +235,7 @@ pub(super) fn prove(
                 Err(_) => Err(unfit(id, "it does not unwrap what its public half wraps")),
             }
         }
+        ToolSpec::Sign(key) => sign::prove(bench.raw, bench.session, handle, id, key, public),
     }
 }
 
@@ -241,7 +248,7 @@ pub(super) fn spec_of(session: &Session, handle: ObjectHandle) -> Option<ToolSpe
     let second = key::is_labelled(session, handle, MAC_SUFFIX);
     let is_so_long = |spec: &ToolSpec| match spec {
         ToolSpec::Hmac(hash) => told.contains(&value_len(*hash)),
-        ToolSpec::Unwrap(..) => false,
+        ToolSpec::Unwrap(..) | ToolSpec::Sign(_) => false,
     };
     ToolSpec::MACS
         .into_iter()
@@ -249,15 +256,26 @@ pub(super) fn spec_of(session: &Session, handle: ObjectHandle) -> Option<ToolSpe
         .filter(|_spec| !second)
 }
 
-/// The one private key with this identity, and what it may be.
+/// The one private key with this identity, and what it may be, by its attributes. For people: nothing is used by it.
 pub(super) fn private_half(
     session: &Session,
     id: &BackingKeyId,
 ) -> Option<(ObjectHandle, ToolSpec)> {
     let [only] = key::find_all(session, id).ok()?.try_into().ok()?;
-    let told = session.get_attributes(only, &[AttributeType::Class]).ok()?;
-    // All pairs are asked for the same.
-    let spec = ToolSpec::Unwrap(RsaSize::Bits2048, ImportWrapping::OaepSha1);
+    let asked = [
+        AttributeType::Class,
+        AttributeType::KeyType,
+        AttributeType::Sign,
+    ];
+    let told = session.get_attributes(only, &asked).ok()?;
+    // All pairs of a kind are asked for the same, whatever their sizes and curves.
+    let spec = if told.contains(&Attribute::KeyType(KeyType::EC)) {
+        ToolSpec::Sign(SigningKey::Ec(Curve::P256))
+    } else if told.contains(&Attribute::Sign(true)) {
+        ToolSpec::Sign(SigningKey::Rsa(RsaSize::Bits2048))
+    } else {
+        ToolSpec::Unwrap(RsaSize::Bits2048, ImportWrapping::OaepSha1)
+    };
     told.contains(&Attribute::Class(ObjectClass::PRIVATE_KEY))
         .then_some((only, spec))
 }
@@ -272,6 +290,7 @@ impl Subject<'_> {
         match spec {
             ToolSpec::Hmac(hash) => self.try_macs(hash),
             ToolSpec::Unwrap(size, wrapping) => self.try_unwrapping(size, wrapping, dialect),
+            ToolSpec::Sign(key) => self.try_signing(key),
         }
     }
 

@@ -157,6 +157,7 @@ const LENGTHS: &[&str] = &[
     "proof",
     "message to authenticate",
     "wrapped material",
+    "digest",
 ];
 
 /// The functions that [`HsmError::Device`] names (PKCS#11 v3.1 §5); others are named in its cause.

@@ -28,6 +28,7 @@
 //! | 23 | probe tool | tool | 82 |
 //! | 24 | MAC | tool ‖ message bytes | 8f |
 //! | 25 | import key | tool ‖ wrapped material bytes ‖ same as: option key ‖ into: option (id ‖ label text) | 86 |
+//! | 26 | sign | tool ‖ algorithm u8 ‖ digest bytes | 8f |
 //!
 //! key = id ‖ blob bytes ‖ canary bytes. tool = id ‖ spec u8 ‖ proof bytes. abilities = dialect u8 ‖ list of (scheme u8 ‖ why not: option text) ‖ list of
 //! danger text ‖ why untried: option text. To open is to log in; to try is to find out the abilities; to begin, with
@@ -71,8 +72,8 @@ use crate::pkcs11::pin::PIN_BYTES_MAX;
 use crate::pkcs11::{Abilities, Dialect, Pkcs11Config, TokenSelector};
 use crate::{
     BackingKey, BackingKeyId, Canary, Fact, HsmError, HsmHandle, HsmResult, KeyBlob, Material,
-    Report, SecretBytes, TOOL_INPUT_BYTES_MAX, TokenInfo, ToolKey, ToolProof, ToolSpec,
-    WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
+    Report, SecretBytes, SignatureAlgorithm, TOOL_INPUT_BYTES_MAX, TokenInfo, ToolKey, ToolProof,
+    ToolSpec, WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
 };
 
 /// The most keys that a worker lists.
@@ -96,6 +97,8 @@ const FINDINGS_MAX: usize = 16;
 const FINDING_BYTES_MAX: usize = 512;
 /// The most bytes that a tool makes at once.
 const MADE_BYTES_MAX: usize = ToolProof::BYTES_MAX;
+/// The longest digest, that of SHA-512.
+const DIGEST_BYTES_MAX: usize = 64;
 /// The most random bytes at once.
 const RANDOM_BYTES_MAX: usize = HsmHandle::RANDOM_BYTES_MAX;
 
@@ -152,6 +155,11 @@ pub(super) enum Request<'a> {
         tool: Cow<'a, ToolKey>,
         message: Secret<'a>,
     },
+    Sign {
+        tool: Cow<'a, ToolKey>,
+        algorithm: SignatureAlgorithm,
+        digest: &'a [u8],
+    },
     Import {
         material: Cow<'a, Material>,
         into: Option<(BackingKeyId, &'a str)>,
@@ -194,6 +202,7 @@ impl<'a> Request<'a> {
             Self::ProbeTool(_) => 0x23,
             Self::Mac { .. } => 0x24,
             Self::Import { .. } => 0x25,
+            Self::Sign { .. } => 0x26,
         }
     }
 
@@ -207,7 +216,8 @@ impl<'a> Request<'a> {
             | Self::Begin(_)
             | Self::Wrap { .. }
             | Self::Unwrap { .. }
-            | Self::Mac { .. } => Access::None,
+            | Self::Mac { .. }
+            | Self::Sign { .. } => Access::None,
             Self::MakeCanary { .. }
             | Self::Contains(_)
             | Self::Probe(_)
@@ -289,6 +299,15 @@ impl<'a> Request<'a> {
                 write_tool(out, tool)?;
                 out.bytes("message to authenticate", message.0, TOOL_INPUT_BYTES_MAX)?;
             }
+            Self::Sign {
+                tool,
+                algorithm,
+                digest,
+            } => {
+                write_tool(out, tool)?;
+                out.u8(algorithm.to_byte());
+                out.bytes("digest", digest, DIGEST_BYTES_MAX)?;
+            }
         }
         Ok(())
     }
@@ -354,6 +373,12 @@ impl<'a> Request<'a> {
                 message: Secret(from.bytes(TOOL_INPUT_BYTES_MAX)?),
             },
             0x25 => read_import(&mut from)?,
+            0x26 => Self::Sign {
+                tool: Cow::Owned(read_tool(&mut from)?),
+                algorithm: SignatureAlgorithm::from_byte(from.u8()?)
+                    .ok_or(Broken::Malformed("an unknown algorithm"))?,
+                digest: from.bytes(DIGEST_BYTES_MAX)?,
+            },
             _ => return Err(Broken::Malformed("an unknown request")),
         };
         from.end()?;

@@ -8,8 +8,8 @@ use super::message::{Answer, Request, Secret};
 use super::wire::Broken;
 use crate::{
     BackingKey, BackingKeyId, Canary, HsmError, HsmResult, KeyBlob, Material, PAIR_DEADLINE,
-    SecretBytes, Session, TOOL_INPUT_BYTES_MAX, ToolKey, ToolProof, ToolSpec, WRAP_AAD_BYTES_MAX,
-    WRAP_PLAINTEXT_BYTES_MAX, Wrapped,
+    SecretBytes, Session, SignatureAlgorithm, TOOL_INPUT_BYTES_MAX, ToolKey, ToolProof, ToolSpec,
+    WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, Wrapped,
 };
 
 /// One session, one worker.
@@ -205,6 +205,24 @@ impl Session for ProcessSession {
         };
         self.ask(&request, |answer| match answer {
             Answer::Made(mac) => Some(mac),
+            _ => None,
+        })
+    }
+
+    fn sign(
+        &mut self,
+        tool: &ToolKey,
+        algorithm: SignatureAlgorithm,
+        digest: &[u8],
+    ) -> HsmResult<Vec<u8>> {
+        algorithm.checked(tool, digest)?;
+        let request = Request::Sign {
+            tool: Cow::Borrowed(tool),
+            algorithm,
+            digest,
+        };
+        self.ask(&request, |answer| match answer {
+            Answer::Made(signature) => Some(signature),
             _ => None,
         })
     }

@@ -24,7 +24,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::{BackingKeyId, HsmError, HsmResult};
 
 /// The version of this protocol: the fifth byte of every frame.
-pub(super) const VERSION: u8 = 2;
+pub(super) const VERSION: u8 = 3;
 
 /// The most bytes of a request: a wrap with the longest AAD and the largest key blob.
 pub(super) const REQUEST_BYTES_MAX: usize = 24 * 1024;

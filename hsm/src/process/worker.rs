@@ -247,6 +247,14 @@ impl Worker {
             Request::Mac { tool, message } => {
                 self.session()?.mac(tool, message.0).map(Answer::Made)
             }
+            Request::Sign {
+                tool,
+                algorithm,
+                digest,
+            } => {
+                let signature = self.session()?.sign(tool, *algorithm, digest)?;
+                Ok(Answer::Made(signature))
+            }
             Request::Import { material, into } => {
                 let into = into.as_ref().map(|(id, label)| (id, *label));
                 self.session()?.import_key(material, into).map(Answer::Blob)

@@ -3,10 +3,13 @@
 //! Each leaves the token as it found it, so that they may share one and run side by side.
 #![expect(clippy::missing_panics_doc, reason = "a broken contract panics")]
 
+mod signing;
+
 use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
+pub use self::signing::*;
 use crate::wrapping;
 use crate::{
     BackingKey, BackingKeyId, Canary, HsmError, HsmResult, ImportWrapping, KeyBlob, Material,
@@ -39,6 +42,7 @@ pub fn run_all(token: &Arc<dyn Token>) {
     a_wrong_proof_makes_a_tool_unfit(token);
     an_identity_is_given_to_one_tool(token);
     a_tool_is_listed_until_it_is_destroyed(token);
+    signing::run_all(token);
     an_imported_key_is_its_material(token);
     what_does_not_unwrap_is_not_imported(token);
     the_same_material_and_no_other_is_imported_again(token);
@@ -263,11 +267,23 @@ pub fn a_destroyed_key_unwraps_nothing(token: &Arc<dyn Token>) {
 
 /// The tools that make MACs which this token says it has: which those must be is for the tests of each token to say.
 pub fn tools(token: &Arc<dyn Token>) -> Vec<ToolSpec> {
+    obstacle_of_none(token, &ToolSpec::MACS)
+}
+
+/// Those of `specs` that nothing stands against.
+fn obstacle_of_none(token: &Arc<dyn Token>, specs: &[ToolSpec]) -> Vec<ToolSpec> {
     let has = |spec: &ToolSpec| {
         let obstacle = open(token).tool_obstacle(*spec).expect("answers");
         obstacle.is_none()
     };
-    ToolSpec::MACS.into_iter().filter(has).collect()
+    specs.iter().copied().filter(has).collect()
+}
+
+fn refuses(token: &Arc<dyn Token>, spec: ToolSpec) {
+    let id = fresh_id();
+    let made = open(token).generate_tool(&id, spec, "conformance");
+    assert!(matches!(made, Err(HsmError::Unsupported(_))), "{made:?}");
+    assert!(!open(token).contains(&id).expect("answers"));
 }
 
 /// What it says that it cannot do, it does not half do.
@@ -277,10 +293,7 @@ pub fn a_tool_with_an_obstacle_is_not_made(token: &Arc<dyn Token>) {
         if tools.contains(&spec) {
             continue;
         }
-        let id = fresh_id();
-        let made = open(token).generate_tool(&id, spec, "conformance");
-        assert!(matches!(made, Err(HsmError::Unsupported(_))), "{made:?}");
-        assert!(!open(token).contains(&id).expect("answers"));
+        refuses(token, spec);
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::{
     BackingKey, BackingKeyId, Canary, HsmError, HsmResult, KeyBlob, Material, Report, SecretBytes,
-    Session, Token, TokenInfo, ToolKey, ToolProof, ToolSpec, Wrapped,
+    Session, SignatureAlgorithm, Token, TokenInfo, ToolKey, ToolProof, ToolSpec, Wrapped,
 };
 
 /// The calls a fault can strike.
@@ -36,6 +36,8 @@ pub enum Op {
     ProbeTool,
     /// [`Session::mac`].
     Mac,
+    /// [`Session::sign`].
+    Sign,
     /// [`Session::import_key`].
     Import,
     /// [`Session::destroy_key`].
@@ -57,7 +59,7 @@ pub enum Fault {
     FailAfter,
     /// This call and every later one of the session fail.
     SessionLost,
-    /// A wrap answers with one bit of its last byte flipped.
+    /// A wrap or a signature answers with one bit of its last byte flipped.
     Corrupt,
     /// Wrap, unwrap and probe use this key instead, as a module does that has renumbered its handles.
     WrongKey(BackingKey),
@@ -253,6 +255,21 @@ impl Session for FaultSession {
 
     fn mac(&mut self, tool: &ToolKey, message: &[u8]) -> HsmResult<Vec<u8>> {
         self.call(Op::Mac, |inner, _fault| inner.mac(tool, message))
+    }
+
+    fn sign(
+        &mut self,
+        tool: &ToolKey,
+        algorithm: SignatureAlgorithm,
+        digest: &[u8],
+    ) -> HsmResult<Vec<u8>> {
+        self.call(Op::Sign, |inner, fault| {
+            let mut signature = inner.sign(tool, algorithm, digest)?;
+            if let (Some(Fault::Corrupt), Some(last)) = (fault, signature.last_mut()) {
+                *last ^= 1;
+            }
+            Ok(signature)
+        })
     }
 
     fn import_key(

@@ -4,19 +4,24 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
+use aws_lc_rs::digest::Digest;
+use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::hmac;
 use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrapPadded as _};
-use aws_lc_rs::rsa::{KeySize, OaepPrivateDecryptingKey, PrivateDecryptingKey};
+use aws_lc_rs::rsa::{
+    KeyPair as RsaKeyPair, KeySize, OaepPrivateDecryptingKey, PrivateDecryptingKey,
+};
+use aws_lc_rs::signature::{self as lc, EcdsaKeyPair, KeyPair as _};
 use zeroize::Zeroizing;
 
 use crate::handle::same_bytes;
 use crate::wrapping::{self, MATERIAL_BYTES};
 use crate::{
-    BackingKey, BackingKeyId, Canary, HashFunction, HsmError, HsmResult, ImportWrapping, KeyBlob,
-    Material, Report, RsaSize, SecretBytes, Session, TOOL_INPUT_BYTES_MAX, Token, TokenInfo,
-    ToolKey, ToolProof, ToolSpec, WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, WrapScheme,
-    Wrapped,
+    BackingKey, BackingKeyId, Canary, Curve, HashFunction, HsmError, HsmResult, ImportWrapping,
+    KeyBlob, Material, Report, RsaSize, SecretBytes, Session, SignatureAlgorithm, SigningKey,
+    TOOL_INPUT_BYTES_MAX, Token, TokenInfo, ToolKey, ToolProof, ToolSpec, WRAP_AAD_BYTES_MAX,
+    WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
 };
 
 #[derive(Clone)]
@@ -26,6 +31,8 @@ struct Tool(ToolSpec, Secret);
 enum Secret {
     Mac(Arc<hmac::Key>),
     Pair(Arc<PrivateDecryptingKey>),
+    Rsa(Arc<RsaKeyPair>),
+    Ec(Arc<EcdsaKeyPair>),
 }
 
 /// A token in memory. Clones are the same token, so a test keeps one to unplug what a handle uses.
@@ -152,6 +159,8 @@ impl Store {
                 ToolProof::from_bytes(hmac::sign(key, &ToolProof::mac_input(id)).as_ref())
             }
             Secret::Pair(pair) => ToolProof::from_bytes(&public_half(pair)?),
+            Secret::Rsa(pair) => ToolProof::from_bytes(written(pair.public_key())?.as_bytes()),
+            Secret::Ec(pair) => ToolProof::from_bytes(written(pair.public_key())?.as_bytes()),
         }
     }
 
@@ -287,13 +296,25 @@ impl Session for MemorySession {
                     let key = hmac::Key::new(algorithm(hash), &bytes);
                     (Secret::Mac(Arc::new(key)), KeyBlob::EMPTY)
                 }
+                ToolSpec::Sign(SigningKey::Rsa(size)) => {
+                    let pair = RsaKeyPair::generate(key_size(size));
+                    let pair = pair.map_err(|unspecified| failed("generate_tool", unspecified))?;
+                    let public = written(pair.public_key())?;
+                    (Secret::Rsa(Arc::new(pair)), public)
+                }
+                ToolSpec::Sign(SigningKey::Ec(curve)) => {
+                    let pair = EcdsaKeyPair::generate(match curve {
+                        Curve::P256 => &lc::ECDSA_P256_SHA256_ASN1_SIGNING,
+                        Curve::P384 => &lc::ECDSA_P384_SHA384_ASN1_SIGNING,
+                        Curve::P521 => &lc::ECDSA_P521_SHA512_ASN1_SIGNING,
+                        Curve::K256 => &lc::ECDSA_P256K1_SHA256_ASN1_SIGNING,
+                    });
+                    let pair = pair.map_err(|unspecified| failed("generate_tool", unspecified))?;
+                    let public = written(pair.public_key())?;
+                    (Secret::Ec(Arc::new(pair)), public)
+                }
                 ToolSpec::Unwrap(size, _) => {
-                    let size = match size {
-                        RsaSize::Bits2048 => KeySize::Rsa2048,
-                        RsaSize::Bits3072 => KeySize::Rsa3072,
-                        RsaSize::Bits4096 => KeySize::Rsa4096,
-                    };
-                    let pair = PrivateDecryptingKey::generate(size);
+                    let pair = PrivateDecryptingKey::generate(key_size(size));
                     let pair = pair.map_err(|unspecified| failed("generate_tool", unspecified))?;
                     let public = KeyBlob::from_bytes(&public_half(&pair)?)?;
                     (Secret::Pair(Arc::new(pair)), public)
@@ -321,7 +342,32 @@ impl Session for MemorySession {
         within("message to authenticate", message, TOOL_INPUT_BYTES_MAX)?;
         self.with(|store| match store.proven_tool(tool)? {
             Secret::Mac(key) => Ok(hmac::sign(key, message).as_ref().to_vec()),
-            Secret::Pair(_) => Err(unfit(&tool.id, "it makes no MACs")),
+            Secret::Pair(_) | Secret::Rsa(_) | Secret::Ec(_) => {
+                Err(unfit(&tool.id, "it makes no MACs"))
+            }
+        })
+    }
+
+    fn sign(
+        &mut self,
+        tool: &ToolKey,
+        algorithm: SignatureAlgorithm,
+        digest: &[u8],
+    ) -> HsmResult<Vec<u8>> {
+        algorithm.checked(tool, digest)?;
+        self.with(|store| {
+            let digest = Digest::import_less_safe(digest, algorithm.hash().algorithm());
+            let signature = digest.and_then(|digest| match store.proven_tool(tool) {
+                Ok(Secret::Rsa(pair)) => {
+                    let mut signature = vec![0; pair.public_modulus_len()];
+                    pair.sign_digest(encoding(algorithm)?, &digest, &mut signature)?;
+                    Ok(Ok(signature))
+                }
+                Ok(Secret::Ec(pair)) => Ok(Ok(pair.sign_digest(&digest)?.as_ref().to_vec())),
+                Ok(Secret::Mac(_) | Secret::Pair(_)) => Err(Unspecified),
+                Err(error) => Ok(Err(error)),
+            });
+            signature.map_err(|unspecified| failed("sign", unspecified))?
         })
     }
 
@@ -380,6 +426,36 @@ fn algorithm(hash: HashFunction) -> hmac::Algorithm {
         HashFunction::Sha384 => hmac::HMAC_SHA384,
         HashFunction::Sha512 => hmac::HMAC_SHA512,
     }
+}
+
+fn key_size(size: RsaSize) -> KeySize {
+    match size {
+        RsaSize::Bits2048 => KeySize::Rsa2048,
+        RsaSize::Bits3072 => KeySize::Rsa3072,
+        RsaSize::Bits4096 => KeySize::Rsa4096,
+    }
+}
+
+fn encoding(
+    algorithm: SignatureAlgorithm,
+) -> Result<&'static lc::RsaSignatureEncoding, Unspecified> {
+    use HashFunction::{Sha256, Sha384, Sha512};
+    use SignatureAlgorithm::{Pkcs1, Pss};
+    Ok(match algorithm {
+        Pss(Sha256) => &lc::RSA_PSS_SHA256,
+        Pss(Sha384) => &lc::RSA_PSS_SHA384,
+        Pss(Sha512) => &lc::RSA_PSS_SHA512,
+        Pkcs1(Sha256) => &lc::RSA_PKCS1_SHA256,
+        Pkcs1(Sha384) => &lc::RSA_PKCS1_SHA384,
+        Pkcs1(Sha512) => &lc::RSA_PKCS1_SHA512,
+        _ => return Err(Unspecified),
+    })
+}
+
+fn written<'k>(public: &impl AsDer<PublicKeyX509Der<'k>>) -> HsmResult<KeyBlob> {
+    let der = public.as_der();
+    let der = der.map_err(|unspecified| failed("generate_tool", unspecified))?;
+    KeyBlob::from_bytes(der.as_ref())
 }
 
 fn public_half(pair: &PrivateDecryptingKey) -> HsmResult<Vec<u8>> {

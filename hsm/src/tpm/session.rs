@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::Shared;
 use crate::{
     BackingKey, BackingKeyId, Canary, HsmError, HsmResult, KeyBlob, Material, SecretBytes, Session,
-    ToolKey, ToolProof, ToolSpec, WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, Wrapped,
+    SignatureAlgorithm, ToolKey, ToolProof, ToolSpec, WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX,
+    Wrapped,
 };
 
 /// Why there are no tools here: a TPM's keys are sealed objects under a storage key, which wraps and does nothing else.
@@ -91,6 +92,15 @@ impl Session for TpmSession {
     }
 
     fn mac(&mut self, _tool: &ToolKey, _message: &[u8]) -> HsmResult<Vec<u8>> {
+        Err(no_tools())
+    }
+
+    fn sign(
+        &mut self,
+        _tool: &ToolKey,
+        _algorithm: SignatureAlgorithm,
+        _digest: &[u8],
+    ) -> HsmResult<Vec<u8>> {
         Err(no_tools())
     }
 

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use strongroom_hsm::pkcs11::{Pkcs11Config, Pkcs11Token};
+use strongroom_hsm::testing::conformance;
 use strongroom_hsm::{
-    BackingKey, BackingKeyId, HsmError, HsmHandle, HsmSettings, ImportWrapping, KeyBlob, Report,
-    RsaSize, SecretBytes, Session, Token, ToolSpec, WrapScheme,
+    BackingKey, BackingKeyId, Curve, HsmError, HsmHandle, HsmSettings, ImportWrapping, KeyBlob,
+    Report, RsaSize, SecretBytes, Session, SigningKey, Token, ToolSpec, WrapScheme,
 };
 
 /// Where `ci/modules` puts what it builds.
@@ -34,6 +35,32 @@ pub(crate) fn has_every_mac_key(token: &Arc<dyn Token>) {
         }
     }
 }
+
+/// Which pairs sign, made and used, and that no other is on offer.
+pub(crate) fn signs(token: &Arc<dyn Token>, keys: &[SigningKey]) {
+    for spec in ToolSpec::SIGNERS {
+        let ToolSpec::Sign(key) = spec else {
+            panic!("{spec:?} does not sign");
+        };
+        let obstacle = obstacle(token, spec);
+        let does = keys.contains(&key);
+        assert_eq!(obstacle.is_none(), does, "{key:?}: {obstacle:?}");
+        if does {
+            conformance::a_pair_is_made_and_signs(token, key);
+        }
+    }
+}
+
+/// RSA of every size, and every curve.
+pub(crate) const EVERY_SIGNER: [SigningKey; 7] = [
+    SigningKey::Rsa(RsaSize::Bits2048),
+    SigningKey::Rsa(RsaSize::Bits3072),
+    SigningKey::Rsa(RsaSize::Bits4096),
+    SigningKey::Ec(Curve::P256),
+    SigningKey::Ec(Curve::P384),
+    SigningKey::Ec(Curve::P521),
+    SigningKey::Ec(Curve::K256),
+];
 
 /// Which ways to wrap material it undoes, and that no other is on offer.
 pub(crate) fn unwraps(token: &Arc<dyn Token>, wrappings: &[ImportWrapping]) {

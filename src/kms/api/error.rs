@@ -55,6 +55,7 @@ impl WireError {
             E::ExpiredImportToken => ("ExpiredImportTokenException", BAD, message),
             E::IncorrectKeyMaterial => ("IncorrectKeyMaterialException", BAD, message),
             E::InvalidMac => ("KMSInvalidMacException", BAD, message),
+            E::InvalidSignature => ("KMSInvalidSignatureException", BAD, String::new()),
             E::InvalidCiphertext => ("InvalidCiphertextException", BAD, String::new()),
             E::AccessDenied(_) | E::ForeignCiphertext | E::Managed { .. } => {
                 ("AccessDeniedException", BAD, message)

@@ -92,6 +92,8 @@ struct Metadata {
     #[serde(skip_serializing_if = "Option::is_none")]
     encryption_algorithms: Option<&'static [&'static str]>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    signing_algorithms: Option<&'static [&'static str]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     mac_algorithms: Option<&'static [&'static str]>,
     multi_region: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -203,12 +205,23 @@ fn spec_for(spec: Option<&str>, usage: Option<&str>) -> Result<KeySpec, KmsError
                 .to_owned(),
         )),
         Some(usage) if usage == spec.usage().name() => Ok(spec),
-        Some(usage @ ("SIGN_VERIFY" | "KEY_AGREEMENT")) => Err(KmsError::Unsupported(format!(
-            "KeyUsage {usage} is not supported"
+        // What AWS has, and no key here can do.
+        Some(usage) if is_of_aws(spec, usage) => Err(KmsError::Unsupported(format!(
+            "KeyUsage {usage} is not supported for KeySpec {name}"
         ))),
         Some(usage) => Err(KmsError::Validation(format!(
             "KeyUsage {usage} is not compatible with KeySpec {name}"
         ))),
+    }
+}
+
+/// Whether AWS has keys of this spec for this usage: RSA for encryption, and curves for key agreement.
+fn is_of_aws(spec: KeySpec, usage: &str) -> bool {
+    let name = spec.name();
+    match usage {
+        "ENCRYPT_DECRYPT" => name.starts_with("RSA_"),
+        "KEY_AGREEMENT" => name.starts_with("ECC_NIST_P"),
+        _ => false,
     }
 }
 
@@ -270,6 +283,7 @@ fn described(key: KeyMetadata) -> DescribedKey {
             customer_master_key_spec: key.spec.name(),
             key_spec: key.spec.name(),
             encryption_algorithms: algorithms_if(KeyUsage::EncryptDecrypt),
+            signing_algorithms: algorithms_if(KeyUsage::SignVerify),
             mac_algorithms: algorithms_if(KeyUsage::GenerateVerifyMac),
             multi_region: false,
             current_key_material_id: (usage == KeyUsage::EncryptDecrypt)

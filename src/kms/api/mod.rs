@@ -28,6 +28,7 @@ mod members;
 mod policy;
 mod rewrap;
 mod rotation;
+mod sign;
 mod stores;
 mod tags;
 
@@ -64,16 +65,13 @@ const KEY_INVENTORY: &str = "Strongroom.KeyInventory";
 const VERIFY_CHECKPOINTS: &str = "Strongroom.VerifyAuditCheckpoints";
 
 /// Operations of the API that are not here.
-const UNSUPPORTED: [&str; 9] = [
+const UNSUPPORTED: [&str; 6] = [
     "Decapsulate",
     "DeriveSharedSecret",
     "Encapsulate",
     "GetKeyLastUsage",
-    "GetPublicKey",
     "ReplicateKey",
-    "Sign",
     "UpdatePrimaryRegion",
-    "Verify",
 ];
 
 /// Answers one request that is authenticated. `target` is the `X-Amz-Target` header.
@@ -196,6 +194,7 @@ async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, W
             answer(rotation::get_key_rotation_status(call, read(body)?).await)
         }
         "GetParametersForImport" => answer(import::parameters(call, read(body)?).await),
+        "GetPublicKey" => answer(sign::get_public_key(call, read(body)?).await),
         "ImportKeyMaterial" => answer(import::import_key_material(call, read(body)?).await),
         "ListAliases" => answer(aliases::list_aliases(call, read(body)?).await),
         "ListGrants" => answer(grants::list_grants(call, read(body)?).await),
@@ -210,11 +209,13 @@ async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, W
         "RevokeGrant" => nothing(grants::revoke_grant(call, read(body)?).await),
         "RotateKeyOnDemand" => answer(rotation::rotate_key_on_demand(call, read(body)?).await),
         "ScheduleKeyDeletion" => answer(keys::schedule_key_deletion(call, read(body)?).await),
+        "Sign" => answer(sign::sign(call, read(body)?).await),
         "TagResource" => nothing(tags::tag_resource(call, read(body)?).await),
         "UntagResource" => nothing(tags::untag_resource(call, read(body)?).await),
         "UpdateAlias" => nothing(aliases::update_alias(call, read(body)?).await),
         "UpdateCustomKeyStore" => answer(stores::update(call, read(body)?).await),
         "UpdateKeyDescription" => nothing(keys::update_key_description(call, read(body)?).await),
+        "Verify" => answer(sign::verify(call, read(body)?).await),
         "VerifyMac" => answer(mac::verify_mac(call, read(body)?).await),
         other if UNSUPPORTED.contains(&other) => {
             Err(KmsError::Unsupported(format!("{other} is not supported")))

@@ -302,14 +302,24 @@ impl Kms {
             after = found
                 .last()
                 .map(|(row, _)| row.iter().skip(1).copied().collect());
-            let mut keys = Vec::new();
+            let (mut keys, mut tools) = (Vec::new(), Vec::new());
             for row in found {
                 let backing: BackingRecord = rows.open("backing key", row)?.record;
                 if backing.store.as_ref() == Some(id) {
-                    keys.push(backing.backing_key()?);
+                    match backing.tool_key() {
+                        Ok(tool) => tools.push(tool),
+                        Err(_wraps) => keys.push(backing.backing_key()?),
+                    }
                 }
             }
-            hsm.holds(&keys).await.map_err(|error| match error {
+            let mut holds = hsm.holds(&keys).await;
+            for tool in &tools {
+                holds = match holds {
+                    Ok(()) => hsm.holds_tool(tool).await,
+                    missing => missing,
+                };
+            }
+            holds.map_err(|error| match error {
                 HsmError::KeyNotFound(_) | HsmError::Unfit { .. } => {
                     KeyStoreError::ClusterNotRelated.into()
                 }

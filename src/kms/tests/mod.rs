@@ -28,6 +28,7 @@ mod life;
 mod recovery;
 mod rewrap;
 mod rotate;
+mod sign;
 mod stores;
 mod wire;
 

@@ -544,9 +544,8 @@ async fn what_cannot_be_honoured_is_refused_and_not_ignored() {
     for (member, value) in [
         ("MultiRegion", json!(true)),
         ("Origin", json!("EXTERNAL_KEY_STORE")),
-        ("KeySpec", json!("RSA_2048")),
-        ("CustomerMasterKeySpec", json!("ECC_NIST_P256")),
-        ("KeyUsage", json!("SIGN_VERIFY")),
+        ("KeySpec", json!("ML_DSA_44")),
+        ("CustomerMasterKeySpec", json!("SM2")),
         ("XksKeyId", json!("x")),
     ] {
         assert_eq!(
@@ -600,7 +599,7 @@ async fn other_operations_are_unsupported_or_unknown() {
             "TrentService.DeriveSharedSecret",
             "UnsupportedOperationException",
         ),
-        ("TrentService.Sign", "UnsupportedOperationException"),
+        ("TrentService.ReplicateKey", "UnsupportedOperationException"),
         ("TrentService.Nonsense", "UnknownOperationException"),
         ("Nonsense", "UnknownOperationException"),
     ] {

@@ -1,11 +1,36 @@
-"""Keys that are not for encryption with material of the token's own: HMAC keys, imported keys."""
+"""Keys that are not for encryption with material of the token's own: HMAC keys, keys that sign, imported keys."""
 
+import base64
 import datetime
+import hashlib
+import json
+import os
 import pathlib
 import subprocess
 import tempfile
 
-from support import Server, eventually, main, refused
+import boto3
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
+
+from support import PROGRAM, Server, eventually, main, refused
+
+# What a token cannot do, by its name in tokens.py: it says so when such a key is to be made.
+CANNOT_SIGN_BY = {
+    "kryoptic": ["ECC_SECG_P256K1"],
+    "opencryptoki": ["ECC_NIST_P256", "ECC_NIST_P384", "ECC_NIST_P521", "ECC_SECG_P256K1"],
+}
+RSA_ALGORITHMS = [f"RSASSA_{scheme}_SHA_{bits}" for scheme in ("PSS", "PKCS1_V1_5") for bits in (256, 384, 512)]
+# Key spec, algorithms, and what the public half says that it is.
+SIGNERS = {
+    "RSA_2048": (RSA_ALGORITHMS, 2048),
+    "RSA_3072": (RSA_ALGORITHMS, 3072),
+    "RSA_4096": (RSA_ALGORITHMS, 4096),
+    "ECC_NIST_P256": (["ECDSA_SHA_256"], "secp256r1"),
+    "ECC_NIST_P384": (["ECDSA_SHA_384"], "secp384r1"),
+    "ECC_NIST_P521": (["ECDSA_SHA_512"], "secp521r1"),
+    "ECC_SECG_P256K1": (["ECDSA_SHA_256"], "secp256k1"),
+}
 
 
 def _at_least(count, found):
@@ -50,6 +75,178 @@ def a_mac_outlives_a_restart_and_its_key_serves_no_object():
         shown = s.aws("kms describe-key --key-id", key)["KeyMetadata"]
         assert (shown["KeyUsage"], shown["KeySpec"]) == ("GENERATE_VERIFY_MAC", "HMAC_256")
         assert "EncryptionAlgorithms" not in shown
+
+
+def _hash(algorithm):
+    return {"256": hashes.SHA256, "384": hashes.SHA384, "512": hashes.SHA512}[algorithm[-3:]]()
+
+
+def _digest(algorithm, message):
+    return hashlib.new(f"sha{algorithm[-3:]}", message).digest()
+
+
+def _verifies(public_der, algorithm, signature, message, prehashed=False):
+    """Verifies as somebody does who has the public key and nothing else; raises if it does not."""
+    public, hash = serialization.load_der_public_key(public_der), _hash(algorithm)
+    hashed = utils.Prehashed(hash) if prehashed else hash
+    if algorithm.startswith("ECDSA"):
+        public.verify(signature, message, ec.ECDSA(hashed))
+    elif "PSS" in algorithm:
+        public.verify(signature, message, padding.PSS(padding.MGF1(hash), hash.digest_size), hashed)
+    else:
+        public.verify(signature, message, padding.PKCS1v15(), hashed)
+
+
+def _signer(kms, spec, **more):
+    return kms.create_key(KeyUsage="SIGN_VERIFY", KeySpec=spec, **more)["KeyMetadata"]
+
+
+def keys_that_sign_live_in_the_token_and_the_world_verifies():
+    with Server() as s:
+        kms = s.client("kms")
+        message, made_here = b"m" * 4096, 0
+        cannot = CANNOT_SIGN_BY.get(os.environ.get("STRONGROOM_TEST_TOKEN"), [])
+        for spec, (algorithms, kind) in SIGNERS.items():
+            if spec in cannot:
+                assert spec in refused("UnsupportedOperationException", _signer, kms, spec)
+                continue
+            made, made_here = _signer(kms, spec), made_here + 1
+            key = made["KeyId"]
+            assert (made["KeyUsage"], made["KeySpec"], made["SigningAlgorithms"]) == ("SIGN_VERIFY", spec, algorithms)
+            told = kms.get_public_key(KeyId=key)
+            assert (told["KeyId"], told["KeySpec"], told["KeyUsage"]) == (made["Arn"], spec, "SIGN_VERIFY")
+            assert told["SigningAlgorithms"] == algorithms and told["CustomerMasterKeySpec"] == spec
+            public = serialization.load_der_public_key(told["PublicKey"])
+            if isinstance(public, rsa.RSAPublicKey):
+                assert (public.key_size, public.public_numbers().e) == (kind, 65537)
+            else:
+                assert public.curve.name == kind
+            for algorithm in algorithms:
+                signed = kms.sign(KeyId=key, Message=message, SigningAlgorithm=algorithm)
+                assert (signed["KeyId"], signed["SigningAlgorithm"]) == (made["Arn"], algorithm)
+                _verifies(told["PublicKey"], algorithm, signed["Signature"], message)
+                digest = _digest(algorithm, message)
+                hashed = kms.sign(KeyId=key, Message=digest, MessageType="DIGEST", SigningAlgorithm=algorithm)
+                _verifies(told["PublicKey"], algorithm, hashed["Signature"], digest, prehashed=True)
+                verify = {"KeyId": key, "SigningAlgorithm": algorithm, "Signature": signed["Signature"]}
+                assert kms.verify(Message=message, **verify)["SignatureValid"] is True
+                assert kms.verify(Message=digest, MessageType="DIGEST", **verify)["SignatureValid"] is True
+                refused("KMSInvalidSignatureException", kms.verify, Message=b"n" * 4096, **verify)
+                refused("ValidationException", kms.sign, KeyId=key, Message=digest[:-1], MessageType="DIGEST",
+                        SigningAlgorithm=algorithm)
+            other = "ECDSA_SHA_384" if spec != "ECC_NIST_P384" else "ECDSA_SHA_256"
+            refused("InvalidKeyUsageException", kms.sign, KeyId=key, Message=b"m", SigningAlgorithm=other)
+            refused("ValidationException", kms.sign, KeyId=key, Message=b"m" * 4097, SigningAlgorithm=algorithms[0])
+            told = refused("InvalidKeyUsageException", kms.generate_data_key, KeyId=key, KeySpec="AES_256")
+            assert told == f"{made['Arn']} key usage is SIGN_VERIFY which is not valid for GenerateDataKey."
+            refused("UnsupportedOperationException", kms.enable_key_rotation, KeyId=key)
+        # The private halves, and nothing else of them.
+        assert len(s.token_objects(kind="privkey")) == made_here
+        assert s.token_objects(kind="pubkey") == []
+
+
+def a_signing_key_is_managed_like_any_key_by_the_aws_cli():
+    with Server() as s:
+        kms = s.client("kms")
+        made = s.aws("kms create-key --key-usage SIGN_VERIFY --key-spec ECC_NIST_P256 --tags TagKey=a,TagValue=b")
+        key = made["KeyMetadata"]["KeyId"]
+        s.aws("kms create-alias --alias-name alias/signs --target-key-id", key)
+        message, signature = s.dir / "message", s.dir / "signature"
+        message.write_bytes(b"message")
+        by_alias = "kms sign --key-id alias/signs --signing-algorithm ECDSA_SHA_256 --message"
+        signed = s.aws(by_alias, f"fileb://{message}")
+        signature.write_bytes(base64.b64decode(signed["Signature"]))
+        public = s.dir / "public.der"
+        public.write_bytes(kms.get_public_key(KeyId="alias/signs")["PublicKey"])
+        verified = subprocess.run(["openssl", "dgst", "-sha256", "-verify", str(public), "-keyform", "DER", "-signature",
+                                   str(signature), str(message)], capture_output=True, text=True)
+        assert "Verified OK" in verified.stdout, verified
+        verify = f"kms verify --key-id alias/signs --signing-algorithm ECDSA_SHA_256 --signature fileb://{signature} --message"
+        assert s.aws(verify, f"fileb://{message}")["SignatureValid"] is True
+        message.write_bytes(b"another")
+        s.aws(verify, f"fileb://{message}", fails="KMSInvalidSignatureException")
+        # After a restart the pair is found again and proves itself.
+        s.stop()
+        s.start()
+        kms = s.client("kms")
+        signed = kms.sign(KeyId=key, Message=b"message", SigningAlgorithm="ECDSA_SHA_256")["Signature"]
+        _verifies(public.read_bytes(), "ECDSA_SHA_256", signed, b"message")
+        described = subprocess.run([PROGRAM, "key", "describe", "alias/signs"], env=s.environment(),
+                                   capture_output=True, text=True)
+        assert described.returncode == 0 and "ECDSA_SHA_256" in described.stdout, described
+        asked = subprocess.run([PROGRAM, "audit", "keys", "--format", "json"], env=s.environment(),
+                               capture_output=True, text=True)
+        assert asked.returncode == 0, asked
+        [version] = [version for entry in json.loads(asked.stdout)["Keys"] if entry.get("KeyId") == key
+                     for version in entry["Versions"]]
+        assert (version["Opens"], version["Scheme"]) == (True, "signature"), version
+        [object] = version["Objects"]
+        told = object["Attributes"]
+        assert object["Part"] == "private key" and told["usage"] == "SIGN", object
+        assert (told["SENSITIVE"], told["EXTRACTABLE"], told["NEVER_EXTRACTABLE"], told["LOCAL"]) == (
+            "true", "false", "true", "true"), told
+        sign = {"KeyId": key, "Message": b"message", "SigningAlgorithm": "ECDSA_SHA_256"}
+        refused("DryRunOperationException", kms.sign, DryRun=True, **sign)
+        kms.disable_key(KeyId=key)
+        refused("DisabledException", kms.sign, **sign)
+        refused("DisabledException", kms.verify, Signature=signed, **sign)
+        refused("DisabledException", kms.get_public_key, KeyId=key)
+        refused("DisabledException", kms.sign, DryRun=True, **sign)
+        kms.enable_key(KeyId=key)
+        kms.schedule_key_deletion(KeyId=key, PendingWindowInDays=7)
+        refused("KMSInvalidStateException", kms.sign, **sign)
+        kms.cancel_key_deletion(KeyId=key)
+        for spec in "ECC_NIST_EDWARDS25519", "ML_DSA_44":
+            refused("UnsupportedOperationException", _signer, kms, spec)
+        refused("UnsupportedOperationException", kms.create_key, KeySpec="RSA_2048", KeyUsage="ENCRYPT_DECRYPT")
+        refused("UnsupportedOperationException", kms.create_key, KeySpec="ECC_NIST_P256", KeyUsage="KEY_AGREEMENT")
+        refused("ValidationException", kms.create_key, KeySpec="RSA_2048")
+
+
+def what_a_signature_may_be_asked_for_is_policys_to_say():
+    with Server() as s:
+        kms, iam = s.client("kms"), s.client("iam")
+        key = _signer(kms, "RSA_2048")
+        root = key["Arn"].split(":")[4]
+        user = iam.create_user(UserName="signer")["User"]["Arn"]
+        pair = iam.create_access_key(UserName="signer")["AccessKey"]
+        theirs = boto3.session.Session().client(
+            "kms", endpoint_url=s.endpoint, region_name=s.region, aws_access_key_id=pair["AccessKeyId"],
+            aws_secret_access_key=pair["SecretAccessKey"])
+        sign = {"KeyId": key["KeyId"], "Message": b"m", "SigningAlgorithm": "RSASSA_PSS_SHA_256"}
+        refused("AccessDeniedException", theirs.sign, **sign)
+        refused("AccessDeniedException", theirs.get_public_key, KeyId=key["KeyId"])
+        allow = {"Effect": "Allow", "Resource": "*"}
+        condition = {"kms:SigningAlgorithm": "RSASSA_PSS_SHA_256", "kms:MessageType": "RAW"}
+        policy = {"Version": "2012-10-17", "Statement": [
+            allow | {"Principal": {"AWS": f"arn:aws:iam::{root}:root"}, "Action": "kms:*"},
+            allow | {"Principal": {"AWS": user}, "Action": ["kms:Sign"], "Condition": {"StringEquals": condition}},
+        ]}
+        kms.put_key_policy(KeyId=key["KeyId"], Policy=json.dumps(policy))
+        signature = theirs.sign(**sign)["Signature"]
+        refused("AccessDeniedException", theirs.sign, **sign | {"SigningAlgorithm": "RSASSA_PSS_SHA_384"})
+        refused("AccessDeniedException", theirs.sign, **sign | {"MessageType": "DIGEST", "Message": b"m" * 32})
+        refused("AccessDeniedException", theirs.verify, Signature=signature, **sign)
+        kms.create_grant(KeyId=key["KeyId"], GranteePrincipal=user, Operations=["Verify", "GetPublicKey"])
+        assert theirs.verify(Signature=signature, **sign)["SignatureValid"]
+        assert theirs.get_public_key(KeyId=key["KeyId"])["PublicKey"]
+        refused("ValidationException", kms.create_grant, KeyId=key["KeyId"], GranteePrincipal=user,
+                Operations=["Encrypt"])
+
+
+def in_an_outage_signatures_are_verified_and_none_are_made():
+    with Server() as s:
+        kms = s.client("kms")
+        key = _signer(kms, "ECC_NIST_P256")["KeyId"]
+        sign = {"KeyId": key, "Message": b"m", "SigningAlgorithm": "ECDSA_SHA_256"}
+        signature = kms.sign(**sign)["Signature"]
+        public = kms.get_public_key(KeyId=key)["PublicKey"]
+        s.unplug()
+        eventually(lambda: refused("KeyUnavailableException", kms.sign, **sign))
+        assert kms.verify(Signature=signature, **sign)["SignatureValid"] is True
+        assert kms.get_public_key(KeyId=key)["PublicKey"] == public
+        s.plug_in()
+        eventually(lambda: _verifies(public, "ECDSA_SHA_256", kms.sign(**sign)["Signature"], b"m"))
 
 
 def _wrap(public_der, material, sha="sha1"):

@@ -148,12 +148,12 @@ class Server:
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmHWM:\s+(\d+)", status).group(1))
 
-    def token_objects(self, label="strongroom"):
+    def token_objects(self, label="strongroom", **kind):
         """Identities of the backing keys in a token, seen past the server."""
         if not self.token.EXCLUSIVE:
-            return self.token.objects(label)
+            return self.token.objects(label, **kind)
         self.stop()
-        found = self.token.objects(label)
+        found = self.token.objects(label, **kind)
         self.start()
         return found
 

@@ -38,9 +38,9 @@ class Pkcs11:
     def __init__(self, dir):
         self.dir = dir
 
-    def objects(self, label="strongroom"):
+    def objects(self, label="strongroom", kind="secrkey"):
         out = _run("pkcs11-tool", "--module", self.module, "--token-label", label, "--login", "--pin",
-                   pathlib.Path(self.pin).read_text(), "--list-objects", "--type", "secrkey", env=self.env)
+                   pathlib.Path(self.pin).read_text(), "--list-objects", "--type", kind, env=self.env)
         return sorted(set(re.findall(r"ID:\s+([0-9a-f]{64})", out)))
 
     def files(self):

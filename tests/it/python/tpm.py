@@ -59,4 +59,13 @@ def hsm_check_describes_a_tpm():
         s.start()
 
 
+def a_tpm_makes_no_keys_that_sign_and_says_so():
+    with Server(token="swtpm") as s:
+        kms = s.client("kms")
+        for spec in "RSA_2048", "ECC_NIST_P256":
+            told = refused("UnsupportedOperationException", kms.create_key, KeyUsage="SIGN_VERIFY", KeySpec=spec)
+            assert spec in told, told
+        assert kms.list_keys()["Keys"] == []
+
+
 main(globals())

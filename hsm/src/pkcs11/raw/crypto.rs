@@ -12,6 +12,7 @@ use super::{
     CK_MECHANISM_TYPE, CKM_AES_GCM, Failed, OUT_BYTES_MAX, Raw, TAG_BYTES, answered, cut, there,
     ulong,
 };
+use crate::HashFunction;
 
 /// A mechanism and its parameter.
 pub(in crate::pkcs11) enum Mechanism<'a> {
@@ -23,6 +24,8 @@ pub(in crate::pkcs11) enum Mechanism<'a> {
     Gcm { iv: &'a mut [u8], aad: &'a [u8] },
     /// `CKM_RSA_PKCS_OAEP` without a label, with SHA-1 or SHA-256 for both of its hashes.
     Oaep { sha1: bool },
+    /// `CKM_RSA_PKCS_PSS` of a digest by this hash, which is that of its MGF, too, with a salt as long.
+    Pss(HashFunction),
 }
 
 /// Who makes the IV in the message interface. `CKG_GENERATE` is not among them: a module may take that for a counter,
@@ -82,9 +85,19 @@ impl Raw {
         mechanism: CK_MECHANISM_TYPE,
         input: &[u8],
     ) -> Result<Vec<u8>, Failed> {
+        self.sign_by(session, key, Mechanism::Bare(mechanism), input)
+    }
+
+    /// The same by a mechanism with a parameter.
+    pub(in crate::pkcs11) fn sign_by(
+        &self,
+        session: &Session,
+        key: ObjectHandle,
+        mechanism: Mechanism<'_>,
+        input: &[u8],
+    ) -> Result<Vec<u8>, Failed> {
         let calls = (self.functions.C_SignInit, self.functions.C_Sign);
         let names = ("C_SignInit", "C_Sign");
-        let mechanism = Mechanism::Bare(mechanism);
         run(calls, names, session, key, mechanism, input).map(|out| out.to_vec())
     }
 
@@ -311,6 +324,23 @@ pub(super) fn with_mechanism<T>(
             raw.mechanism = sys::CKM_RSA_PKCS_OAEP;
             raw.pParameter = (&raw mut parameters).cast();
             raw.ulParameterLen = ulong(size_of::<sys::CK_RSA_PKCS_OAEP_PARAMS>());
+            work(&raw mut raw)
+        }
+        Mechanism::Pss(hash) => {
+            let (algorithm, mgf) = match hash {
+                HashFunction::Sha224 => (sys::CKM_SHA224, sys::CKG_MGF1_SHA224),
+                HashFunction::Sha256 => (sys::CKM_SHA256, sys::CKG_MGF1_SHA256),
+                HashFunction::Sha384 => (sys::CKM_SHA384, sys::CKG_MGF1_SHA384),
+                HashFunction::Sha512 => (sys::CKM_SHA512, sys::CKG_MGF1_SHA512),
+            };
+            let mut parameters = sys::CK_RSA_PKCS_PSS_PARAMS {
+                hashAlg: algorithm,
+                mgf,
+                sLen: ulong(hash.bytes()),
+            };
+            raw.mechanism = sys::CKM_RSA_PKCS_PSS;
+            raw.pParameter = (&raw mut parameters).cast();
+            raw.ulParameterLen = ulong(size_of::<sys::CK_RSA_PKCS_PSS_PARAMS>());
             work(&raw mut raw)
         }
         Mechanism::Gcm { iv, aad } => {

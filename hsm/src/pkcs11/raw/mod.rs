@@ -25,16 +25,16 @@ pub(super) use self::crypto::{Generator, Mechanism, Message};
 pub(super) use self::passing::{Passing, Target};
 pub(super) use cryptoki_sys::{
     CK_FLAGS, CK_MECHANISM_TYPE, CKM_AES_CBC, CKM_AES_CBC_PAD, CKM_AES_ECB, CKM_AES_GCM,
-    CKM_AES_KEY_GEN, CKM_AES_KEY_WRAP, CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD,
-    CKM_GENERIC_SECRET_KEY_GEN, CKM_SHA224_HMAC, CKM_SHA256_HMAC, CKM_SHA384_HMAC, CKM_SHA512_HMAC,
-    CKR_MECHANISM_INVALID,
+    CKM_AES_KEY_GEN, CKM_AES_KEY_WRAP, CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD, CKM_ECDSA,
+    CKM_GENERIC_SECRET_KEY_GEN, CKM_RSA_PKCS, CKM_SHA224_HMAC, CKM_SHA256_HMAC, CKM_SHA384_HMAC,
+    CKM_SHA512_HMAC, CKR_MECHANISM_INVALID,
 };
 
 /// Length of the tag of every AES-GCM here.
 pub(super) const TAG_BYTES: usize = 16;
 
-/// The most bytes a call gives: the longest of a wrapped plaintext, its digest, an IV and a tag.
-const OUT_BYTES_MAX: usize = 192;
+/// The most bytes a call gives: a signature by RSA of 4096 bits. A wrapped plaintext, its digest, an IV and a tag are less.
+const OUT_BYTES_MAX: usize = 512;
 
 /// A call that the module answered with something else than `CKR_OK`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

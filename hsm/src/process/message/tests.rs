@@ -101,6 +101,11 @@ fn requests() -> Vec<Request<'static>> {
             tool: Cow::Owned(tool()),
             message: Secret(&[7; TOOL_INPUT_BYTES_MAX]),
         },
+        Request::Sign {
+            tool: Cow::Owned(tool()),
+            algorithm: SignatureAlgorithm::Ecdsa(HashFunction::Sha512),
+            digest: &[6; 64],
+        },
         Request::Import {
             material: Cow::Owned(material(Some(key()))),
             into: Some((id(5), "label")),

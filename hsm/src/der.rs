@@ -1,19 +1,46 @@
-//! Public keys in DER: a `SubjectPublicKeyInfo` (RFC 5280 §4.1) of what a token tells in parts.
+//! DER (X.690) of what a token tells in parts: a public key as a `SubjectPublicKeyInfo` (RFC 5280 §4.1), and an ECDSA
+//! signature as an `ECDSA-Sig-Value` (RFC 3279 §2.2.3).
+
+use crate::Curve;
 
 /// `rsaEncryption` (RFC 8017 Appendix C) with its NULL, as an `AlgorithmIdentifier`.
 const RSA: [u8; 15] = [
     0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00,
 ];
 
+/// `id-ecPublicKey` (RFC 5480 §2.1.1).
+const EC: [u8; 9] = [0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+
 const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
 const SEQUENCE: u8 = 0x30;
 
 /// The public half of an RSA key; both numbers big-endian, as `CKA_MODULUS` and `CKA_PUBLIC_EXPONENT` are.
-pub(super) fn rsa(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
+pub(crate) fn rsa(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
     let numbers = [integer(modulus), integer(exponent)].concat();
     let key = value(SEQUENCE, &numbers);
     info(&RSA, &key)
+}
+
+/// The public half of a key on a curve, whose uncompressed point (SEC 1 §2.3.3) this is.
+pub(crate) fn ec(curve: Curve, point: &[u8]) -> Vec<u8> {
+    let algorithm = value(SEQUENCE, &[&EC, curve_oid(curve)].concat());
+    info(&algorithm, point)
+}
+
+/// The name of a curve as an `OBJECT IDENTIFIER` (RFC 5480 §2.1.1.1, SEC 2 §A.2.1): what `CKA_EC_PARAMS` is.
+pub(crate) const fn curve_oid(curve: Curve) -> &'static [u8] {
+    match curve {
+        Curve::P256 => &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07],
+        Curve::P384 => &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22],
+        Curve::P521 => &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23],
+        Curve::K256 => &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x0a],
+    }
+}
+
+/// An ECDSA signature of these two numbers.
+pub(crate) fn ecdsa(r: &[u8], s: &[u8]) -> Vec<u8> {
+    value(SEQUENCE, &[integer(r), integer(s)].concat())
 }
 
 fn info(algorithm: &[u8], key: &[u8]) -> Vec<u8> {
@@ -66,6 +93,25 @@ mod tests {
             assert_eq!(rsa(modulus, exponent), der.as_ref());
         }
         assert!(PublicEncryptingKey::from_der(&rsa(modulus, &[1, 0, 1])).is_ok());
+    }
+
+    #[test]
+    fn a_key_on_a_curve_is_written_as_others_write_it() {
+        use aws_lc_rs::signature::{
+            ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256K1_SHA256_ASN1_SIGNING,
+            ECDSA_P384_SHA384_ASN1_SIGNING, ECDSA_P521_SHA512_ASN1_SIGNING, EcdsaKeyPair,
+            KeyPair as _,
+        };
+        for (curve, algorithm) in [
+            (Curve::P256, &ECDSA_P256_SHA256_ASN1_SIGNING),
+            (Curve::P384, &ECDSA_P384_SHA384_ASN1_SIGNING),
+            (Curve::P521, &ECDSA_P521_SHA512_ASN1_SIGNING),
+            (Curve::K256, &ECDSA_P256K1_SHA256_ASN1_SIGNING),
+        ] {
+            let pair = EcdsaKeyPair::generate(algorithm).expect("a pair");
+            let der: PublicKeyX509Der<'_> = pair.public_key().as_der().expect("DER");
+            assert_eq!(ec(curve, pair.public_key().as_ref()), der.as_ref());
+        }
     }
 
     #[test]
