@@ -362,6 +362,23 @@ pub struct Denied {
     pub own: bool,
 }
 
+impl Denied {
+    /// What the caller is told: the kind of policy only within the account that owns the resource ("Troubleshoot access
+    /// denied error messages", IAM User Guide).
+    pub fn told(&self) -> String {
+        if self.own {
+            return self.to_string();
+        }
+        let Self {
+            principal,
+            action,
+            resource,
+            ..
+        } = self;
+        format!("User: {principal} is not authorized to perform: {action} on resource: {resource}")
+    }
+}
+
 /// Decides whether the caller may do `action` to `resource`, of which `side` says what stands there; `add` adds what
 /// else policies can ask about this request. The one place that decides.
 ///

@@ -57,7 +57,8 @@ impl WireError {
             E::InvalidMac => ("KMSInvalidMacException", BAD, message),
             E::InvalidSignature => ("KMSInvalidSignatureException", BAD, String::new()),
             E::InvalidCiphertext => ("InvalidCiphertextException", BAD, String::new()),
-            E::AccessDenied(_) | E::ForeignCiphertext | E::Managed { .. } => {
+            E::AccessDenied(denied) => ("AccessDeniedException", BAD, denied.told()),
+            E::ForeignCiphertext | E::Managed { .. } => {
                 ("AccessDeniedException", BAD, message)
             }
             E::IncorrectKey => ("IncorrectKeyException", BAD, message),
@@ -155,4 +156,32 @@ fn chain(error: &KmsError) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::WireError;
+    use crate::auth::Denied;
+    use crate::kms::KmsError;
+
+    #[test]
+    fn strangers_are_not_told_which_policy_denied() {
+        let denied = |own| {
+            let denied = Denied {
+                principal: "arn:aws:iam::210987654321:user/eve".to_owned(),
+                action: "kms:Decrypt",
+                resource: "arn:aws:kms:us-west-2:123456789012:key/k".to_owned(),
+                reason: "with an explicit deny in a resource-based policy".to_owned(),
+                own,
+            };
+            WireError::of(&KmsError::AccessDenied(denied)).message
+        };
+        let bare = "User: arn:aws:iam::210987654321:user/eve is not authorized to perform: kms:Decrypt on resource: \
+                    arn:aws:kms:us-west-2:123456789012:key/k";
+        assert_eq!(denied(false), bare);
+        assert_eq!(
+            denied(true),
+            format!("{bare} with an explicit deny in a resource-based policy")
+        );
+    }
 }

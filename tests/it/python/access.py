@@ -213,6 +213,10 @@ class _World:
         else:
             named = [action for action in asked
                      if f"is not authorized to perform: {action} on resource: " in found["Message"]]
+            # Which kind of policy denied is told within an account only ("Troubleshoot access denied error messages").
+            explained = "because no " in found["Message"] or "with an explicit deny" in found["Message"]
+            if explained == case["who"].startswith("their "):
+                return f"{status} {found}"
         if (found["Code"], status) != refusal or len(named) != 1:
             return f"{status} {found}"
         return named[0]
