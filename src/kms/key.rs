@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use minicbor::{Decode, Encode};
 use strongroom_hsm::{
@@ -53,7 +54,10 @@ impl fmt::Display for KeyId {
 
 /// The ARN of a KMS key of this server. Whether there is such a key, and whether it is that account's, its record says.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct KeyArn {
+pub struct KeyArn(Arc<ArnParts>);
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct ArnParts {
     text: String,
     account: AccountId,
     key_id: KeyId,
@@ -61,32 +65,32 @@ pub struct KeyArn {
 
 impl KeyArn {
     pub(super) fn new(region: &str, account: AccountId, key_id: KeyId) -> Self {
-        Self {
+        Self(Arc::new(ArnParts {
             text: format!("arn:aws:kms:{region}:{account}:key/{key_id}"),
             account,
             key_id,
-        }
+        }))
     }
 
     /// Its text.
     pub fn as_str(&self) -> &str {
-        &self.text
+        &self.0.text
     }
 
     /// The key it names.
     pub fn key_id(&self) -> KeyId {
-        self.key_id
+        self.0.key_id
     }
 
     /// The account it names, which owns the key.
     pub fn account(&self) -> &AccountId {
-        &self.account
+        &self.0.account
     }
 }
 
 impl fmt::Display for KeyArn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(self.as_str())
     }
 }
 
