@@ -279,6 +279,8 @@ impl Resource {
 pub struct DecidedBucket {
     /// Of this bucket and of no later one of the same name.
     pub uuid: [u8; 16],
+    /// Whether what the decision was made by could be verified: then it lets keys be used. Without the HSM it cannot.
+    pub verified: bool,
 }
 
 /// Proof that [`authorise`] said yes. Nothing else makes one.

@@ -7,10 +7,12 @@
 //!
 //! The MAC key is a data key wrapped by a backing key of its own, in a row of its own, which needs no MAC: only the
 //! HSM can make one that unwraps. It is made once, in an empty store, and held in [`MetadataMac`] for the life of the
-//! process. A store that has keys or identities but no such row is refused.
+//! process. A store that has keys or identities but no such row is refused. Its wrap also says whether all rows are sealed
+//! that once were not: those of buckets.
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_lc_rs::hmac;
 use minicbor::{Decode, Encode};
@@ -26,9 +28,16 @@ use crate::meta::{Batch, KeyRange, codec, table as tables};
 pub(super) const NAME: &str = "metadata-mac";
 const DOMAIN: &[u8] = b"strongroom row v1";
 const TAG_BYTES: usize = 32;
+/// In the MAC key's row and its wrap's AAD: buckets have MACs.
+const SEALED_ALL: u8 = 1;
+const MISSING: KmsError = KmsError::Damaged("metadata MAC key");
 
 /// The MAC key, and all that is done with it.
-pub(super) struct MetadataMac(hmac::Key);
+pub(super) struct MetadataMac {
+    key: hmac::Key,
+    /// Whether other modules have sealed all rows that they began to seal later.
+    sealed_all: AtomicBool,
+}
 
 impl fmt::Debug for MetadataMac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,8 +46,11 @@ impl fmt::Debug for MetadataMac {
 }
 
 impl MetadataMac {
-    fn new(key: &DataKey) -> Self {
-        Self(hmac::Key::new(hmac::HMAC_SHA256, key.expose()))
+    fn new(key: &DataKey, sealed_all: bool) -> Self {
+        Self {
+            key: hmac::Key::new(hmac::HMAC_SHA256, key.expose()),
+            sealed_all: AtomicBool::new(sealed_all),
+        }
     }
 
     fn covered(row: &[u8], record: &[u8]) -> Vec<u8> {
@@ -49,14 +61,14 @@ impl MetadataMac {
 
     /// What to store under `row`.
     pub(super) fn seal(&self, row: &[u8], record: &[u8]) -> Vec<u8> {
-        let tag = hmac::sign(&self.0, &Self::covered(row, record));
+        let tag = hmac::sign(&self.key, &Self::covered(row, record));
         [tag.as_ref(), record].concat()
     }
 
     /// The record in `stored`, if it is what [`MetadataMac::seal`] made for just this row.
     pub(super) fn open<'a>(&self, row: &[u8], stored: &'a [u8]) -> Option<&'a [u8]> {
         let (tag, record) = stored.split_at_checked(TAG_BYTES)?;
-        hmac::verify(&self.0, &Self::covered(row, record), tag).ok()?;
+        hmac::verify(&self.key, &Self::covered(row, record), tag).ok()?;
         Some(record)
     }
 }
@@ -68,9 +80,68 @@ struct MacRecord {
     backing: BackingRecord,
     #[cbor(n(1), with = "minicbor::bytes")]
     wrapped: Vec<u8>,
+    /// What the wrap's AAD says, too: [`SEALED_ALL`], or 0.
+    #[cbor(n(2), default)]
+    sealed: u8,
+}
+
+impl MacRecord {
+    fn aad(&self) -> Vec<u8> {
+        let header: &[u8] = match self.sealed {
+            0 => &[],
+            ref sealed => std::slice::from_ref(sealed),
+        };
+        internal::aad(NAME, header, &[])
+    }
 }
 
 impl Kms {
+    /// Whether every row that other modules seal is sealed: those of buckets once had no MAC.
+    ///
+    /// # Errors
+    ///
+    /// By the HSM, until it has been there once.
+    pub(crate) async fn has_sealed_all(&self) -> Result<bool, KmsError> {
+        Ok(self.mac().await?.sealed_all.load(Ordering::Acquire))
+    }
+
+    /// Commits what seals the rows that are not sealed yet, and that they are all sealed, by another wrap of the MAC key.
+    /// Only the HSM can make that wrap, and there is no way back but to a store of before. `false`: something had changed
+    /// meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// By the HSM and the records.
+    pub(crate) async fn commit_sealing(&self, batch: Batch) -> Result<bool, KmsError> {
+        let mac = self.mac().await?;
+        let (stored, record) = self.mac_record().await?.ok_or(MISSING)?;
+        let key = self.unwrap_mac(&record).await?;
+        let mut sealed = MacRecord {
+            sealed: SEALED_ALL,
+            ..record
+        };
+        let wrapped = self
+            .groups
+            .default_group()
+            .wrap(
+                &sealed.backing.backing_key()?,
+                sealed.aad(),
+                SecretBytes::from(&key),
+            )
+            .await
+            .map_err(KmsError::hsm)?;
+        sealed.wrapped = wrapped.as_bytes().to_vec();
+        let row = table::internal_row(NAME);
+        let batch = batch
+            .unchanged(row.as_slice(), Some(&stored))
+            .put(row, codec::encode(&sealed));
+        let committed = self.commit(batch).await?;
+        if committed {
+            mac.sealed_all.store(true, Ordering::Release);
+        }
+        Ok(committed)
+    }
+
     /// What to store under `row`, of another module: the record and its MAC.
     ///
     /// # Errors
@@ -116,47 +187,44 @@ impl Kms {
     }
 
     async fn load_mac(&self) -> Result<Option<Arc<MetadataMac>>, KmsError> {
-        let snapshot = self.meta.snapshot().await.map_err(KmsError::meta)?;
-        let Some(stored) = snapshot
-            .load(&table::internal_row(NAME))
-            .await
-            .map_err(KmsError::meta)?
-        else {
+        let Some((_, record)) = self.mac_record().await? else {
             return Ok(None);
         };
-        drop(snapshot);
-        let damaged = || KmsError::Damaged("metadata MAC key");
-        let record: MacRecord =
-            codec::decode("metadata MAC key", &stored).map_err(KmsError::meta)?;
-        let wrapped = Wrapped::from_bytes(&record.wrapped).map_err(|_scheme| damaged())?;
+        let key = self.unwrap_mac(&record).await?;
+        let sealed_all = record.sealed == SEALED_ALL;
+        Ok(Some(Arc::clone(self.mac.get_or_init(|| {
+            Arc::new(MetadataMac::new(&key, sealed_all))
+        }))))
+    }
+
+    /// The row of the MAC key, if it has been made.
+    async fn mac_record(&self) -> Result<Option<(Vec<u8>, MacRecord)>, KmsError> {
+        let snapshot = self.meta.snapshot().await.map_err(KmsError::meta)?;
+        let stored = snapshot.load(&table::internal_row(NAME)).await;
+        let Some(stored) = stored.map_err(KmsError::meta)? else {
+            return Ok(None);
+        };
+        let record = codec::decode("metadata MAC key", &stored).map_err(KmsError::meta)?;
+        Ok(Some((stored, record)))
+    }
+
+    async fn unwrap_mac(&self, record: &MacRecord) -> Result<DataKey, KmsError> {
+        let wrapped = Wrapped::from_bytes(&record.wrapped).map_err(|_scheme| MISSING)?;
         let key = self
             .groups
             .default_group()
-            .unwrap(
-                &record.backing.backing_key()?,
-                internal::aad(NAME, &[], &[]),
-                wrapped,
-            )
+            .unwrap(&record.backing.backing_key()?, record.aad(), wrapped)
             .await
             .map_err(|error| match KmsError::hsm(error) {
-                KmsError::InvalidCiphertext => damaged(),
+                KmsError::InvalidCiphertext => MISSING,
                 other => other,
             })?;
-        let key = DataKey::from_secret(&key).map_err(|_length| damaged())?;
-        Ok(Some(Arc::clone(
-            self.mac.get_or_init(|| Arc::new(MetadataMac::new(&key))),
-        )))
+        DataKey::from_secret(&key).map_err(|_length| MISSING)
     }
 
     /// The backing key of the MAC key, which has been made.
     pub(super) async fn mac_backing(&self) -> Result<BackingRecord, KmsError> {
-        let snapshot = self.meta.snapshot().await.map_err(KmsError::meta)?;
-        let stored = snapshot.load(&table::internal_row(NAME)).await;
-        let stored = stored
-            .map_err(KmsError::meta)?
-            .ok_or(KmsError::Damaged("metadata MAC key"))?;
-        let record: MacRecord =
-            codec::decode("metadata MAC key", &stored).map_err(KmsError::meta)?;
+        let (_, record) = self.mac_record().await?.ok_or(MISSING)?;
         Ok(record.backing)
     }
 
@@ -213,6 +281,7 @@ impl Kms {
         let record = MacRecord {
             backing: made.record().clone(),
             wrapped: wrapped.as_bytes().to_vec(),
+            sealed: 0,
         };
         let batch = empty
             .iter()
@@ -233,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_row_verifies_only_under_its_own_key_and_unchanged() {
-        let mac = MetadataMac::new(&DataKey::random().expect("randomness"));
+        let mac = MetadataMac::new(&DataKey::random().expect("randomness"), true);
         let stored = mac.seal(b"k1", b"record");
         assert_eq!(mac.open(b"k1", &stored), Some(b"record".as_slice()));
         assert_eq!(mac.open(b"k2", &stored), None);

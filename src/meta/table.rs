@@ -3,6 +3,8 @@
 
 /// Bucket by name. Owner: `store`.
 pub const BUCKET: u8 = b'b';
+/// Buckets of an account, by account, name; and their number, by account. Owner: `store`.
+pub const BUCKETS_OF: u8 = b'B';
 /// Policy of a bucket, by its UUID. Owner: `store`.
 pub const BUCKET_POLICY: u8 = b'q';
 /// Current object by bucket UUID, key, version id: what LIST reads. Owner: `store`.

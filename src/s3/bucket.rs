@@ -13,8 +13,10 @@ use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use super::Front;
 use super::headers::timestamp;
+use super::list::{read_token, write_token};
 use super::sse::aes256;
 use crate::store::record::DefaultEncryption;
+use crate::store::{BUCKETS_OF_ACCOUNT_MAX, BucketsRequest};
 
 /// The region whose buckets have no `LocationConstraint`.
 const REGION_WITHOUT_CONSTRAINT: &str = "us-east-1";
@@ -34,44 +36,37 @@ pub(super) async fn list(
     request: S3Request<ListBucketsInput>,
 ) -> S3Result<S3Response<ListBucketsOutput>> {
     let proof = Front::may_buckets(&request, "s3:ListAllMyBuckets")?;
-    let input = &request.input;
-    let prefix = input.prefix.clone().unwrap_or_default();
-    let after = input.continuation_token.clone().unwrap_or_default();
-    let max = input
-        .max_buckets
-        .and_then(|max| usize::try_from(max).ok())
-        .unwrap_or(usize::MAX);
-    let mut buckets: Vec<Bucket> = front
-        .store
-        .list_buckets(&proof)
-        .await?
-        .into_iter()
-        .filter(|(name, record)| {
-            name.starts_with(&prefix)
-                && *name > after
-                && input
-                    .bucket_region
-                    .as_ref()
-                    .is_none_or(|region| region.as_str() == record.region)
-        })
-        .map(|(name, record)| Bucket {
-            bucket_region: Some(record.region),
-            creation_date: Some(timestamp(record.created_ms)),
-            name: Some(name),
-        })
-        .collect();
-    let more = buckets.len() > max;
-    buckets.truncate(max);
-    let continuation_token = if more {
-        buckets.last().and_then(|bucket| bucket.name.clone())
-    } else {
-        None
+    let input = request.input;
+    let buckets_max = match input.max_buckets {
+        None => BUCKETS_OF_ACCOUNT_MAX,
+        Some(max) => usize::try_from(max)
+            .ok()
+            .filter(|max| (1..=BUCKETS_OF_ACCOUNT_MAX).contains(max))
+            .ok_or_else(|| {
+                s3_error!(
+                    InvalidArgument,
+                    "Argument max-buckets must be an integer between 1 and {BUCKETS_OF_ACCOUNT_MAX}"
+                )
+            })?,
     };
+    let after = input.continuation_token.as_deref().map(read_token);
+    let asked = BucketsRequest {
+        prefix: input.prefix.clone().unwrap_or_default(),
+        after: after.transpose()?.unwrap_or_default(),
+        region: input.bucket_region.map(String::from),
+        buckets_max,
+    };
+    let listing = front.store.list_buckets(&proof, &asked).await?;
+    let buckets = listing.buckets.into_iter().map(|(name, record)| Bucket {
+        bucket_region: Some(record.region),
+        creation_date: Some(timestamp(record.created_ms)),
+        name: Some(name),
+    });
     Ok(S3Response::new(ListBucketsOutput {
-        buckets: Some(buckets),
-        continuation_token,
+        buckets: Some(buckets.collect()),
+        continuation_token: listing.next.map(write_token),
         owner: Some(front.owner()),
-        prefix: request.input.prefix,
+        prefix: input.prefix,
     }))
 }
 

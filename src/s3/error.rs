@@ -92,10 +92,20 @@ impl From<StoreError> for S3Error {
                 "NoSuchBucket",
                 "The specified bucket does not exist",
             ),
-            E::BucketExists(_) => coded(
+            E::BucketExists { owned: true, .. } => coded(
                 StatusCode::CONFLICT,
                 "BucketAlreadyOwnedByYou",
                 "Your previous request to create the named bucket succeeded and you already own it.",
+            ),
+            E::BucketExists { owned: false, .. } => coded(
+                StatusCode::CONFLICT,
+                "BucketAlreadyExists",
+                "The requested bucket name is not available. The bucket namespace is shared by all users of the system. Please select a different name and try again.",
+            ),
+            E::TooManyBuckets => coded(
+                BAD,
+                "TooManyBuckets",
+                "You have attempted to create more buckets than allowed",
             ),
             E::BucketNotEmpty(_) => coded(
                 StatusCode::CONFLICT,

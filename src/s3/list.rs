@@ -69,6 +69,25 @@ fn limit(asked: Option<i32>) -> S3Result<usize> {
     }
 }
 
+/// The last name that was shown, as the client is to send it back.
+pub(super) fn write_token(last: String) -> String {
+    URL_SAFE_NO_PAD.encode(last)
+}
+
+/// What [`write_token`] gave.
+pub(super) fn read_token(token: &str) -> S3Result<String> {
+    URL_SAFE_NO_PAD
+        .decode(token)
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .ok_or_else(|| {
+            s3_error!(
+                InvalidArgument,
+                "The continuation token provided is incorrect"
+            )
+        })
+}
+
 fn wire_limit(limit: usize) -> Option<i32> {
     i32::try_from(limit).ok()
 }
@@ -152,16 +171,7 @@ pub(super) async fn v2(
     let encoding = Encoding::new(input.encoding_type.as_ref())?;
     let entries_max = limit(input.max_keys)?;
     let after = match &input.continuation_token {
-        Some(token) => URL_SAFE_NO_PAD
-            .decode(token)
-            .ok()
-            .and_then(|bytes| String::from_utf8(bytes).ok())
-            .ok_or_else(|| {
-                s3_error!(
-                    InvalidArgument,
-                    "The continuation token provided is incorrect"
-                )
-            })?,
+        Some(token) => read_token(token)?,
         None => input.start_after.clone().unwrap_or_default(),
     };
     let listing = front
@@ -198,10 +208,7 @@ pub(super) async fn v2(
         key_count: wire_limit(listing.entries.len() + listing.prefixes.len()),
         max_keys: wire_limit(entries_max),
         name: Some(input.bucket),
-        next_continuation_token: listing
-            .next
-            .as_ref()
-            .map(|next| URL_SAFE_NO_PAD.encode(next)),
+        next_continuation_token: listing.next.map(write_token),
         prefix: Some(encoding.apply(&input.prefix.unwrap_or_default())),
         start_after: input
             .start_after

@@ -150,6 +150,10 @@ impl Server {
             config.store.clone(),
         );
         store
+            .seal_old_buckets()
+            .await
+            .map_err(data_error("buckets", &meta_path))?;
+        store
             .build_index()
             .await
             .map_err(data_error("index of dependants", &meta_path))?;

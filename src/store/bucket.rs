@@ -2,32 +2,58 @@
 
 use aws_lc_rs::rand;
 
-use super::record::{BucketRecord, DefaultEncryption, Uuid, bucket_row, bucket_rows, policy_row};
+use super::bucket_row::{Bucket, is_verified};
+use super::record::{
+    BucketRecord, DefaultEncryption, Uuid, bucket_row, bucket_rows, buckets_row, owned_row,
+    owned_rows, policy_row,
+};
 use super::{Store, StoreError, bucket_of};
-use crate::auth::{Authorised, Resource};
-use crate::meta::{Batch, KeyRange, MetaError, Snapshot, codec, table};
+use crate::auth::{AccountId, Authorised, Resource};
+use crate::meta::{Batch, KeyRange, Snapshot, codec, table};
 
 /// Names that the server's own paths take.
 const RESERVED: [&str; 3] = ["healthz", "readyz", "metrics"];
 
-/// The most buckets: AWS's limit of an account after a quota increase was asked for.
-pub(super) const BUCKETS_MAX: usize = 10_000;
+/// The most buckets of an account: AWS's default.
+pub const BUCKETS_OF_ACCOUNT_MAX: usize = 10_000;
+/// Rows that are read at a time where buckets are gone through.
+const SCAN_ROWS: usize = 256;
+
+/// Which of an account's buckets to list.
+#[derive(Debug, Clone, Default)]
+pub struct BucketsRequest {
+    /// Only names that begin with this.
+    pub prefix: String,
+    /// Only names after this.
+    pub after: String,
+    /// Only buckets of this region.
+    pub region: Option<String>,
+    /// At most so many, up to [`BUCKETS_OF_ACCOUNT_MAX`].
+    pub buckets_max: usize,
+}
+
+/// Buckets of an account.
+#[derive(Debug)]
+pub struct BucketListing {
+    /// By name.
+    pub buckets: Vec<(String, BucketRecord)>,
+    /// The last name, if there is more.
+    pub next: Option<String>,
+}
 
 impl Store {
     /// Makes a bucket.
     ///
     /// # Errors
     ///
-    /// [`StoreError::BucketExists`]; [`StoreError::InvalidRequest`] for a name that the server keeps for itself or
-    /// beyond 10,000 buckets.
+    /// [`StoreError::BucketExists`]; [`StoreError::TooManyBuckets`]; [`StoreError::InvalidRequest`] for a name that the
+    /// server keeps for itself; [`StoreError::Kms`] while the HSM has not been there since the start.
     pub async fn create_bucket(&self, proof: &Authorised, region: &str) -> Result<(), StoreError> {
         let name = bucket_of(proof)?;
         if RESERVED.contains(&name) {
             return Err(StoreError::InvalidRequest(format!("{name:?} is reserved")));
         }
-        if self.load_buckets().await?.len() >= BUCKETS_MAX {
-            return Err(StoreError::InvalidRequest("too many buckets".into()));
-        }
+        let account = &proof.principal().account;
         let mut uuid: Uuid = [0; 16];
         rand::fill(&mut uuid).map_err(|_unspecified| StoreError::Random)?;
         let record = BucketRecord {
@@ -36,22 +62,55 @@ impl Store {
             created_ms: self.now_ms(),
             encryption: DefaultEncryption::S3,
             bucket_key: false,
-            owner: Some(proof.principal().account.to_string()),
+            owner: Some(account.to_string()),
+            policy: None,
         };
+        // What is there without a MAC gets one before anything is added.
+        self.seal_buckets().await?;
         let row = bucket_row(name);
-        match self
-            .meta
-            .commit(
-                Batch::new()
-                    .absent(row.clone())
-                    .put(row, codec::encode(&record)),
-            )
-            .await
-        {
-            Ok(()) => Ok(()),
-            Err(MetaError::Conflict) => Err(StoreError::BucketExists(name.to_owned())),
-            Err(other) => Err(other.into()),
-        }
+        let sealed = self.seal(&row, &record).await?;
+        self.commit_deciding(|| async {
+            let snapshot = self.meta.snapshot().await?;
+            if let Some(there) = self.find_bucket(&*snapshot, name).await? {
+                let owned = there.record.owner(self.kms.account()) == *account;
+                return Err(StoreError::BucketExists {
+                    name: name.to_owned(),
+                    owned,
+                });
+            }
+            let counted = self.count(&*snapshot, account, |count| count.checked_add(1));
+            let batch = counted
+                .await?
+                .absent(row.as_slice())
+                .put(row.as_slice(), sealed.as_slice())
+                .put(owned_row(account, name), Vec::new());
+            Ok((batch, ()))
+        })
+        .await
+    }
+
+    /// Changes how many buckets an account has.
+    async fn count(
+        &self,
+        snapshot: &dyn Snapshot,
+        account: &AccountId,
+        change: impl Fn(u32) -> Option<u32>,
+    ) -> Result<Batch, StoreError> {
+        let row = buckets_row(account);
+        let stored = snapshot.load(&row).await?;
+        let before: u32 = match &stored {
+            Some(stored) => codec::decode("number of buckets", stored)?,
+            None => 0,
+        };
+        let after = change(before)
+            .filter(|after| {
+                *after <= before
+                    || usize::try_from(*after).is_ok_and(|after| after <= BUCKETS_OF_ACCOUNT_MAX)
+            })
+            .ok_or(StoreError::TooManyBuckets)?;
+        Ok(Batch::new()
+            .unchanged(row.as_slice(), stored.as_deref())
+            .put(row.as_slice(), codec::encode(&after)))
     }
 
     /// The bucket of the proof.
@@ -60,45 +119,71 @@ impl Store {
     ///
     /// [`StoreError::NoSuchBucket`].
     pub async fn load_bucket(&self, proof: &Authorised) -> Result<BucketRecord, StoreError> {
-        let bucket = proven_bucket(&*self.meta.snapshot().await?, proof).await?;
-        Ok(bucket.record)
+        let snapshot = self.meta.snapshot().await?;
+        Ok(self.proven_bucket(&*snapshot, proof).await?.record)
     }
 
-    /// All buckets of the caller's account, by name.
+    /// Buckets of the caller's account, by name.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Meta`].
+    /// [`StoreError::Kms`] and [`StoreError::Meta`] when a bucket's row is not as it was written.
     pub async fn list_buckets(
         &self,
         proof: &Authorised,
-    ) -> Result<Vec<(String, BucketRecord)>, StoreError> {
-        match proof.resource() {
-            Resource::Buckets => {
-                let mut buckets = self.load_buckets().await?;
-                let account = &proof.principal().account;
-                buckets.retain(|(_, bucket)| bucket.owner(self.kms.account()) == *account);
-                Ok(buckets)
-            }
-            _ => Err(StoreError::Proof),
+        request: &BucketsRequest,
+    ) -> Result<BucketListing, StoreError> {
+        if *proof.resource() != Resource::Buckets {
+            return Err(StoreError::Proof);
         }
-    }
-
-    async fn load_buckets(&self) -> Result<Vec<(String, BucketRecord)>, StoreError> {
-        let rows = self
-            .meta
-            .snapshot()
-            .await?
-            .scan(&KeyRange::prefix(&[table::BUCKET]), BUCKETS_MAX)
-            .await?;
-        rows.into_iter()
-            .map(|(row, value)| {
-                let name = row.get(1..).unwrap_or_default().to_vec();
-                let name =
-                    String::from_utf8(name).map_err(|_bytes| MetaError::Damaged("bucket name"))?;
-                Ok((name, codec::decode("bucket", &value)?))
-            })
-            .collect()
+        let account = &proof.principal().account;
+        // Without the HSM an older store has no index yet.
+        let indexed = self.can_verify().await?;
+        let row_of = |name: &str| {
+            if indexed {
+                owned_row(account, name)
+            } else {
+                bucket_row(name)
+            }
+        };
+        let mut range = KeyRange::prefix(&row_of(&request.prefix));
+        if request.prefix.is_empty() && indexed {
+            range = owned_rows(account);
+        }
+        if !request.after.is_empty() {
+            let after = [row_of(&request.after).as_slice(), &[0]].concat();
+            range.start = range.start.max(after);
+        }
+        let buckets_max = request.buckets_max.min(BUCKETS_OF_ACCOUNT_MAX);
+        let snapshot = self.meta.snapshot().await?;
+        let mut buckets = Vec::new();
+        loop {
+            let rows = snapshot.scan(&range, SCAN_ROWS).await?;
+            let more = rows.len() == SCAN_ROWS;
+            for (row, _) in rows {
+                range.start = [row.as_slice(), &[0]].concat();
+                let name = row.get(row_of("").len()..).unwrap_or_default().to_vec();
+                // Whose name is no text has no bucket: the row was made up.
+                let Ok(name) = String::from_utf8(name) else {
+                    continue;
+                };
+                let Some(bucket) = self.find_bucket(&*snapshot, &name).await? else {
+                    continue;
+                };
+                if !is_listed(&bucket, account, self.kms.account(), request) {
+                    continue;
+                }
+                if buckets.len() == buckets_max {
+                    let next = buckets.last().map(|(name, _): &(String, _)| name.clone());
+                    return Ok(BucketListing { buckets, next });
+                }
+                buckets.push((name, bucket.record));
+            }
+            if !more {
+                let next = None;
+                return Ok(BucketListing { buckets, next });
+            }
+        }
     }
 
     /// Deletes an empty bucket.
@@ -107,18 +192,26 @@ impl Store {
     ///
     /// [`StoreError::NoSuchBucket`]; [`StoreError::BucketNotEmpty`] when objects or uploads are left.
     pub async fn delete_bucket(&self, proof: &Authorised) -> Result<(), StoreError> {
+        let name = bucket_of(proof)?;
         self.commit_deciding(|| async {
             let snapshot = self.meta.snapshot().await?;
-            let bucket = proven_bucket(&*snapshot, proof).await?;
+            let bucket = self.proven_bucket(&*snapshot, proof).await?;
             let uuid = &bucket.record.uuid;
+            let owner = bucket.record.owner(self.kms.account());
             let mut batch = bucket
                 .unchanged()
                 .delete(bucket.row.as_slice())
+                .delete(owned_row(&owner, name))
                 .delete(policy_row(uuid));
+            // Without the HSM an older store does not count yet.
+            if snapshot.load(&owned_row(&owner, name)).await?.is_some() {
+                let counted = self.count(&*snapshot, &owner, |count| Some(count.saturating_sub(1)));
+                batch = batch.and(counted.await?);
+            }
             for table in [table::OBJECT, table::UPLOAD] {
                 let range = bucket_rows(table, uuid);
                 if !snapshot.scan(&range, 1).await?.is_empty() {
-                    return Err(StoreError::BucketNotEmpty(bucket_of(proof)?.to_owned()));
+                    return Err(StoreError::BucketNotEmpty(name.to_owned()));
                 }
                 batch = batch.range_empty(range);
             }
@@ -131,82 +224,37 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NoSuchBucket`].
+    /// [`StoreError::NoSuchBucket`]; [`StoreError::Kms`] while the HSM has not been there since the start.
     pub async fn put_bucket_encryption(
         &self,
         proof: &Authorised,
         encryption: &DefaultEncryption,
         bucket_key: bool,
     ) -> Result<(), StoreError> {
+        self.require_verified(is_verified(proof)?).await?;
         self.commit_deciding(|| async {
-            let bucket = proven_bucket(&*self.meta.snapshot().await?, proof).await?;
+            let bucket = self
+                .proven_bucket(&*self.meta.snapshot().await?, proof)
+                .await?;
             let record = BucketRecord {
                 encryption: encryption.clone(),
                 bucket_key,
                 ..bucket.record.clone()
             };
-            let put = bucket.unchanged();
-            Ok((put.put(bucket.row, codec::encode(&record)), ()))
+            let sealed = self.seal(&bucket.row, &record).await?;
+            Ok((bucket.unchanged().put(bucket.row, sealed), ()))
         })
         .await
     }
 }
 
-/// A bucket as it was read.
-pub(super) struct Bucket {
-    row: Vec<u8>,
-    stored: Vec<u8>,
-    pub(super) record: BucketRecord,
-}
-
-impl Bucket {
-    /// Requires that it is still as it was read.
-    pub(super) fn unchanged(&self) -> Batch {
-        Batch::new().unchanged(self.row.as_slice(), Some(&self.stored))
-    }
-}
-
-/// The bucket that has this name now, if there is one.
-pub(super) async fn find_bucket(
-    snapshot: &dyn Snapshot,
-    name: &str,
-) -> Result<Option<Bucket>, StoreError> {
-    let row = bucket_row(name);
-    let Some(stored) = snapshot.load(&row).await? else {
-        return Ok(None);
-    };
-    Ok(Some(Bucket {
-        record: codec::decode("bucket", &stored)?,
-        row,
-        stored,
-    }))
-}
-
-/// The bucket with this name and UUID.
-///
-/// # Errors
-///
-/// [`StoreError::NoSuchBucket`], also when there is another one of this name: the one that is meant has been deleted.
-pub(super) async fn load_bucket(
-    snapshot: &dyn Snapshot,
-    name: &str,
-    uuid: &Uuid,
-) -> Result<Bucket, StoreError> {
-    find_bucket(snapshot, name)
-        .await?
-        .filter(|bucket| bucket.record.uuid == *uuid)
-        .ok_or_else(|| StoreError::NoSuchBucket(name.to_owned()))
-}
-
-/// The bucket that the proof is of.
-///
-/// # Errors
-///
-/// As [`load_bucket`]; [`StoreError::Proof`].
-pub(super) async fn proven_bucket(
-    snapshot: &dyn Snapshot,
-    proof: &Authorised,
-) -> Result<Bucket, StoreError> {
-    let decided = proof.decided_bucket().ok_or(StoreError::Proof)?;
-    load_bucket(snapshot, bucket_of(proof)?, &decided.uuid).await
+fn is_listed(
+    bucket: &Bucket,
+    account: &AccountId,
+    first: &AccountId,
+    request: &BucketsRequest,
+) -> bool {
+    let region = request.region.as_ref();
+    bucket.record.owner(first) == *account
+        && region.is_none_or(|region| *region == bucket.record.region)
 }

@@ -37,7 +37,7 @@ pub(super) struct Rig {
     pub(super) kms: Arc<Kms>,
     pub(super) meta: Arc<dyn Meta>,
     blobs: Arc<FsBlobs>,
-    faults: FaultToken,
+    pub(super) faults: FaultToken,
     clock: ShiftedClock,
     directory: tempfile::TempDir,
 }
@@ -48,29 +48,19 @@ impl Rig {
     }
 
     async fn with(settings: StoreSettings) -> Self {
+        let rig = Self::bare(settings);
+        rig.create_bucket(BUCKET).await;
+        rig
+    }
+
+    /// One without a bucket.
+    pub(super) fn bare(settings: StoreSettings) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let meta: Arc<dyn Meta> =
             Arc::new(RedbMeta::open(&directory.path().join("meta")).expect("a store"));
         let faults = FaultToken::new(Arc::new(MemoryToken::new()));
-        let hsm = HsmSettings {
-            workers: 2,
-            queue: 256,
-            deadline: Duration::from_secs(5),
-            verify_wraps: false,
-        };
-        let hsm = HsmHandle::start(Arc::new(faults.clone()), hsm).expect("workers");
         let clock = ShiftedClock::default();
-        let kms = Arc::new(Kms::new(
-            Arc::clone(&meta),
-            HsmGroup::from(hsm),
-            Arc::new(clock.clone()),
-            KmsSettings {
-                account: AccountId::parse("123456789012").expect("twelve digits"),
-                region: "us-west-2".to_owned(),
-                wraps_per_backing_key_max: WRAPS_PER_BACKING_KEY_MAX_DEFAULT,
-                wrap_count_block: WRAP_COUNT_BLOCK_DEFAULT,
-            },
-        ));
+        let kms = new_kms(&meta, &faults, &clock);
         let blobs = Arc::new(FsBlobs::open(&directory.path().join("blobs")).expect("a directory"));
         let store = Store::new(
             Arc::clone(&meta),
@@ -79,7 +69,7 @@ impl Rig {
             Arc::new(clock.clone()),
             settings,
         );
-        let rig = Self {
+        Self {
             store,
             kms,
             meta,
@@ -87,9 +77,18 @@ impl Rig {
             faults,
             clock,
             directory,
-        };
-        rig.create_bucket(BUCKET).await;
-        rig
+        }
+    }
+
+    /// The store after a restart: its KMS has nothing in memory, either.
+    pub(super) fn restarted(&self) -> Store {
+        Store::new(
+            Arc::clone(&self.meta),
+            self.blobs.clone(),
+            new_kms(&self.meta, &self.faults, &self.clock),
+            Arc::new(self.clock.clone()),
+            StoreSettings::default(),
+        )
     }
 
     /// The same with nothing in memory, as after a restart or on another server.
@@ -111,7 +110,7 @@ impl Rig {
             .expect("made");
     }
 
-    async fn key(&self) -> KeyArn {
+    pub(super) async fn key(&self) -> KeyArn {
         let proof = may("kms:CreateKey", Resource::Service);
         let key = self.kms.create_key(&proof, NewKey::default()).await;
         key.expect("a key").arn
@@ -126,7 +125,11 @@ impl Rig {
         put(&self.store, BUCKET, key, sse).await
     }
 
-    async fn get(&self, key: &str, kms_key: Option<&KeyArn>) -> Result<Vec<u8>, StoreError> {
+    pub(super) async fn get(
+        &self,
+        key: &str,
+        kms_key: Option<&KeyArn>,
+    ) -> Result<Vec<u8>, StoreError> {
         get(&self.store, BUCKET, key, kms_key).await
     }
 
@@ -135,7 +138,7 @@ impl Rig {
         self.store.delete(&proof, None).await.expect("deleted");
     }
 
-    async fn rows(&self, table: u8) -> Vec<Row> {
+    pub(super) async fn rows(&self, table: u8) -> Vec<Row> {
         let snapshot = self.meta.snapshot().await.expect("a snapshot");
         let range = KeyRange::prefix(&[table]);
         snapshot.scan(&range, 10_000).await.expect("rows")
@@ -167,6 +170,27 @@ impl Rig {
     }
 }
 
+fn new_kms(meta: &Arc<dyn Meta>, faults: &FaultToken, clock: &ShiftedClock) -> Arc<Kms> {
+    let hsm = HsmSettings {
+        workers: 2,
+        queue: 256,
+        deadline: Duration::from_secs(5),
+        verify_wraps: false,
+    };
+    let hsm = HsmHandle::start(Arc::new(faults.clone()), hsm).expect("workers");
+    Arc::new(Kms::new(
+        Arc::clone(meta),
+        HsmGroup::from(hsm),
+        Arc::new(clock.clone()),
+        KmsSettings {
+            account: AccountId::parse("123456789012").expect("twelve digits"),
+            region: "us-west-2".to_owned(),
+            wraps_per_backing_key_max: WRAPS_PER_BACKING_KEY_MAX_DEFAULT,
+            wrap_count_block: WRAP_COUNT_BLOCK_DEFAULT,
+        },
+    ))
+}
+
 pub(super) fn request() -> RequestContext {
     RequestContext::new(
         Principal::root(
@@ -188,7 +212,7 @@ pub(super) fn may(action: &'static str, resource: Resource) -> Authorised {
     decision.expect("root may")
 }
 
-/// Root's proof about a bucket that is there, or an object in it.
+/// The owner's proof about a bucket that is there, or an object in it.
 pub(super) async fn may_in(store: &Store, action: &'static str, resource: Resource) -> Authorised {
     let (Resource::Bucket(name) | Resource::Object(name, _)) = &resource else {
         unreachable!("of a bucket");
@@ -200,7 +224,9 @@ pub(super) async fn may_in(store: &Store, action: &'static str, resource: Resour
         owner: &access.owner,
         policy: None,
     };
-    authorise(&request(), Action(action), resource, side, |_values| {}).expect("root may")
+    let mut context = request();
+    context.principal = Principal::root(access.owner.clone(), "AKIATEST");
+    authorise(&context, Action(action), resource, side, |_values| {}).expect("root may")
 }
 
 pub(super) async fn may_object(

@@ -1,14 +1,13 @@
 //! Policies of buckets: who may, by the bucket's own word.
 //!
-//! A policy's row is bound to the bucket's UUID and carries the MAC of the KMS's records, so that write access to the
-//! disk cannot change one. (It can delete one, or give the bucket another owner: the bucket's own row has no MAC, for
-//! LIST and HEAD work without the HSM.) Until the HSM has been there once since the start, a bucket that has a policy is not
+//! A policy's row is bound to the bucket's UUID and carries the MAC of the KMS's records, and the bucket's row says which
+//! policy there is, so that write access to the disk can neither change nor delete one. Until the HSM has been there once since the start, a bucket that has a policy is not
 //! served: what cannot be verified is not believed, and not passed over either.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::bucket::{find_bucket, proven_bucket};
+use super::bucket_row::{Bucket, is_verified, policy_digest};
 use super::record::{BucketRecord, Uuid, policy_row};
 use super::{Store, StoreError};
 use crate::auth::policy::{Document, Kind};
@@ -62,8 +61,8 @@ impl Store {
     /// [`StoreError::Kms`] while the policy's row cannot be verified; [`StoreError::Meta`].
     pub async fn bucket_access(&self, name: &str) -> Result<Option<BucketAccess>, StoreError> {
         let snapshot = self.meta.snapshot().await?;
-        match find_bucket(&*snapshot, name).await? {
-            Some(bucket) => self.access(&*snapshot, &bucket.record).await.map(Some),
+        match self.find_bucket(&*snapshot, name).await? {
+            Some(bucket) => self.access(&*snapshot, &bucket).await.map(Some),
             None => Ok(None),
         }
     }
@@ -75,23 +74,31 @@ impl Store {
     /// [`StoreError::NoSuchBucket`]; as [`Store::bucket_access`].
     pub async fn access_of(&self, proof: &Authorised) -> Result<BucketAccess, StoreError> {
         let snapshot = self.meta.snapshot().await?;
-        let bucket = proven_bucket(&*snapshot, proof).await?;
-        self.access(&*snapshot, &bucket.record).await
+        let bucket = self.proven_bucket(&*snapshot, proof).await?;
+        self.access(&*snapshot, &bucket).await
     }
 
     async fn access(
         &self,
         snapshot: &dyn Snapshot,
-        bucket: &BucketRecord,
+        bucket: &Bucket,
     ) -> Result<BucketAccess, StoreError> {
-        let row = policy_row(&bucket.uuid);
-        let policy = match snapshot.load(&row).await? {
+        let record = &bucket.record;
+        let row = policy_row(&record.uuid);
+        let stored = snapshot.load(&row).await?;
+        // An older store says nothing of policies in the rows of buckets before they have MACs.
+        let expected = bucket.verified.then_some(record.policy);
+        let policy = stored.as_deref().map(policy_digest);
+        if expected.is_some_and(|expected| expected != policy) {
+            return Err(damaged());
+        }
+        let policy = match stored {
             None => None,
-            Some(stored) => Some(self.read_policy(&bucket.uuid, row, stored).await?),
+            Some(stored) => Some(self.read_policy(&record.uuid, row, stored).await?),
         };
         Ok(BucketAccess {
-            bucket: DecidedBucket { uuid: bucket.uuid },
-            owner: bucket.owner(self.kms.account()),
+            bucket: bucket.decided(),
+            owner: record.owner(self.kms.account()),
             policy,
         })
     }
@@ -123,18 +130,26 @@ impl Store {
         proof: &Authorised,
         policy: Option<&str>,
     ) -> Result<(), StoreError> {
+        self.require_verified(is_verified(proof)?).await?;
         self.commit_deciding(|| async {
-            let bucket = proven_bucket(&*self.meta.snapshot().await?, proof).await?;
+            let snapshot = self.meta.snapshot().await?;
+            let bucket = self.proven_bucket(&*snapshot, proof).await?;
             let row = policy_row(&bucket.record.uuid);
             let batch = bucket.unchanged();
-            let batch = match policy {
-                None => batch.delete(row),
+            let (batch, digest) = match policy {
+                None => (batch.delete(row), None),
                 Some(policy) => {
                     let sealed = self.kms.seal_row(&row, policy.as_bytes()).await?;
-                    batch.put(row, sealed)
+                    let digest = policy_digest(&sealed);
+                    (batch.put(row, sealed), Some(digest))
                 }
             };
-            Ok((batch, ()))
+            let record = BucketRecord {
+                policy: digest,
+                ..bucket.record.clone()
+            };
+            let sealed = self.seal(&bucket.row, &record).await?;
+            Ok((batch.put(bucket.row, sealed), ()))
         })
         .await
     }

@@ -3,10 +3,21 @@
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
-use super::bucket_key_tests::{BUCKET, Rig, incoming, may, may_in, may_object};
-use super::record::{ChecksumAlgorithm, ChecksumKind, DefaultEncryption, Headers};
-use super::{ListRequest, PutRequest, SseTarget, Store, StoreError, WriteConditions};
-use crate::auth::{Authorised, Resource};
+use strongroom_hsm::testing::fault::{Fault, Op};
+
+use super::bucket_key_tests::{BUCKET, Rig, get, incoming, may, may_in, may_object, put, request};
+use super::record::{
+    BucketRecord, ChecksumAlgorithm, ChecksumKind, DefaultEncryption, Headers, bucket_row,
+    buckets_row, owned_row, policy_row,
+};
+use super::{
+    BucketsRequest, Conditions, ListRequest, PutRequest, SseTarget, Store, StoreError,
+    StoreSettings, WriteConditions,
+};
+use crate::auth::policy::Side;
+use crate::auth::{AccountId, Action, Authorised, Principal, Resource, authorise};
+use crate::kms::KmsError;
+use crate::meta::{Batch, codec, table};
 
 /// A use of a bucket by a proof.
 type Use = for<'a> fn(&'a Store, Authorised) -> BoxFuture<'a, Result<(), StoreError>>;
@@ -147,4 +158,359 @@ async fn a_decision_that_was_about_no_bucket_opens_none() {
     let proof = may("s3:ListBucket", Resource::Bucket(BUCKET.into()));
     let refused = rig.store.load_bucket(&proof).await;
     assert!(matches!(refused, Err(StoreError::Proof)), "{refused:?}");
+}
+
+const OTHER: &str = "210987654321";
+
+async fn load(rig: &Rig, row: &[u8]) -> Option<Vec<u8>> {
+    let snapshot = rig.meta.snapshot().await.expect("a snapshot");
+    snapshot.load(row).await.expect("reads")
+}
+
+/// Whether the bucket is refused as damage, by whoever asks for it.
+async fn is_refused(rig: &Rig) -> bool {
+    let refused = |error: StoreError| match error {
+        StoreError::Kms(KmsError::Damaged(_)) | StoreError::Meta(_) => true,
+        other => panic!("{other:?}"),
+    };
+    let all = may("s3:ListAllMyBuckets", Resource::Buckets);
+    let listed = rig.store.list_buckets(&all, &all_buckets()).await;
+    let access = rig.store.bucket_access(BUCKET).await;
+    access.is_err_and(refused) && (listed.is_ok() || listed.is_err_and(refused))
+}
+
+fn all_buckets() -> BucketsRequest {
+    BucketsRequest {
+        buckets_max: 1000,
+        ..BucketsRequest::default()
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_that_was_given_away_on_the_disk_is_refused() {
+    let rig = Rig::new().await;
+    let row = bucket_row(BUCKET);
+    let stored = load(&rig, &row).await.expect("there");
+    let at = stored
+        .windows(12)
+        .position(|bytes| bytes == b"123456789012");
+    let mut given = stored.clone();
+    given.splice(
+        at.expect("its owner")..at.expect("its owner") + 12,
+        OTHER.bytes(),
+    );
+    rig.write(row.clone(), given).await;
+    assert!(is_refused(&rig).await);
+    for at in 0..stored.len() {
+        let mut changed = stored.clone();
+        changed
+            .iter_mut()
+            .skip(at)
+            .take(1)
+            .for_each(|byte| *byte ^= 1);
+        rig.write(row.clone(), changed).await;
+        assert!(is_refused(&rig).await, "{at}");
+    }
+    rig.write(row, stored).await;
+    assert!(
+        rig.store
+            .bucket_access(BUCKET)
+            .await
+            .expect("reads")
+            .is_some()
+    );
+}
+
+#[tokio::test]
+async fn a_bucket_without_its_mac_is_refused() {
+    let rig = Rig::new().await;
+    let row = bucket_row(BUCKET);
+    let stored = load(&rig, &row).await.expect("there");
+    let without: Vec<u8> = stored.iter().skip(33).copied().collect();
+    codec::decode::<BucketRecord>("bucket", &without).expect("the record");
+    rig.write(row.clone(), without).await;
+    assert!(is_refused(&rig).await);
+    rig.write(row, Vec::new()).await;
+    assert!(is_refused(&rig).await);
+}
+
+#[tokio::test]
+async fn two_buckets_that_were_swapped_on_the_disk_are_refused() {
+    let rig = Rig::new().await;
+    rig.create_bucket("other").await;
+    let (one, two) = (bucket_row(BUCKET), bucket_row("other"));
+    let stored = load(&rig, &two).await.expect("there");
+    rig.write(one, stored).await;
+    assert!(is_refused(&rig).await);
+}
+
+#[tokio::test]
+async fn a_policy_that_was_deleted_or_put_back_on_the_disk_closes_its_bucket() {
+    let rig = Rig::new().await;
+    let bucket = || Resource::Bucket(BUCKET.into());
+    let proof = may_in(&rig.store, "s3:PutBucketPolicy", bucket()).await;
+    rig.store
+        .put_bucket_policy(&proof, Some(POLICY))
+        .await
+        .expect("set");
+    let uuid = rig.store.load_bucket(&proof).await.expect("there").uuid;
+    let first = load(&rig, &policy_row(&uuid)).await.expect("there");
+    let other = POLICY.replace("Allow", "Deny");
+    rig.store
+        .put_bucket_policy(&proof, Some(&other))
+        .await
+        .expect("set");
+    let second = load(&rig, &policy_row(&uuid)).await.expect("there");
+    rig.write(policy_row(&uuid), first).await;
+    assert!(is_refused(&rig).await);
+    let batch = Batch::new().delete(policy_row(&uuid));
+    rig.meta.commit(batch).await.expect("deleted");
+    assert!(is_refused(&rig).await);
+    rig.write(policy_row(&uuid), second).await;
+    let access = rig.store.bucket_access(BUCKET).await.expect("reads");
+    assert_eq!(access.expect("there").policy.expect("set").text(), other);
+}
+
+#[tokio::test]
+async fn without_the_hsm_buckets_are_looked_at_and_no_key_is_used_for_them() {
+    let rig = Rig::new().await;
+    rig.put("one", SseTarget::S3).await.expect("written");
+    rig.put("two", SseTarget::S3).await.expect("written");
+    rig.faults.always(Op::Unwrap, Fault::Fail);
+    let store = rig.restarted();
+    let looks = may_object(&store, "s3:GetObject", BUCKET, "one").await;
+    assert!(!looks.decided_bucket().expect("a bucket").verified);
+    let located = store.locate(&looks).await.expect("there");
+    let conditions = Conditions::default();
+    conditions
+        .check(located.record())
+        .expect("HEAD is answered");
+    let lists = may_in(&store, "s3:ListBucket", Resource::Bucket(BUCKET.into())).await;
+    assert_eq!(
+        store
+            .list(&lists, &everything())
+            .await
+            .expect("lists")
+            .entries
+            .len(),
+        2
+    );
+    let all = may("s3:ListAllMyBuckets", Resource::Buckets);
+    let listed = store
+        .list_buckets(&all, &all_buckets())
+        .await
+        .expect("lists");
+    assert_eq!(listed.buckets.len(), 1);
+    let deletes = may_object(&store, "s3:DeleteObject", BUCKET, "two").await;
+    store.delete(&deletes, None).await.expect("deleted");
+    let away = get(&store, BUCKET, "one", None).await;
+    assert!(
+        matches!(away, Err(StoreError::Kms(KmsError::Unavailable(_)))),
+        "{away:?}"
+    );
+    let away = put(&store, BUCKET, "three", SseTarget::S3).await;
+    assert!(
+        matches!(away, Err(StoreError::Kms(KmsError::Unavailable(_)))),
+        "{away:?}"
+    );
+    let new = may("s3:CreateBucket", Resource::Bucket("new".into()));
+    let away = store.create_bucket(&new, "r").await;
+    assert!(
+        matches!(away, Err(StoreError::Kms(KmsError::Unavailable(_)))),
+        "{away:?}"
+    );
+
+    // What was decided without the HSM uses no key when it is back, either.
+    rig.faults.heal();
+    let access = super::KeyAccess::Plain;
+    let refused = store.open(&located, &access, super::Selection::Whole).await;
+    assert!(
+        matches!(refused, Err(StoreError::Busy)),
+        "{:?}",
+        refused.err()
+    );
+    assert_eq!(
+        get(&store, BUCKET, "one", None).await.expect("reads"),
+        b"one"
+    );
+}
+
+/// A store of before buckets had MACs: one with a policy, one of another account.
+async fn old_store() -> (Rig, Vec<u8>) {
+    let rig = Rig::bare(StoreSettings::default());
+    rig.key().await;
+    for (name, uuid, owner) in [(BUCKET, [1; 16], None), ("other", [2; 16], Some(OTHER))] {
+        let record = BucketRecord {
+            uuid,
+            region: "us-west-2".to_owned(),
+            created_ms: 0,
+            encryption: DefaultEncryption::S3,
+            bucket_key: false,
+            owner: owner.map(str::to_owned),
+            policy: None,
+        };
+        rig.write(bucket_row(name), codec::encode(&record)).await;
+    }
+    let row = policy_row(&[1; 16]);
+    let sealed = rig.kms.seal_row(&row, POLICY.as_bytes()).await;
+    rig.write(row, sealed.expect("sealed")).await;
+    let row = [&[table::KMS_INTERNAL], b"metadata-mac".as_slice()].concat();
+    (rig, row)
+}
+
+#[tokio::test]
+async fn the_buckets_of_an_older_store_get_their_macs_once() {
+    let (rig, mac_row) = old_store().await;
+    let old = load(&rig, &bucket_row("other")).await.expect("there");
+    // Without the HSM they are looked at as they are.
+    rig.faults.always(Op::Unwrap, Fault::Fail);
+    let store = rig.restarted();
+    store.seal_old_buckets().await.expect("starts");
+    let all = may("s3:ListAllMyBuckets", Resource::Buckets);
+    let listed = store
+        .list_buckets(&all, &all_buckets())
+        .await
+        .expect("lists");
+    assert_eq!(listed.buckets.len(), 1);
+    assert_eq!(load(&rig, &bucket_row("other")).await.as_ref(), Some(&old));
+    rig.faults.heal();
+
+    let store = rig.restarted();
+    store.seal_old_buckets().await.expect("sealed");
+    let access = store
+        .bucket_access(BUCKET)
+        .await
+        .expect("reads")
+        .expect("there");
+    assert!(access.bucket.verified && access.policy.is_some());
+    assert_eq!(access.owner.as_str(), "123456789012");
+    let access = store
+        .bucket_access("other")
+        .await
+        .expect("reads")
+        .expect("there");
+    assert_eq!(access.owner.as_str(), OTHER);
+    let listed = store
+        .list_buckets(&all, &all_buckets())
+        .await
+        .expect("lists");
+    assert_eq!(listed.buckets.len(), 1);
+    let other = AccountId::parse(OTHER).expect("twelve digits");
+    assert!(load(&rig, &owned_row(&other, "other")).await.is_some());
+    let counted = load(&rig, &buckets_row(&other)).await.expect("there");
+    assert_eq!(codec::decode::<u32>("count", &counted).expect("reads"), 1);
+
+    // One of before is refused from now on, also after a restart.
+    rig.write(bucket_row("other"), old.clone()).await;
+    for store in [store, rig.restarted()] {
+        let refused = store.bucket_access("other").await;
+        assert!(
+            matches!(refused, Err(StoreError::Kms(KmsError::Damaged(_)))),
+            "{refused:?}"
+        );
+    }
+
+    // That they were sealed cannot be taken back on the disk.
+    let mut stored = load(&rig, &mac_row).await.expect("there");
+    assert_eq!(stored.pop(), Some(1));
+    stored.push(0);
+    rig.write(mac_row, stored).await;
+    let refused = rig.restarted().bucket_access("other").await;
+    assert!(
+        matches!(refused, Err(StoreError::Kms(KmsError::Damaged(_)))),
+        "{refused:?}"
+    );
+}
+
+/// A proof of another account's root.
+fn others(action: &'static str, resource: Resource) -> Authorised {
+    let account = AccountId::parse(OTHER).expect("twelve digits");
+    let mut context = request();
+    context.principal = Principal::root(account, "AKIAOTHER");
+    authorise(&context, Action(action), resource, Side::None, |_values| {}).expect("root may")
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_says_whose_it_is_to_its_owner_alone() {
+    let rig = Rig::new().await;
+    let bucket = || Resource::Bucket(BUCKET.into());
+    let own = rig
+        .store
+        .create_bucket(&may("s3:CreateBucket", bucket()), "r")
+        .await;
+    assert!(
+        matches!(own, Err(StoreError::BucketExists { owned: true, .. })),
+        "{own:?}"
+    );
+    let other = rig
+        .store
+        .create_bucket(&others("s3:CreateBucket", bucket()), "r")
+        .await;
+    assert!(
+        matches!(other, Err(StoreError::BucketExists { owned: false, .. })),
+        "{other:?}"
+    );
+}
+
+#[tokio::test]
+async fn each_account_has_its_own_list_and_its_own_limit() {
+    let rig = Rig::new().await;
+    let make = |name: &str| others("s3:CreateBucket", Resource::Bucket(name.into()));
+    for name in ["other-a", "other-b", "others"] {
+        rig.store
+            .create_bucket(&make(name), "us-west-2")
+            .await
+            .expect("made");
+    }
+    let all = others("s3:ListAllMyBuckets", Resource::Buckets);
+    let names = |listing: super::BucketListing| {
+        let names = listing.buckets.into_iter().map(|(name, _)| name);
+        (names.collect::<Vec<_>>(), listing.next)
+    };
+    let mut asked = BucketsRequest {
+        prefix: "other-".to_owned(),
+        buckets_max: 1,
+        ..BucketsRequest::default()
+    };
+    let first = names(rig.store.list_buckets(&all, &asked).await.expect("lists"));
+    assert_eq!(
+        first,
+        (vec!["other-a".to_owned()], Some("other-a".to_owned()))
+    );
+    asked.after = "other-a".to_owned();
+    let second = names(rig.store.list_buckets(&all, &asked).await.expect("lists"));
+    assert_eq!(second, (vec!["other-b".to_owned()], None));
+    asked = BucketsRequest {
+        region: Some("eu-west-1".to_owned()),
+        ..all_buckets()
+    };
+    let elsewhere = names(rig.store.list_buckets(&all, &asked).await.expect("lists"));
+    assert_eq!(elsewhere, (Vec::new(), None));
+
+    // At the limit, and one below it: deleting makes room.
+    let other = AccountId::parse(OTHER).expect("twelve digits");
+    let full = u32::try_from(super::BUCKETS_OF_ACCOUNT_MAX).expect("small");
+    rig.write(buckets_row(&other), codec::encode(&full)).await;
+    let refused = rig.store.create_bucket(&make("more"), "r").await;
+    assert!(
+        matches!(refused, Err(StoreError::TooManyBuckets)),
+        "{refused:?}"
+    );
+    rig.create_bucket("mine-still").await;
+    let proof = may_in(
+        &rig.store,
+        "s3:DeleteBucket",
+        Resource::Bucket("others".into()),
+    )
+    .await;
+    rig.store.delete_bucket(&proof).await.expect("deleted");
+    rig.store
+        .create_bucket(&make("more"), "r")
+        .await
+        .expect("made");
+    let refused = rig.store.create_bucket(&make("too-many"), "r").await;
+    assert!(
+        matches!(refused, Err(StoreError::TooManyBuckets)),
+        "{refused:?}"
+    );
 }

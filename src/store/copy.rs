@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 
+use super::bucket_row::is_verified;
 use super::digest::{Digested, Digests, SealedAttributes};
 use super::get::Opened;
 use super::put::{CHECKSUM_DEFAULT, ObjectRows, load_object, opaque_etag};
-use super::record::{ChecksumAlgorithm, ChecksumKind, Headers, ObjectName, ObjectRecord};
+use super::record::{
+    ChecksumAlgorithm, ChecksumKind, Headers, ObjectName, ObjectRecord, SseRecord,
+};
 use super::{
     KeyAccess, Located, SseTarget, Store, StoreError, WriteConditions, Written, object_of,
 };
@@ -52,6 +55,9 @@ impl Store {
             algorithm,
             conditions,
         } = request;
+        if sse.record() != SseRecord::Customer {
+            self.require_verified(is_verified(&proof)?).await?;
+        }
         let bucket_record = self.load_bucket(&proof).await?;
         let (bucket, key) = object_of(&proof)?;
         let name = ObjectName::new(&bucket_record, key)?;

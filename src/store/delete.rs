@@ -1,6 +1,5 @@
 //! `DeleteObject`.
 
-use super::bucket::proven_bucket;
 use super::put::{load_object, load_sealed};
 use super::record::ObjectName;
 use super::usage::index_object;
@@ -22,7 +21,7 @@ impl Store {
         let (_, key) = object_of(proof)?;
         self.commit_deciding(|| async {
             let snapshot = self.meta.snapshot().await?;
-            let name = ObjectName::new(&proven_bucket(&*snapshot, proof).await?.record, key)?;
+            let name = ObjectName::new(&self.proven_bucket(&*snapshot, proof).await?.record, key)?;
             let Some((record, value)) = load_object(&*snapshot, &name).await? else {
                 return Ok((Batch::new(), ()));
             };

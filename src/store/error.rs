@@ -12,9 +12,17 @@ pub enum StoreError {
     /// Caller: no such bucket.
     #[error("no bucket {0:?}")]
     NoSuchBucket(String),
-    /// Caller: the bucket is there already, and the caller's.
-    #[error("bucket {0:?} exists")]
-    BucketExists(String),
+    /// Caller: the bucket is there already.
+    #[error("bucket {name:?} exists")]
+    BucketExists {
+        /// Its name.
+        name: String,
+        /// Whether it belongs to the caller's account.
+        owned: bool,
+    },
+    /// Caller: the account has as many buckets as it may have.
+    #[error("too many buckets")]
+    TooManyBuckets,
     /// Caller: the bucket holds objects or uploads.
     #[error("bucket {0:?} is not empty")]
     BucketNotEmpty(String),

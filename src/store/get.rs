@@ -9,10 +9,10 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 
-use super::bucket::proven_bucket;
+use super::bucket_row::is_verified;
 use super::digest::SealedAttributes;
 use super::put::{load_object, row_digest};
-use super::record::{KeptContext, ManifestRecord, ObjectName, ObjectRecord};
+use super::record::{KeptContext, ManifestRecord, ObjectName, ObjectRecord, SseRecord};
 use super::{KeyAccess, Store, StoreError, object_of};
 use crate::auth::Authorised;
 use crate::blob::{BlobId, BlobReader};
@@ -31,6 +31,8 @@ pub struct Located {
     record: ObjectRecord,
     row_digest: [u8; 32],
     manifest: ManifestRecord,
+    /// Whether it was found by verified records.
+    verified: bool,
 }
 
 impl Located {
@@ -56,7 +58,13 @@ impl Located {
             record,
             row_digest: row_digest(value),
             manifest,
+            verified: true,
         }
+    }
+
+    /// The same, found by records that may not be verified.
+    fn found_by(self, verified: bool) -> Self {
+        Self { verified, ..self }
     }
 
     pub(super) fn name(&self) -> &ObjectName {
@@ -209,7 +217,7 @@ impl Store {
     pub async fn locate(&self, proof: &Authorised) -> Result<Located, StoreError> {
         let (_, key) = object_of(proof)?;
         let snapshot = self.meta.snapshot().await?;
-        let name = ObjectName::new(&proven_bucket(&*snapshot, proof).await?.record, key)?;
+        let name = ObjectName::new(&self.proven_bucket(&*snapshot, proof).await?.record, key)?;
         let missing = || StoreError::NoSuchKey(key.to_owned());
         let (record, value) = load_object(&*snapshot, &name).await?.ok_or_else(missing)?;
         let manifest = snapshot
@@ -217,7 +225,8 @@ impl Store {
             .await?
             .ok_or(EnvelopeError::Unauthentic("manifest"))?;
         let manifest = codec::decode("manifest", &manifest)?;
-        Ok(Located::new(name, record, &value, manifest))
+        let located = Located::new(name, record, &value, manifest);
+        Ok(located.found_by(is_verified(proof)?))
     }
 
     /// What is sealed about an object, without its bytes: the range of `selection`, and the checksum. Needs its key.
@@ -272,6 +281,9 @@ impl Store {
         located: &Located,
         access: &KeyAccess,
     ) -> Result<Opened, StoreError> {
+        if located.record.sse != SseRecord::Customer {
+            self.require_verified(located.verified).await?;
+        }
         let identity = located.name.identity();
         let schedule = self
             .open_key(&located.manifest.key, access, &located.name)

@@ -1,6 +1,5 @@
 //! `ListObjects` and `ListMultipartUploads`. No HSM, and no row that is not shown.
 
-use super::bucket::proven_bucket;
 use super::record::{ObjectRecord, UploadRecord, Uuid, key_prefix, split_row};
 use super::{Store, StoreError};
 use crate::auth::Authorised;
@@ -82,7 +81,7 @@ impl Store {
         decode: impl Fn(Uuid, &[u8]) -> Result<T, StoreError>,
     ) -> Result<Listing<T>, StoreError> {
         let snapshot = self.meta.snapshot().await?;
-        let bucket = proven_bucket(&*snapshot, proof).await?.record;
+        let bucket = self.proven_bucket(&*snapshot, proof).await?.record;
         let row_of = |key: &str| key_prefix(table, &bucket.uuid, key.as_bytes());
         let delimiter = request
             .delimiter

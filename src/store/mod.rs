@@ -11,7 +11,7 @@
 //!   `bucket_key_use` knows what hangs on them.
 //! - `gc` owns the life of blobs: intent, reference, garbage.
 //! - `usage` keeps the index of what hangs on which key.
-//! - `put`, `get`, `copy`, `update`, `delete`, `list`, `bucket`, `bucket_policy`, `multipart`, `rewrap` are the use
+//! - `put`, `get`, `copy`, `update`, `delete`, `list`, `bucket` (its rows in `bucket_row`), `bucket_policy`, `multipart`, `rewrap` are the use
 //!   cases.
 //!
 //! A use case is told which bucket or object by the [`Authorised`] proof of the front end, and by nothing else: what was
@@ -41,6 +41,7 @@ mod bucket_key_cache;
 mod bucket_key_tests;
 mod bucket_key_use;
 mod bucket_policy;
+mod bucket_row;
 #[cfg(test)]
 mod bucket_tests;
 mod copy;
@@ -59,6 +60,7 @@ mod rewrap;
 mod update;
 mod usage;
 
+pub use bucket::{BUCKETS_OF_ACCOUNT_MAX, BucketListing, BucketsRequest};
 pub use bucket_key_cache::BucketKeyCounts;
 pub use bucket_policy::{BUCKET_POLICY_BYTES_MAX, BucketAccess};
 pub use copy::CopyRequest;
@@ -125,6 +127,8 @@ pub struct Store {
     bucket_keys: Arc<BucketKeyCache>,
     turn: Arc<tokio::sync::Mutex<()>>,
     read_policies: Arc<bucket_policy::ReadPolicies>,
+    /// One at a time gives the buckets of an older store their MACs.
+    sealing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Store {
@@ -148,6 +152,7 @@ impl Store {
             bucket_keys,
             turn: Arc::default(),
             read_policies: Arc::default(),
+            sealing: Arc::default(),
         }
     }
 

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use aws_lc_rs::rand;
 use md5::{Digest as _, Md5};
 
-use super::bucket::{load_bucket, proven_bucket};
 use super::bucket_key_use::WrappedKey;
+use super::bucket_row::is_verified;
 use super::digest::{Checksum, SealedAttributes};
 use super::put::{Incoming, ObjectRows, SealedBlob, opaque_etag};
 use super::record::{
@@ -37,6 +37,8 @@ pub struct UploadTarget {
     bucket: String,
     id: Uuid,
     record: UploadRecord,
+    /// Whether it was found by verified records.
+    verified: bool,
 }
 
 impl UploadTarget {
@@ -116,6 +118,9 @@ impl Store {
         (checksum, checksum_chosen): (ChecksumKind, bool),
     ) -> Result<Uuid, StoreError> {
         let (bucket, key) = object_of(proof)?;
+        if sse.record() != SseRecord::Customer {
+            self.require_verified(is_verified(proof)?).await?;
+        }
         let name = ObjectName::new(&self.load_bucket(proof).await?, key)?;
         // The schedule is dropped here: the data key is unwrapped again for every part.
         let (_, key) = self.make_key(sse, &name).await?;
@@ -131,7 +136,7 @@ impl Store {
         };
         self.commit_deciding(|| async {
             let snapshot = self.meta.snapshot().await?;
-            let bucket = load_bucket(&*snapshot, bucket, &name.bucket).await?;
+            let bucket = self.bucket_named(&*snapshot, bucket, &name.bucket).await?;
             let row = name.upload_row(&id);
             let batch = bucket
                 .unchanged()
@@ -161,7 +166,7 @@ impl Store {
         let missing = || StoreError::NoSuchUpload(upload.to_owned());
         let mut id: Uuid = [0; 16];
         let snapshot = self.meta.snapshot().await?;
-        let bucket_record = proven_bucket(&*snapshot, proof).await?.record;
+        let bucket_record = self.proven_bucket(&*snapshot, proof).await?.record;
         hex::decode_to_slice(upload, &mut id).map_err(|_not_hex| missing())?;
         let name = ObjectName::new(&bucket_record, key)?;
         let value = snapshot
@@ -173,7 +178,21 @@ impl Store {
             bucket: bucket.to_owned(),
             id,
             record: codec::decode("upload", &value)?,
+            verified: is_verified(proof)?,
         })
+    }
+
+    /// The data key of an upload.
+    async fn upload_key(
+        &self,
+        upload: &UploadTarget,
+        access: &KeyAccess,
+    ) -> Result<KeySchedule, StoreError> {
+        if upload.record.sse != SseRecord::Customer {
+            self.require_verified(upload.verified).await?;
+        }
+        self.open_key(&upload.record.key, access, &upload.name)
+            .await
     }
 
     /// Writes a part. A part of the same number is replaced.
@@ -188,10 +207,7 @@ impl Store {
         number: u32,
         incoming: Incoming,
     ) -> Result<(PartRecord, Vec<u8>), StoreError> {
-        let (schedule, pending) = tokio::join!(
-            self.open_key(&upload.record.key, access, &upload.name),
-            self.begin_blob()
-        );
+        let (schedule, pending) = tokio::join!(self.upload_key(upload, access), self.begin_blob());
         let pending = pending?;
         let schedule = match schedule {
             Ok(schedule) => schedule,
@@ -356,9 +372,7 @@ impl Store {
         let snapshot = self.meta.snapshot().await?;
         let uploaded = scan_parts(&*snapshot, &part_rows(&upload.id), PARTS_MAX).await?;
         drop(snapshot);
-        let schedule = self
-            .open_key(&upload.record.key, &access, &upload.name)
-            .await?;
+        let schedule = self.upload_key(&upload, &access).await?;
         let (mut used, unused) = select_parts(uploaded, &parts)?;
         let object_checksum = Self::prove_parts(&schedule, &upload, &parts, &mut used)?;
         let total: u64 = used.iter().map(|part| part.record.size).sum();

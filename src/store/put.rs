@@ -8,8 +8,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
-use super::bucket::{load_bucket, proven_bucket};
 use super::bucket_key_use::WrappedKey;
+use super::bucket_row::is_verified;
 use super::digest::{Digested, Digests, SealedAttributes};
 use super::gc::PendingBlob;
 use super::record::{
@@ -115,7 +115,10 @@ impl Store {
         } = request;
         let (bucket, key) = object_of(&proof)?;
         let snapshot = self.meta.snapshot().await?;
-        let name = ObjectName::new(&proven_bucket(&*snapshot, &proof).await?.record, key)?;
+        if sse.record() != SseRecord::Customer {
+            self.require_verified(is_verified(&proof)?).await?;
+        }
+        let name = ObjectName::new(&self.proven_bucket(&*snapshot, &proof).await?.record, key)?;
         // Checked again in the batch; here, so that a body is not sent in vain.
         let current = load_object(&*snapshot, &name)
             .await?
@@ -324,7 +327,7 @@ impl Store {
         rows: &ObjectRows,
         conditions: &WriteConditions,
     ) -> Result<Batch, StoreError> {
-        let bucket = load_bucket(snapshot, bucket, &name.bucket).await?;
+        let bucket = self.bucket_named(snapshot, bucket, &name.bucket).await?;
         let current = load_object(snapshot, name).await?;
         conditions.check(current.as_ref().map(|(record, _)| record))?;
         let sealed = load_sealed(snapshot, name).await?;

@@ -42,6 +42,9 @@ pub struct BucketRecord {
     /// The account that owns it; none is the first of the configuration.
     #[n(5)]
     pub owner: Option<String>,
+    /// SHA-256 of the stored row of its policy, if it has one.
+    #[cbor(n(6), with = "minicbor::bytes", default)]
+    pub policy: Option<[u8; 32]>,
 }
 
 impl BucketRecord {
@@ -469,6 +472,23 @@ pub fn bucket_row(name: &str) -> Vec<u8> {
     [&[table::BUCKET], name.as_bytes()].concat()
 }
 
+/// Key of the row that says how many buckets an account has.
+pub fn buckets_row(account: &AccountId) -> Vec<u8> {
+    [&[table::BUCKETS_OF], account.as_str().as_bytes()].concat()
+}
+
+/// Key of the row that says that an account has the bucket of this name.
+pub fn owned_row(account: &AccountId, name: &str) -> Vec<u8> {
+    [buckets_row(account).as_slice(), name.as_bytes()].concat()
+}
+
+/// Rows of all buckets of an account, without their number.
+pub fn owned_rows(account: &AccountId) -> KeyRange {
+    let mut range = KeyRange::prefix(&buckets_row(account));
+    range.start.push(0);
+    range
+}
+
 /// Key of the row of a bucket's policy.
 pub fn policy_row(bucket: &Uuid) -> Vec<u8> {
     [[table::BUCKET_POLICY].as_slice(), bucket].concat()
@@ -600,6 +620,7 @@ mod tests {
             encryption: DefaultEncryption::S3,
             bucket_key: false,
             owner: None,
+            policy: None,
         };
         assert!(ObjectName::new(&bucket, &"k".repeat(OBJECT_KEY_BYTES_MAX)).is_ok());
         assert!(ObjectName::new(&bucket, &"k".repeat(OBJECT_KEY_BYTES_MAX + 1)).is_err());

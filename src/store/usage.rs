@@ -24,10 +24,10 @@ use std::sync::Arc;
 use minicbor::{Decode, Encode};
 use tracing::info;
 
-use super::bucket::BUCKETS_MAX;
+use super::bucket_row::{name_of_row, unverified};
 use super::record::{
-    BucketKeyRecord, BucketKeyWrap, BucketRecord, KeyRecord, ManifestRecord, ObjectName,
-    ObjectRecord, UploadRecord, Uuid, bucket_row, split_row,
+    BucketKeyRecord, BucketKeyWrap, KeyRecord, ManifestRecord, ObjectName, ObjectRecord,
+    UploadRecord, Uuid, bucket_row, split_row,
 };
 use super::{CONFLICT_RETRIES_MAX, Store, StoreError};
 use crate::kms::{
@@ -311,7 +311,7 @@ impl Wanted {
             Some(name) => {
                 let value = snapshot.load(&bucket_row(name)).await?;
                 let value = value.ok_or_else(|| DependantsError::NoSuchBucket(name.clone()))?;
-                let bucket: BucketRecord = codec::decode("bucket", &value)?;
+                let bucket = unverified(&value)?;
                 let prefix = super::record::key_prefix(0, &bucket.uuid, scope.prefix.as_bytes());
                 Some((bucket.uuid, rest_of(&prefix).to_vec()))
             }
@@ -475,18 +475,18 @@ impl Dependants for DependantIndex {
 pub(super) async fn bucket_names(
     snapshot: &dyn Snapshot,
 ) -> Result<BTreeMap<Uuid, String>, MetaError> {
-    let rows = snapshot
-        .scan(&KeyRange::prefix(&[table::BUCKET]), BUCKETS_MAX)
-        .await?;
-    rows.into_iter()
-        .map(|(row, value)| {
-            let bucket: BucketRecord = codec::decode("bucket", &value)?;
-            let name = row.get(1..).unwrap_or_default().to_vec();
-            let name =
-                String::from_utf8(name).map_err(|_bytes| MetaError::Damaged("bucket name"))?;
-            Ok((bucket.uuid, name))
-        })
-        .collect()
+    let mut names = BTreeMap::new();
+    let mut range = KeyRange::prefix(&[table::BUCKET]);
+    loop {
+        let rows = snapshot.scan(&range, COUNT_ROWS).await?;
+        let Some((last, _)) = rows.last() else {
+            return Ok(names);
+        };
+        range.start = [last.as_slice(), &[0]].concat();
+        for (row, value) in &rows {
+            names.insert(unverified(value)?.uuid, name_of_row(row)?);
+        }
+    }
 }
 
 impl Store {

@@ -70,7 +70,10 @@ fn without_policy(principal: &Principal) -> Decision {
 fn get(principal: &Principal, policy: Option<&Document>) -> Decision {
     let owner = account(OURS);
     let side = Side::Bucket {
-        bucket: DecidedBucket { uuid: [7; 16] },
+        bucket: DecidedBucket {
+            uuid: [7; 16],
+            verified: true,
+        },
         owner: &owner,
         policy,
     };
@@ -199,7 +202,10 @@ fn root_may_do_everything_to_its_buckets_and_always_mend_their_policies() {
     let owner = account(OURS);
     let shut = resource(&[("Deny", "*")]);
     let side = Side::Bucket {
-        bucket: DecidedBucket { uuid: [7; 16] },
+        bucket: DecidedBucket {
+            uuid: [7; 16],
+            verified: true,
+        },
         owner: &owner,
         policy: Some(&shut),
     };

@@ -204,7 +204,10 @@ fn outcome(documents: &Documents, case: &[&str]) -> String {
             .as_ref()
             .map(|policy| document(policy, Kind::Resource));
         let side = Side::Bucket {
-            bucket: DecidedBucket { uuid: [7; 16] },
+            bucket: DecidedBucket {
+                uuid: [7; 16],
+                verified: true,
+            },
             owner: &owner,
             policy: policy.as_ref(),
         };
