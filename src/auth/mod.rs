@@ -136,6 +136,8 @@ impl Principal {
 pub struct RequestContext {
     /// Who is calling.
     pub principal: Principal,
+    /// What S3 calls the caller's account, by which a bucket policy may name it.
+    pub canonical_id: Option<String>,
     /// Names the request in answers and logs.
     pub request_id: String,
     /// Where the request came from.
@@ -202,6 +204,7 @@ impl RequestContext {
     pub fn new(principal: Principal, request_id: impl Into<String>) -> Self {
         Self {
             principal,
+            canonical_id: None,
             request_id: request_id.into(),
             source_ip: None,
             secure_transport: false,
@@ -399,7 +402,7 @@ pub fn authorise(
     let arn = resource.arn();
     let decision = policy::decide(&Question {
         principal: &context.principal,
-        canonical_id: None,
+        canonical_id: context.canonical_id.as_deref(),
         action: action.0,
         resource: &arn,
         values: &values,

@@ -15,6 +15,7 @@ use super::Front;
 use super::headers::timestamp;
 use super::list::{read_token, write_token};
 use super::sse::aes256;
+use crate::auth::{AccountId, Authorised};
 use crate::store::record::DefaultEncryption;
 use crate::store::{BUCKETS_OF_ACCOUNT_MAX, BucketsRequest};
 
@@ -22,12 +23,22 @@ use crate::store::{BUCKETS_OF_ACCOUNT_MAX, BucketsRequest};
 const REGION_WITHOUT_CONSTRAINT: &str = "us-east-1";
 
 impl Front {
-    /// The account, as the owner of everything.
-    pub(super) fn owner(&self) -> Owner {
+    /// An account, as an owner. One that is not configured any more goes by its number.
+    pub(super) fn owner(&self, account: &AccountId) -> Owner {
+        let (id, name) = match self.owners.get(account) {
+            Some((id, name)) => (id.clone(), Some(name.clone())),
+            None => (account.to_string(), None),
+        };
         Owner {
-            display_name: None,
-            id: Some(self.account.clone()),
+            display_name: name,
+            id: Some(id),
         }
+    }
+
+    /// The owner of the proof's bucket, and so of all that is in it.
+    pub(super) async fn owner_of(&self, proof: &Authorised) -> S3Result<Owner> {
+        let bucket = self.store.load_bucket(proof).await?;
+        Ok(self.owner(&bucket.owner(self.kms.account())))
     }
 }
 
@@ -53,7 +64,7 @@ pub(super) async fn list(
     let asked = BucketsRequest {
         prefix: input.prefix.clone().unwrap_or_default(),
         after: after.transpose()?.unwrap_or_default(),
-        region: input.bucket_region.map(String::from),
+        region: input.bucket_region,
         buckets_max,
     };
     let listing = front.store.list_buckets(&proof, &asked).await?;
@@ -65,7 +76,7 @@ pub(super) async fn list(
     Ok(S3Response::new(ListBucketsOutput {
         buckets: Some(buckets.collect()),
         continuation_token: listing.next.map(write_token),
-        owner: Some(front.owner()),
+        owner: Some(front.owner(&proof.principal().account)),
         prefix: input.prefix,
     }))
 }

@@ -132,10 +132,11 @@ pub(super) async fn v1(
             },
         )
         .await?;
+    let owner = front.owner_of(&proof).await?;
     let contents = listing
         .entries
         .iter()
-        .map(|(key, record)| object(encoding.apply(key), record, Some(front.owner())))
+        .map(|(key, record)| object(encoding.apply(key), record, Some(owner.clone())))
         .collect();
     Ok(S3Response::new(ListObjectsOutput {
         common_prefixes: Some(encoding.prefixes(&listing.prefixes)),
@@ -186,10 +187,10 @@ pub(super) async fn v2(
             },
         )
         .await?;
-    let owner = input
-        .fetch_owner
-        .filter(|fetch| *fetch)
-        .map(|_| front.owner());
+    let owner = match input.fetch_owner {
+        Some(true) => Some(front.owner_of(&proof).await?),
+        Some(false) | None => None,
+    };
     let contents = listing
         .entries
         .iter()
@@ -258,6 +259,7 @@ pub(super) async fn uploads(
     let next_upload = last
         .filter(|(key, _)| listing.next.as_ref() == Some(key))
         .map(|(_, (id, _))| hex::encode(id));
+    let owner = front.owner_of(&proof).await?;
     let uploads = listing
         .entries
         .iter()
@@ -269,7 +271,7 @@ pub(super) async fn uploads(
             initiated: Some(timestamp(record.initiated_ms)),
             initiator: None,
             key: Some(encoding.apply(key)),
-            owner: Some(front.owner()),
+            owner: Some(owner.clone()),
             storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),
             upload_id: Some(hex::encode(id)),
         })

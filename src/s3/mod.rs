@@ -5,6 +5,7 @@
 //! front end does not do is answered `NotImplemented`, never accepted and ignored: by [`refuse`] for headers, and by
 //! `s3s` for operations that have no line below.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use s3s::dto::{
@@ -27,7 +28,7 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{S3, S3Request, S3Response, S3Result};
 use tracing::Instrument as _;
 
-use crate::auth::RequestContext;
+use crate::auth::{AccountId, RequestContext};
 use crate::kms::Kms;
 use crate::store::Store;
 
@@ -57,17 +58,20 @@ pub struct Front {
     kms: Arc<Kms>,
     /// Served regions; the first is the default.
     regions: Vec<String>,
-    account: String,
+    owners: Owners,
 }
+
+/// What S3 says of accounts: canonical id and display name.
+pub type Owners = BTreeMap<AccountId, (String, String)>;
 
 impl Front {
     /// A front end on these seams. `regions` is not empty.
-    pub fn new(store: Store, kms: Arc<Kms>, regions: Vec<String>, account: String) -> Self {
+    pub fn new(store: Store, kms: Arc<Kms>, regions: Vec<String>, owners: Owners) -> Self {
         Self {
             store,
             kms,
             regions,
-            account,
+            owners,
         }
     }
 

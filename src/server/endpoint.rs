@@ -161,6 +161,36 @@ impl Endpoint {
         response
     }
 
+    fn request_context(
+        &self,
+        verified: &Verified,
+        headers: &HeaderMap,
+        request_id: &str,
+        peer: SocketAddr,
+        time: OffsetDateTime,
+    ) -> RequestContext {
+        let text = |name| {
+            let value: Option<&HeaderValue> = headers.get(name);
+            value
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned)
+        };
+        let account = self.iam.accounts().find(&verified.principal.account);
+        RequestContext {
+            principal: verified.principal.clone(),
+            canonical_id: account.map(|account| account.canonical_id.clone()),
+            request_id: request_id.to_owned(),
+            source_ip: Some(peer.ip()),
+            secure_transport: false,
+            time,
+            user_agent: text(header::USER_AGENT),
+            referer: text(header::REFERER),
+            presigned: verified.presigned,
+            content_sha256: None,
+            operation: Operation::default(),
+        }
+    }
+
     /// Reads a short body, within a time: a client may not take an hour for a few bytes.
     async fn collect<B>(&self, body: B, bytes_max: usize) -> Result<Bytes, BoxError>
     where
@@ -230,7 +260,7 @@ impl Endpoint {
             );
         };
         let now = self.clock.now();
-        let context = request_context(&verified, &parts.headers, request_id, peer, now);
+        let context = self.request_context(&verified, &parts.headers, request_id, peer, now);
         let (kms, target) = (Arc::clone(&self.kms), target.to_owned());
         to_its_end(request_id, async move {
             kms::api::handle(&kms, &context, &target, &body).await
@@ -270,7 +300,7 @@ impl Endpoint {
             Err(Refusal::Damaged) => return refuse(IamError::Damaged("identity")),
         };
         let now = self.clock.now();
-        let context = request_context(&verified, &parts.headers, request_id, peer, now);
+        let context = self.request_context(&verified, &parts.headers, request_id, peer, now);
         let form = if parts.method == Method::GET {
             Bytes::copy_from_slice(parts.uri.query().unwrap_or_default().as_bytes())
         } else {
@@ -391,7 +421,7 @@ impl Endpoint {
         drop_meaningless_range(&mut parts.headers);
         hide_secrets(&mut parts.headers);
         let now = self.clock.now();
-        let mut context = request_context(&verified, &parts.headers, request_id, peer, now);
+        let mut context = self.request_context(&verified, &parts.headers, request_id, peer, now);
         context.content_sha256 = content_sha256;
         let body = VerifiedBody::new(body, verified.payload);
         parts.extensions.insert(context);
@@ -524,33 +554,6 @@ fn announced(headers: &HeaderMap) -> Vec<String> {
         .flat_map(|value| value.split(','))
         .map(|name| name.trim().to_ascii_lowercase())
         .collect()
-}
-
-fn request_context(
-    verified: &Verified,
-    headers: &HeaderMap,
-    request_id: &str,
-    peer: SocketAddr,
-    time: OffsetDateTime,
-) -> RequestContext {
-    let text = |name| {
-        let value: Option<&HeaderValue> = headers.get(name);
-        value
-            .and_then(|value| value.to_str().ok())
-            .map(str::to_owned)
-    };
-    RequestContext {
-        principal: verified.principal.clone(),
-        request_id: request_id.to_owned(),
-        source_ip: Some(peer.ip()),
-        secure_transport: false,
-        time,
-        user_agent: text(header::USER_AGENT),
-        referer: text(header::REFERER),
-        presigned: verified.presigned,
-        content_sha256: None,
-        operation: Operation::default(),
-    }
 }
 
 /// What a request to S3 says of its body's digest.

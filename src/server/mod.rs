@@ -171,12 +171,12 @@ impl Server {
         }
         let iam = Arc::new(Iam::new(Arc::clone(&kms), Arc::clone(&clock), accounts));
         let verifier = Verifier::new(config.regions.clone(), Arc::clone(&clock));
-        let front = Front::new(
-            store.clone(),
-            Arc::clone(&kms),
-            config.regions,
-            config.account.as_str().to_owned(),
-        );
+        let owners = iam.accounts().all().map(|account| {
+            let names = (account.canonical_id.clone(), account.display_name.clone());
+            (account.id.clone(), names)
+        });
+        let owners = owners.collect();
+        let front = Front::new(store.clone(), Arc::clone(&kms), config.regions, owners);
         let endpoint = Endpoint::new(
             verifier,
             front,

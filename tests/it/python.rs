@@ -275,6 +275,7 @@ python_tests! {
         an_object_is_open_to_whom_its_bucket_and_its_key_let_in_and_to_nobody_else
         a_key_of_a_further_account_is_as_open_as_one_of_the_first
         an_object_of_a_further_account_is_as_open_as_one_of_the_first
+        each_account_has_its_own_buckets_and_is_named_as_their_owner
     }
     encryption_clients {
         the_aws_encryption_sdk_does_its_main_job

@@ -12,7 +12,7 @@ import sys
 
 import botocore.exceptions
 
-from support import Server, main
+from support import Server, main, refused
 
 VECTORS = pathlib.Path(__file__).parents[2] / "vectors" / "access"
 # As the vectors have them, and as the server here has them: its first account, and a further one.
@@ -251,6 +251,46 @@ def a_key_of_a_further_account_is_as_open_as_one_of_the_first():
 
 def an_object_of_a_further_account_is_as_open_as_one_of_the_first():
     _hold([case for case in _cases() if case["bucket policy"]], FURTHER, FIRST)
+
+
+def each_account_has_its_own_buckets_and_is_named_as_their_owner():
+    with Server() as server:
+        server.add_account(FURTHER, "AKIAFURTHER", "further-secret-of-the-test")
+        ours, theirs = server.client(), server.client_as("s3", "AKIAFURTHER", "further-secret-of-the-test", None)
+        ours.create_bucket(Bucket="ours")
+        for bucket in "theirs-a", "theirs-b", "unlike":
+            theirs.create_bucket(Bucket=bucket)
+        refused("BucketAlreadyOwnedByYou", ours.create_bucket, Bucket="ours", status=409)
+        refused("BucketAlreadyExists", theirs.create_bucket, Bucket="ours", status=409)
+
+        first = theirs.list_buckets(Prefix="theirs", MaxBuckets=1)
+        assert [b["Name"] for b in first["Buckets"]] == ["theirs-a"], first
+        rest = theirs.list_buckets(Prefix="theirs", MaxBuckets=1, ContinuationToken=first["ContinuationToken"])
+        assert [b["Name"] for b in rest["Buckets"]] == ["theirs-b"] and "ContinuationToken" not in rest, rest
+        assert [b["Name"] for b in ours.list_buckets()["Buckets"]] == ["ours"]
+        assert theirs.list_buckets(BucketRegion="eu-north-1")["Buckets"] == []
+        for wrong in {"MaxBuckets": 10001}, {"ContinuationToken": "?"}:
+            refused("InvalidArgument", theirs.list_buckets, **wrong, status=400)
+
+        # Whoever asks and whoever wrote, the owner is that of the bucket.
+        owner = theirs.list_buckets()["Owner"]
+        assert len(owner["ID"]) == 64, owner
+        assert ours.list_buckets()["Owner"]["ID"] != owner["ID"]
+        theirs.put_object(Bucket="theirs-a", Key="k", Body=OBJECT)
+        upload = {"Bucket": "theirs-a", "Key": "u"}
+        upload["UploadId"] = theirs.create_multipart_upload(**upload)["UploadId"]
+        policy = {"Version": "2012-10-17", "Statement": [{
+            "Effect": "Allow", "Principal": {"CanonicalUser": ours.list_buckets()["Owner"]["ID"]}, "Action": "s3:*",
+            "Resource": ["arn:aws:s3:::theirs-a", "arn:aws:s3:::theirs-a/*"]}]}
+        refused("AccessDenied", ours.get_object, Bucket="theirs-a", Key="k", status=403)
+        theirs.put_bucket_policy(Bucket="theirs-a", Policy=json.dumps(policy))
+        assert ours.get_object(Bucket="theirs-a", Key="k")["Body"].read() == OBJECT
+        for s3 in ours, theirs:
+            found = [s3.list_objects(Bucket="theirs-a")["Contents"][0]["Owner"],
+                     s3.list_objects_v2(Bucket="theirs-a", FetchOwner=True)["Contents"][0]["Owner"],
+                     s3.list_multipart_uploads(Bucket="theirs-a")["Uploads"][0]["Owner"],
+                     s3.list_parts(**upload)["Owner"]]
+            assert found == [owner] * 4, found
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ use crate::auth::policy::{
     Decision, Denial, Document, Kind, Named, PolicyKind, Question, Side, Values, decide,
     may_change_key_policy, names,
 };
-use crate::auth::{DecidedBucket, Principal};
+use crate::auth::{AccountId, Action, DecidedBucket, Principal, RequestContext, authorise};
 
 const KEY: &str = "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
 const OBJECT: &str = "arn:aws:s3:::bucket/key";
@@ -534,4 +534,34 @@ fn a_refusal_says_which_policy_in_the_words_of_aws() {
     ] {
         assert_eq!(denial.reason("kms:Decrypt"), reason);
     }
+}
+
+#[test]
+fn a_canonical_id_in_a_bucket_policy_means_the_callers_account() {
+    let canonical = "0".repeat(64);
+    let policy = format!(
+        r#"{{"Version":"2012-10-17","Statement":{{"Effect":"Allow","Principal":{{"CanonicalUser":"{canonical}"}},
+            "Action":"s3:GetObject","Resource":"arn:aws:s3:::bucket/*"}}}}"#
+    );
+    let policy = Document::parse(&policy, Kind::Resource).expect("a policy");
+    let theirs = AccountId::parse("444455556666").expect("twelve digits");
+    let owner = AccountId::parse("111122223333").expect("twelve digits");
+    let asks = |id: Option<&str>| {
+        let mut context = RequestContext::new(Principal::root(theirs.clone(), "AKIA"), "r");
+        context.canonical_id = id.map(str::to_owned);
+        let side = Side::Bucket {
+            bucket: DecidedBucket {
+                uuid: [7; 16],
+                verified: true,
+            },
+            owner: &owner,
+            policy: Some(&policy),
+        };
+        let object = crate::auth::Resource::Object("bucket".into(), "k".into());
+        let decided = authorise(&context, Action("s3:GetObject"), object, side, |_values| ());
+        decided.is_ok()
+    };
+    assert!(!asks(None));
+    assert!(!asks(Some(&"1".repeat(64))));
+    assert!(asks(Some(&canonical)));
 }
