@@ -8,13 +8,17 @@
 //! is reported and kept, for whoever operates the token to destroy: nothing here destroys what it cannot prove to be
 //! unused. Only a key that this very process has just made and could not record, because another server was first, is
 //! destroyed at once.
+//!
+//! Material that was brought along is different: its owner has it, and is told that the import failed. What a crash leaves
+//! of it is destroyed, and its intent proves that it may be: it says under the records' MAC which key it was for, no version
+//! of that key has its identity, and it is claimed first, so that nobody can commit it any more.
 
 use minicbor::{Decode, Encode};
 use strongroom_hsm::{BackingKeyId, HsmError, Material, ToolSpec};
 
 use super::Kms;
 use super::error::KmsError;
-use super::key::{BackingRecord, Cause, Owner, Timestamp, name_of};
+use super::key::{BackingRecord, Cause, KeyId, Owner, Timestamp, name_of};
 use super::stores::Place;
 use super::table::{self, Rows};
 use crate::meta::{Batch, KeyRange, codec, table as tables};
@@ -60,6 +64,14 @@ struct Intent {
     /// In which token group; none is the default one.
     #[n(4)]
     group: Option<String>,
+    /// Of material that is brought along: for which key, with the MAC of that.
+    #[cbor(n(5), with = "minicbor::bytes")]
+    import: Option<Vec<u8>>,
+}
+
+/// What the MAC in an intent is made under: no row's key begins so.
+fn import_domain(id: &BackingKeyId) -> Vec<u8> {
+    [b"\0intent of an import v1".as_slice(), id.as_bytes()].concat()
 }
 
 /// A backing key that the token holds and no record names yet.
@@ -131,12 +143,22 @@ impl Kms {
             Target::MetadataMac => "strongroom internal metadata-mac".to_owned(),
         };
         let created = self.now();
+        let import = match (kind, target) {
+            (Kind::Import(_), Target::Version(Owner::Key(key), _)) => {
+                // Whoever imports has read the key's rows, and so has had the MAC key.
+                let mac = self.mac.get();
+                let mac = mac.ok_or(KmsError::internal("an import before the records"))?;
+                Some(mac.seal(&import_domain(&id), key.key_id().as_bytes()))
+            }
+            _ => None,
+        };
         let intent = Intent {
             label: label.clone(),
             created,
             process: self.process,
             reported: false,
             group: place.group.clone(),
+            import,
         };
         let intent = codec::encode(&intent);
         let row = table::intent_row(&id);
@@ -202,7 +224,8 @@ impl Kms {
         }
     }
 
-    /// Ends intents without an object and reports those with one; `again`, also those that were reported before.
+    /// Ends intents without an object and reports those with one; `again`, also those that were reported before. What an
+    /// import left is destroyed.
     pub(super) async fn reconcile_intents(&self, again: bool) -> Result<(), KmsError> {
         let snapshot = self.meta.snapshot().await.map_err(KmsError::meta)?;
         let range = KeyRange::prefix(&[tables::KMS_INTENT]);
@@ -242,6 +265,14 @@ impl Kms {
             if !there {
                 self.commit(found.delete(row)).await?;
                 tracing::info!(event = "kms.intent.ended", backing_key = %id, label = intent.label);
+            } else if let Some(sealed) = &intent.import {
+                let ended = self.end_import_left(&id, sealed, (row, found), &intent);
+                if let Err(error) = ended.await {
+                    tracing::warn!(event = "kms.import.left", backing_key = %id, label = intent.label, %error);
+                    if error.is_outage() {
+                        outage.get_or_insert(error);
+                    }
+                }
             } else if again || !intent.reported {
                 tracing::warn!(
                     event = "kms.backing_key.orphan",
@@ -258,5 +289,64 @@ impl Kms {
             }
         }
         outage.map_or(Ok(()), Err)
+    }
+
+    /// Destroys what an import left in the token: see the head of this file.
+    async fn end_import_left(
+        &self,
+        id: &BackingKeyId,
+        sealed: &[u8],
+        (row, found): (Vec<u8>, Batch),
+        intent: &Intent,
+    ) -> Result<(), KmsError> {
+        let mac = self.mac().await?;
+        let key = mac
+            .open(&import_domain(id), sealed)
+            .and_then(|key| key.try_into().ok())
+            .map(KeyId::from_bytes)
+            .ok_or(KmsError::Damaged("intent of an import"))?;
+        // From now on nobody can commit it who has not by now.
+        let claimed = codec::encode(&Intent {
+            label: intent.label.clone(),
+            reported: true,
+            group: intent.group.clone(),
+            import: intent.import.clone(),
+            process: self.process,
+            created: intent.created,
+        });
+        if !self
+            .commit(found.put(row.as_slice(), claimed.as_slice()))
+            .await?
+        {
+            return Ok(());
+        }
+        if self.has_backing(key, id).await? {
+            return Err(KmsError::internal(
+                "an intent names a backing key that is in use",
+            ));
+        }
+        let hsm = self.groups.recorded(intent.group.as_deref())?;
+        hsm.destroy_key(*id).await.map_err(KmsError::hsm)?;
+        let claimed = Batch::new().unchanged(row.as_slice(), Some(&claimed));
+        self.commit(claimed.delete(row)).await?;
+        tracing::info!(event = "kms.import.left_ended", backing_key = %id, label = intent.label);
+        Ok(())
+    }
+
+    /// Whether a version of a key has this identity.
+    async fn has_backing(&self, key: KeyId, id: &BackingKeyId) -> Result<bool, KmsError> {
+        let owner = Owner::Key(self.key_arn(self.account(), key));
+        let rows = self.rows().await?;
+        let head = match rows.head(&owner).await {
+            Ok(head) => head.record,
+            Err(KmsError::NotFound(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        for version in head.recorded_versions() {
+            if rows.backing(&owner, version).await?.record.id() == *id {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }

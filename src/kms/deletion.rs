@@ -9,14 +9,10 @@
 
 use strongroom_hsm::{HsmError, HsmGroup};
 
-use super::dependants::{ALL_VERSIONS, Dependent, Scope};
 use super::error::{KmsError, WrongState};
-use super::key::{
-    BackingRecord, ImportRecord, KeyArn, KeyId, KeyRecord, KeyState, MaterialState, Owner,
-    Timestamp,
-};
+use super::key::{BackingRecord, KeyArn, KeyId, KeyRecord, KeyState, Owner, Timestamp};
 use super::policy::{POLICY_NAME, PolicyRecord};
-use super::table::{self, Loaded, Rows};
+use super::table::{self, Loaded};
 use super::{COMMIT_ATTEMPTS_MAX, Kms, aliases, check_proof, grants};
 use crate::auth::Authorised;
 use crate::meta::table as tables;
@@ -74,25 +70,8 @@ impl Kms {
             Ok(())
         })
         .await?;
-        match self
-            .usage(key.key_id(), ALL_VERSIONS, &Scope::default())
-            .await
-        {
-            Ok(usage) => {
-                let Dependent {
-                    objects,
-                    bytes,
-                    uploads,
-                } = usage.total();
-                tracing::info!(
-                    event = "kms.key.deletion_scheduled", %key, window_days, objects, bytes, uploads
-                );
-            }
-            // It is scheduled all the same.
-            Err(error) => {
-                tracing::warn!(event = "kms.key.deletion_scheduled", %key, window_days, %error);
-            }
-        }
+        tracing::info!(event = "kms.key.deletion_scheduled", %key, window_days);
+        self.log_dependants(key, "kms.key.deletion_scheduled").await;
         Ok(Deletion { date, window_days })
     }
 
@@ -118,11 +97,10 @@ impl Kms {
             };
             match record.state {
                 KeyState::PendingDeletion(_) => {
-                    record.state = match record.import {
-                        Some(import) if import.material != MaterialState::Present => {
-                            KeyState::PendingImport
-                        }
-                        _ => KeyState::Disabled,
+                    record.state = if record.is_missing_material() {
+                        KeyState::PendingImport
+                    } else {
+                        KeyState::Disabled
                     };
                     Ok(())
                 }
@@ -240,11 +218,8 @@ impl Kms {
         // Nothing makes backing keys for a key in this state, and no wrap or unwrap begins.
         let rows = self.rows().await?;
         let head = rows.head(&owner).await?.record;
-        for version in 1..=head.current {
-            let Some(backing) = backing_if_any(&rows, &owner, &head, version).await? else {
-                continue;
-            };
-            let backing = backing.record;
+        for version in head.recorded_versions() {
+            let backing = rows.backing(&owner, version).await?.record;
             let id = backing.id();
             let hsms = self.all_hsms_of(&rows, &owner, &backing).await?;
             check_there(&hsms, &backing).await?;
@@ -268,11 +243,8 @@ impl Kms {
             };
             let mut batch = head.delete();
             let mut stores = Vec::new();
-            for version in 1..=head.record.current {
-                let Some(backing) = backing_if_any(&rows, owner, &head.record, version).await?
-                else {
-                    continue;
-                };
+            for version in head.record.recorded_versions() {
+                let backing = rows.backing(owner, version).await?;
                 batch = batch.and(backing.delete());
                 stores.extend(backing.record.store);
             }
@@ -298,20 +270,6 @@ impl Kms {
         }
         Err(KmsError::Busy)
     }
-}
-
-/// A version of a key: a key whose material was never brought along has none.
-async fn backing_if_any(
-    rows: &Rows,
-    owner: &Owner,
-    head: &KeyRecord,
-    version: u32,
-) -> Result<Option<Loaded<BackingRecord>>, KmsError> {
-    let never = |import: ImportRecord| import.material == MaterialState::Never;
-    if head.import.is_some_and(never) {
-        return Ok(None);
-    }
-    rows.backing(owner, version).await.map(Some)
 }
 
 /// A key that is not there is destroyed already only if its token is there: another one behind the same name says nothing

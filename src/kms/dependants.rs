@@ -212,6 +212,25 @@ impl Kms {
             .map(|dependants| dependants.rows(key.key_id()))
     }
 
+    /// Says in the log what depends on a key that is of no use any more.
+    pub(super) async fn log_dependants(&self, key: &KeyArn, because: &'static str) {
+        let all = Scope::default();
+        match self.usage(key.key_id(), ALL_VERSIONS, &all).await {
+            Ok(usage) => {
+                let Dependent {
+                    objects,
+                    bytes,
+                    uploads,
+                } = usage.total();
+                tracing::info!(event = "kms.key.dependants", %key, because, objects, bytes, uploads);
+            }
+            // It is of no use all the same.
+            Err(error) => {
+                tracing::warn!(event = "kms.key.dependants", %key, because, %error);
+            }
+        }
+    }
+
     /// That `key` must not go.
     pub(super) async fn in_use(&self, key: &KeyArn) -> Result<KmsError, KmsError> {
         let usage = self

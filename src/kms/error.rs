@@ -54,9 +54,15 @@ pub enum KmsError {
     /// Caller: the import token has expired, or has served.
     #[error("The import token has expired. Get a new one with GetParametersForImport.")]
     ExpiredImportToken,
-    /// Caller: no AES-256 key, or not the material that the key had.
-    #[error("The key material is not a 256-bit key, or not the one that was imported before.")]
+    /// Caller: no material for the key's spec, or not one that the key had, or one where a new one is meant.
+    #[error(
+        "The key material is not of the length that the key spec requires, or not the one that was imported before, or \
+         imported already where new key material is expected."
+    )]
     IncorrectKeyMaterial,
+    /// Caller: the materials that were brought along do not allow this. The message says why.
+    #[error("{0}")]
+    MaterialState(String),
     /// Caller: the MAC is not of this message under this key.
     #[error("The HMAC verification failed.")]
     InvalidMac,

@@ -148,7 +148,7 @@ impl Kms {
         reports: &mut Reports,
     ) -> Result<InventoryEntry, KmsError> {
         let mut versions = Vec::new();
-        for version in record.versions() {
+        for version in record.recorded_versions() {
             let backing = rows.backing(&owner, version).await?.record;
             let is_current = version == record.current;
             let told = self.inventory_version(rows, (version, is_current), &backing, reports);

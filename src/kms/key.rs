@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::error::{KmsError, WrongState};
+use super::import::record::ImportRecord;
 use super::internal::InternalKey;
 use super::spec::{KeySpec, KeyUsage};
 use super::stores::KeyStoreId;
@@ -279,47 +280,6 @@ pub enum KeyState {
     PendingImport,
 }
 
-/// Where the material of a key is that is brought along.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
-#[cbor(index_only)]
-pub(super) enum MaterialState {
-    /// There was none yet.
-    #[n(0)]
-    Never,
-    /// In the token.
-    #[n(1)]
-    Present,
-    /// On its way out: of no use, and perhaps still in the token.
-    #[n(2)]
-    Leaving,
-    /// Not in the token any more. Its canary is kept.
-    #[n(3)]
-    Gone,
-}
-
-/// What is recorded of the material of a key that is brought along.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
-pub(super) struct ImportRecord {
-    #[n(0)]
-    pub(super) material: MaterialState,
-    /// From then on it is of no use.
-    #[n(1)]
-    pub(super) expires: Option<Timestamp>,
-}
-
-impl ImportRecord {
-    /// Of a new key.
-    pub(super) const NONE_YET: Self = Self {
-        material: MaterialState::Never,
-        expires: None,
-    };
-
-    /// Whether it is there and over.
-    pub(super) fn is_expired(&self, now: Timestamp) -> bool {
-        self.material == MaterialState::Present && self.expires.is_some_and(|end| end <= now)
-    }
-}
-
 /// When automatic rotation is next due, and how often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct RotationSchedule {
@@ -364,12 +324,15 @@ pub(super) struct KeyRecord {
     /// Its key spec, by number; none is the default one.
     #[n(11)]
     spec: Option<u8>,
-    /// Of a key whose material is brought along.
+    /// Of a key whose material is brought along: the first.
     #[n(12)]
     pub(super) import: Option<ImportRecord>,
     /// The account that owns it; none is the server's first one.
     #[n(15)]
     account: Option<String>,
+    /// Those after the first: of versions 2 and on. One more than `current` says waits to become the current one.
+    #[cbor(n(16), default)]
+    pub(super) later_imports: Vec<ImportRecord>,
 }
 
 impl KeyRecord {
@@ -389,6 +352,7 @@ impl KeyRecord {
             spec: None,
             import: None,
             account: None,
+            later_imports: Vec::new(),
         }
     }
 
@@ -425,27 +389,6 @@ impl KeyRecord {
         }
     }
 
-    /// Its state now: material that is over is not there, whether the clock has seen to it or not.
-    pub(super) fn state_at(&self, now: Timestamp) -> KeyState {
-        match (self.state, &self.import) {
-            (KeyState::Enabled | KeyState::Disabled, Some(import)) if import.is_expired(now) => {
-                KeyState::PendingImport
-            }
-            (state, _) => state,
-        }
-    }
-
-    /// Its material is to be destroyed, and of no use from now on.
-    pub(super) fn lose_material(&mut self) {
-        if let Some(import) = &mut self.import {
-            import.material = MaterialState::Leaving;
-        }
-        match self.state {
-            KeyState::Enabled | KeyState::Disabled => self.state = KeyState::PendingImport,
-            KeyState::PendingImport | KeyState::PendingDeletion(_) | KeyState::Destroying(_) => {}
-        }
-    }
-
     /// Its key spec.
     pub(super) fn spec(&self) -> Result<KeySpec, KmsError> {
         KeySpec::of_record(self.spec).ok_or(KmsError::Damaged("key spec of a key"))
@@ -474,17 +417,7 @@ impl KeyRecord {
         }
     }
 
-    /// The versions of its backing key; a key whose material was never brought along has none.
-    pub(super) fn versions(&self) -> std::ops::RangeInclusive<u32> {
-        let never = |import: ImportRecord| import.material == MaterialState::Never;
-        if self.import.is_some_and(never) {
-            #[expect(clippy::reversed_empty_ranges, reason = "none")]
-            return 1..=0;
-        }
-        1..=self.current
-    }
-
-    /// Checks that new backing keys can take the place of the one that the key has.
+    /// Checks that the server can make backing keys that take the place of the one that the key has.
     pub(super) fn rotatable(&self, arn: &KeyArn) -> Result<(), KmsError> {
         if self.import.is_some() {
             return Err(KmsError::Unsupported(format!(
@@ -643,6 +576,12 @@ pub(super) struct BackingRecord {
     /// The material's id, where it is another than the identity: of material that was imported again.
     #[n(9)]
     material: Option<minicbor::bytes::ByteArray<{ BackingKeyId::BYTES }>>,
+    /// The caller's words about material that was brought along.
+    #[n(12)]
+    pub(super) description: Option<String>,
+    /// When material that was brought along became the current one; not of the first.
+    #[n(13)]
+    pub(super) rotated: Option<Timestamp>,
 }
 
 impl BackingRecord {
@@ -664,14 +603,20 @@ impl BackingRecord {
             store,
             tool: None,
             material: None,
+            description: None,
+            rotated: None,
         }
     }
 
-    /// The same, of the material of an earlier one: its id stays, and so do the wraps that it has made.
+    /// The same, of the material of an earlier one: its id stays, and so do the wraps that it has made, and what it was
+    /// in its key.
     pub(super) fn of_material(self, earlier: &Self) -> Self {
         Self {
             material: Some((*earlier.material().0.as_bytes()).into()),
             wraps_reserved: earlier.wraps_reserved,
+            cause: earlier.cause,
+            description: earlier.description.clone(),
+            rotated: earlier.rotated,
             ..self
         }
     }
@@ -694,6 +639,8 @@ impl BackingRecord {
             store,
             tool: Some(tool.spec.to_byte()),
             material: None,
+            description: None,
+            rotated: None,
         }
     }
 

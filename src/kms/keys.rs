@@ -7,8 +7,8 @@ use super::backing::{Kind, MadeBacking, Target};
 use super::deletion::LIST_STEP;
 use super::error::KmsError;
 use super::key::{
-    Cause, ImportRecord, KeyArn, KeyId, KeyManager, KeyMaterialId, KeyRecord, KeyState,
-    MaterialState, Owner, Timestamp, pending_import,
+    Cause, KeyArn, KeyId, KeyManager, KeyMaterialId, KeyRecord, KeyState, Owner, Timestamp,
+    pending_import,
 };
 use super::policy::{self, POLICY_NAME, PolicyRecord};
 use super::spec::KeySpec;
@@ -45,9 +45,9 @@ pub struct NewKey {
 /// Material that is brought along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImportStatus {
-    /// Whether it is there.
+    /// Whether all is there that belongs to the key.
     pub present: bool,
-    /// When it expires, if it does.
+    /// When the first of it expires, if any does.
     pub expires: Option<Timestamp>,
 }
 
@@ -255,8 +255,7 @@ impl Kms {
         let owner = Owner::Key(key.clone());
         let rows = self.rows().await?;
         let record = rows.head(&owner).await?.record;
-        let never = |import: ImportRecord| import.material == MaterialState::Never;
-        let material = if record.import.is_some_and(never) {
+        let material = if record.versions().is_empty() {
             None
         } else {
             let backing = rows.backing(&owner, record.current).await?;
@@ -410,9 +409,12 @@ fn metadata(
         manager: record.manager,
         current_material,
         spec: record.spec()?,
-        import: record.import.map(|import| ImportStatus {
-            present: import.material == MaterialState::Present && !import.is_expired(now),
-            expires: import.expires,
+        import: record.import.map(|_first| ImportStatus {
+            present: record.own_imports().all(|import| import.is_of_use(now)),
+            expires: record
+                .own_imports()
+                .filter_map(|import| import.expires)
+                .min(),
         }),
         store,
     })

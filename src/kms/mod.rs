@@ -88,7 +88,7 @@ pub use held::KeyWatch;
 pub use hmac::{MAC_BYTES_MAX, MAC_MESSAGE_BYTES_MAX};
 pub use import::{
     IMPORT_BYTES_MAX, IMPORT_PAIRS_PER_KEY_MAX, IMPORT_PARAMETERS_VALID_MILLIS, ImportParameters,
-    MATERIAL_VALID_DAYS_MAX, NewMaterial,
+    ImportedMaterial, MATERIAL_DESCRIPTION_CHARS_MAX, MATERIAL_VALID_DAYS_MAX, NewMaterial,
 };
 pub use internal::InternalKey;
 pub use inventory::{InventoryEntry, InventoryVersion, ObjectFacts};
@@ -103,7 +103,7 @@ pub use rewrap::{
     RewrapLease, RewrapState,
 };
 pub use rotation::{
-    ON_DEMAND_ROTATIONS_MAX, ROTATION_PERIOD_DAYS_DEFAULT, ROTATION_PERIOD_DAYS_MAX,
+    MaterialRole, ON_DEMAND_ROTATIONS_MAX, ROTATION_PERIOD_DAYS_DEFAULT, ROTATION_PERIOD_DAYS_MAX,
     ROTATION_PERIOD_DAYS_MIN, RotatedBy, RotationEntry, RotationStatus,
 };
 pub use sign::{Message, PublicKey, SIGN_MESSAGE_BYTES_MAX, SIGNATURE_BYTES_MAX};

@@ -3,9 +3,12 @@
 //! Three causes: a caller asks, the schedule says so, or the backing key has wrapped as often as it may
 //! ([`wraps`](super::wraps)). Only the first counts towards the limit of AWS.
 
+use std::cmp::Ordering;
+
 use super::backing::{Kind, MadeBacking, Target};
 use super::deletion::LIST_STEP;
 use super::error::{KeyStoreError, KmsError};
+use super::import::ImportedMaterial;
 use super::internal::InternalKey;
 use super::key::{
     Cause, KeyArn, KeyManager, KeyMaterialId, KeyRecord, KeyState, Owner, RotationSchedule,
@@ -41,17 +44,30 @@ pub enum RotatedBy {
     Automatic,
 }
 
-/// One backing key of a key.
+/// What a backing key is to its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaterialRole {
+    /// It encrypts and decrypts.
+    Current,
+    /// It decrypts.
+    NonCurrent,
+    /// It was brought along, and waits for a rotation.
+    PendingRotation,
+}
+
+/// One backing key of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RotationEntry {
     /// Its version: 1 came with the key.
     pub version: u32,
     /// Its identity.
     pub material: KeyMaterialId,
-    /// Whether it is the one that encrypts.
-    pub is_current: bool,
-    /// When it was rotated in, and by whom; nothing for the first.
+    /// What it is to the key.
+    pub role: MaterialRole,
+    /// When it was rotated in, and by whom; nothing for the first, and for one that waits.
     pub rotated: Option<(Timestamp, RotatedBy)>,
+    /// Of material that was brought along: how that is.
+    pub imported: Option<ImportedMaterial>,
 }
 
 /// Why a key gets a new backing key.
@@ -86,11 +102,12 @@ impl Rotation {
 }
 
 impl Kms {
-    /// Rotates now (kms:RotateKeyOnDemand). Done when this returns.
+    /// Rotates now (kms:RotateKeyOnDemand), a key whose material is brought along to the one that waits. Done when this
+    /// returns.
     ///
     /// # Errors
     ///
-    /// [`KmsError::LimitExceeded`] beyond [`ON_DEMAND_ROTATIONS_MAX`]; by the key's state; by the HSM.
+    /// [`KmsError::MaterialState`] when none waits; [`KmsError::LimitExceeded`] beyond [`ON_DEMAND_ROTATIONS_MAX`]; by the key's state; by the HSM.
     pub async fn rotate_key_on_demand(
         &self,
         proof: &Authorised,
@@ -102,7 +119,10 @@ impl Kms {
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             let head = self.rows().await?.head(&owner).await?.record;
             head.customer_managed(key, ACTION)?;
-            head.rotatable(key)?;
+            head.symmetric(key)?;
+            if head.import.is_some() {
+                return self.rotate_to_imported(key).await;
+            }
             if self
                 .rotate(&owner, head.current, Rotation::OnDemand)
                 .await?
@@ -226,7 +246,8 @@ impl Kms {
         Ok(RotationStatus { schedule })
     }
 
-    /// The backing keys of a key, oldest first; with `first`, also the one that came with the key.
+    /// The backing keys of a key, oldest first; with `all`, also the one that came with the key, and one that waits for a
+    /// rotation.
     ///
     /// # Errors
     ///
@@ -235,7 +256,7 @@ impl Kms {
         &self,
         proof: &Authorised,
         key: &KeyArn,
-        first: bool,
+        all: bool,
         limit: usize,
         after: Option<u32>,
     ) -> Result<Page<RotationEntry, u32>, KmsError> {
@@ -243,13 +264,16 @@ impl Kms {
         let owner = Owner::Key(key.clone());
         let rows = self.rows().await?;
         let head = rows.head(&owner).await?.record;
-        head.rotatable(key)?;
-        let current = head.current;
-        let start = after.map_or(if first { 1 } else { 2 }, |version| {
-            version.saturating_add(1)
-        });
+        head.symmetric(key)?;
+        let now = self.now();
+        let (first, versions) = if all {
+            (1, head.recorded_versions())
+        } else {
+            (2, head.versions())
+        };
+        let start = after.map_or(first, |version| version.saturating_add(1));
         let mut entries = Vec::new();
-        for version in (start..=current).take(limit.saturating_add(1)) {
+        for version in (start..=*versions.end()).take(limit.saturating_add(1)) {
             let backing = rows.backing(&owner, version).await?.record;
             let by = match backing.cause {
                 Cause::Creation => None,
@@ -259,8 +283,15 @@ impl Kms {
             entries.push(RotationEntry {
                 version,
                 material: backing.material(),
-                is_current: version == current,
-                rotated: by.map(|by| (backing.created, by)),
+                role: match version.cmp(&head.current) {
+                    Ordering::Less => MaterialRole::NonCurrent,
+                    Ordering::Equal => MaterialRole::Current,
+                    Ordering::Greater => MaterialRole::PendingRotation,
+                },
+                rotated: by.map(|by| (backing.rotated.unwrap_or(backing.created), by)),
+                imported: head
+                    .imported(version)
+                    .map(|import| ImportedMaterial::of(&import, &backing, now)),
             });
         }
         Ok(Page::cut(entries, limit, |entry| entry.version))
@@ -432,17 +463,10 @@ fn rotated(
     let mut record = head.clone();
     record.current += 1;
     match rotation {
-        Rotation::OnDemand if head.on_demand_rotations >= ON_DEMAND_ROTATIONS_MAX => {
-            let key_id = match owner {
-                Owner::Key(arn) => arn.key_id().to_string(),
-                Owner::Internal(_) => String::new(),
-            };
-            return Err(KmsError::LimitExceeded(format!(
-                "The on-demand rotations limit has been reached for the given keyId. No more on-demand rotations can \
-                 be performed for this key: {key_id}"
-            )));
+        Rotation::OnDemand => {
+            see_rotations_left(head, owner)?;
+            record.on_demand_rotations += 1;
         }
-        Rotation::OnDemand => record.on_demand_rotations += 1,
         Rotation::Schedule => {
             record.rotation = schedule_of(head);
             // The schedule keeps its days, however late this one is; what was missed is not made up for.
@@ -456,6 +480,21 @@ fn rotated(
         Rotation::Move(to) => record.store.clone_from(to),
     }
     Ok(Some(record))
+}
+
+/// Checks that a caller may ask for one more rotation.
+pub(super) fn see_rotations_left(head: &KeyRecord, owner: &Owner) -> Result<(), KmsError> {
+    if head.on_demand_rotations < ON_DEMAND_ROTATIONS_MAX {
+        return Ok(());
+    }
+    let key_id = match owner {
+        Owner::Key(arn) => arn.key_id().to_string(),
+        Owner::Internal(_) => String::new(),
+    };
+    Err(KmsError::LimitExceeded(format!(
+        "The on-demand rotations limit has been reached for the given keyId. No more on-demand rotations can be \
+         performed for this key: {key_id}"
+    )))
 }
 
 /// The schedule of a key. Internal keys have the one that the service gives its own, and record it with their first

@@ -95,7 +95,7 @@ impl Kms {
             }
             if key.record.import.is_some() {
                 return Err(KmsError::LimitExceeded(
-                    "The key material has encrypted as often as it may, and imported key material is not rotated"
+                    "The key material has encrypted as often as it may: import new key material and rotate the key on demand"
                         .to_owned(),
                 ));
             }

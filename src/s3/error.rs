@@ -311,6 +311,7 @@ pub(super) fn kms(error: KmsError) -> S3Error {
         | E::InvalidMarker
         | E::Tag(_)
         | E::InUse { .. }
+        | E::MaterialState(_)
         | E::KeyStore(_)
         | E::MalformedPolicy(_)
         | E::Unsupported(_)

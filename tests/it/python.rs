@@ -191,6 +191,8 @@ python_tests! {
         what_a_signature_may_be_asked_for_is_policys_to_say
         in_an_outage_signatures_are_verified_and_none_are_made
         material_is_brought_along_used_deleted_and_brought_again
+        several_materials_of_one_key_are_rotated_to_and_listed_and_all_must_be_there
+        an_import_that_is_killed_leaves_nothing_in_the_token
         only_what_the_token_passed_live_is_on_offer_for_an_import
     }
     faults {

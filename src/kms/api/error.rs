@@ -36,7 +36,9 @@ impl WireError {
         let (code, status, message) = match error {
             E::NotFound(_) => ("NotFoundException", BAD, message),
             E::Disabled(_) => ("DisabledException", BAD, message),
-            E::InvalidState { .. } | E::InUse { .. } => ("KMSInvalidStateException", BAD, message),
+            E::InvalidState { .. } | E::InUse { .. } | E::MaterialState(_) => {
+                ("KMSInvalidStateException", BAD, message)
+            }
             E::KeyStore(error) => (
                 match error {
                     KeyStoreError::NotFound(_) => "CustomKeyStoreNotFoundException",

@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::call::{Ask, Call};
 use super::members::{Blob, Constraints, blob, seconds, there, time};
-use crate::kms::{IMPORT_BYTES_MAX, KmsError, NewMaterial};
+use crate::kms::{
+    IMPORT_BYTES_MAX, KmsError, MATERIAL_DESCRIPTION_CHARS_MAX, NewMaterial, Timestamp,
+};
 
 const ALGORITHMS: [&str; 6] = [
     "RSAES_PKCS1_V1_5",
@@ -19,7 +21,6 @@ const EXPIRES: &str = "KEY_MATERIAL_EXPIRES";
 const DOES_NOT_EXPIRE: &str = "KEY_MATERIAL_DOES_NOT_EXPIRE";
 const NEW: &str = "NEW_KEY_MATERIAL";
 const EXISTING: &str = "EXISTING_KEY_MATERIAL";
-const MATERIAL_ID_CHARS: usize = 64;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -94,7 +95,8 @@ pub(super) struct ImportRequest {
 #[serde(rename_all = "PascalCase")]
 pub(super) struct MaterialAnswer {
     key_id: String,
-    key_material_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_material_id: Option<String>,
 }
 
 pub(super) async fn import_key_material(
@@ -119,16 +121,23 @@ pub(super) async fn import_key_material(
         &[EXPIRES, DOES_NOT_EXPIRE],
     );
     constraints.one_of("importType", input.import_type.as_deref(), &[NEW, EXISTING]);
+    constraints.material_id("keyMaterialId", input.key_material_id.as_deref());
+    let description = input.key_material_description.as_deref();
     constraints.chars(
-        "keyMaterialId",
-        input.key_material_id.as_deref(),
-        MATERIAL_ID_CHARS,
-        MATERIAL_ID_CHARS,
+        "keyMaterialDescription",
+        description,
+        0,
+        MATERIAL_DESCRIPTION_CHARS_MAX,
+    );
+    constraints.pattern(
+        "keyMaterialDescription",
+        description.is_none_or(is_description),
+        "^[a-zA-Z0-9:/_\\s.-]+$",
     );
     constraints.finish()?;
-    if input.key_material_description.is_some() {
-        return Err(KmsError::Unsupported(
-            "KeyMaterialDescription is not supported".to_owned(),
+    if input.import_type.as_deref() == Some(NEW) && input.key_material_id.is_some() {
+        return Err(KmsError::Validation(
+            "KeyMaterialId cannot be specified with ImportType NEW_KEY_MATERIAL".to_owned(),
         ));
     }
     let expires = input.expiration_model.as_deref() != Some(DOES_NOT_EXPIRE);
@@ -154,12 +163,28 @@ pub(super) async fn import_key_material(
         valid_to,
         existing: input.import_type.map(|kind| kind == EXISTING),
         material_id: input.key_material_id,
+        description: input.key_material_description,
     };
     let material = call.kms.import_key_material(&proof, &key, new).await?;
     Ok(MaterialAnswer {
         key_id: key.to_string(),
-        key_material_id: material.to_string(),
+        key_material_id: material.map(|id| id.to_string()),
     })
+}
+
+/// Whether a text matches `^[a-zA-Z0-9:/_\s.-]+$`.
+fn is_description(text: &str) -> bool {
+    let is_fit =
+        |c: char| c.is_ascii_alphanumeric() || c.is_ascii_whitespace() || ":/_.-".contains(c);
+    !text.is_empty() && text.chars().all(is_fit)
+}
+
+/// `ExpirationModel` of material that is there.
+pub(super) fn expiration_model(expires: Option<Timestamp>) -> &'static str {
+    match expires {
+        Some(_) => EXPIRES,
+        None => DOES_NOT_EXPIRE,
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -175,21 +200,21 @@ pub(super) async fn delete_imported_key_material(
 ) -> Result<MaterialAnswer, KmsError> {
     let mut constraints = Constraints::default();
     constraints.key_id("keyId", input.key_id.as_ref());
+    constraints.material_id("keyMaterialId", input.key_material_id.as_deref());
     constraints.finish()?;
-    if input.key_material_id.is_some() {
-        return Err(KmsError::Unsupported(
-            "KeyMaterialId is not supported: a key has one key material".to_owned(),
-        ));
-    }
     let (proof, key) = call
         .authorised_key_but_no_alias(
             &Ask::new("kms:DeleteImportedKeyMaterial"),
             &there(input.key_id)?,
         )
         .await?;
-    let material = call.kms.delete_imported_key_material(&proof, &key).await?;
+    let named = input.key_material_id.as_deref();
+    let material = call
+        .kms
+        .delete_imported_key_material(&proof, &key, named)
+        .await?;
     Ok(MaterialAnswer {
         key_id: key.to_string(),
-        key_material_id: material.to_string(),
+        key_material_id: material.map(|id| id.to_string()),
     })
 }

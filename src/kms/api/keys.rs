@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::call::{Ask, Call};
+use super::import::expiration_model;
 use super::members::{Constraints, Paging, SYMMETRIC_DEFAULT, Unhonoured, marker, seconds, there};
 use super::policy::check_document;
 use super::stores::check_id_if_any;
@@ -293,10 +294,7 @@ fn described(key: KeyMetadata) -> DescribedKey {
             custom_key_store_id: key.store.as_ref().map(|store| store.id.to_string()),
             cloud_hsm_cluster_id: key.store.map(|store| store.cluster_id),
             valid_to: present.and_then(|import| import.expires).map(seconds),
-            expiration_model: present.map(|import| match import.expires {
-                Some(_) => "KEY_MATERIAL_EXPIRES",
-                None => "KEY_MATERIAL_DOES_NOT_EXPIRE",
-            }),
+            expiration_model: present.map(|import| expiration_model(import.expires)),
         },
     }
 }

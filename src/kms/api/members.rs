@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use crate::kms::{EncryptionContext, KmsError, Timestamp};
 
 /// The longest reference to a key.
+const MATERIAL_ID_CHARS: usize = 64;
 const KEY_ID_CHARS_MAX: usize = 2048;
 const MARKER_CHARS_MAX: usize = 1024;
 const GRANT_TOKENS_MAX: usize = 10;
@@ -109,6 +110,17 @@ impl Constraints {
     /// A reference to a key.
     pub(super) fn key_id_if_any(&mut self, member: &str, value: Option<&String>) {
         self.chars(member, value.map(String::as_str), 1, KEY_ID_CHARS_MAX);
+    }
+
+    /// The id of a key material.
+    pub(super) fn material_id(&mut self, member: &str, value: Option<&str>) {
+        self.chars(member, value, MATERIAL_ID_CHARS, MATERIAL_ID_CHARS);
+        let is_fit = |c: char| matches!(c, 'a'..='f' | '0'..='9');
+        self.pattern(
+            member,
+            value.is_none_or(|text| text.chars().all(is_fit)),
+            "^[a-f0-9]+$",
+        );
     }
 
     /// An encryption algorithm.

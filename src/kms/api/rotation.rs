@@ -3,11 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::call::{Ask, Call};
+use super::import::expiration_model;
 use super::keys::KeyOnly;
 use super::members::{Constraints, Paging, marker, seconds, there};
 use crate::kms::{
-    KmsError, ROTATION_PERIOD_DAYS_DEFAULT, ROTATION_PERIOD_DAYS_MAX, ROTATION_PERIOD_DAYS_MIN,
-    RotatedBy,
+    KeyArn, KmsError, MaterialRole, ROTATION_PERIOD_DAYS_DEFAULT, ROTATION_PERIOD_DAYS_MAX,
+    ROTATION_PERIOD_DAYS_MIN, RotatedBy, RotationEntry,
 };
 
 const ROTATIONS_PER_PAGE_DEFAULT: usize = 100;
@@ -131,7 +132,15 @@ pub(super) struct ListedRotations {
 struct ListedRotation {
     key_id: String,
     key_material_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_material_description: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    import_state: Option<&'static str>,
     key_material_state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expiration_model: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    valid_to: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rotation_date: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -153,7 +162,7 @@ pub(super) async fn list_key_rotations(
     constraints.paging(&input.paging);
     constraints.finish()?;
     let after = input.paging.after(LIST, |version| version.parse().ok())?;
-    let first = include == Some(ALL_KEY_MATERIAL);
+    let all = include == Some(ALL_KEY_MATERIAL);
     let key = there(input.key_id)?;
     let (proof, key) = call
         .authorised_key_but_no_alias(&Ask::new("kms:ListKeyRotations"), &key)
@@ -163,25 +172,42 @@ pub(super) async fn list_key_rotations(
         .limit(ROTATIONS_PER_PAGE_DEFAULT, ROTATIONS_PER_PAGE_MAX);
     let page = call
         .kms
-        .list_key_rotations(&proof, &key, first, limit, after)
+        .list_key_rotations(&proof, &key, all, limit, after)
         .await?;
-    let rotations = page.items.into_iter().map(|entry| ListedRotation {
-        key_id: key.key_id().to_string(),
-        key_material_id: entry.material.to_string(),
-        key_material_state: if entry.is_current {
-            "CURRENT"
-        } else {
-            "NON_CURRENT"
-        },
-        rotation_date: entry.rotated.map(|(date, _)| seconds(date)),
-        rotation_type: entry.rotated.map(|(_, by)| match by {
-            RotatedBy::OnDemand => "ON_DEMAND",
-            RotatedBy::Automatic => "AUTOMATIC",
-        }),
-    });
+    let rotations = page.items.into_iter().map(|entry| listed(&key, entry));
     Ok(ListedRotations {
         rotations: rotations.collect(),
         truncated: page.next.is_some(),
         next_marker: page.next.map(|cursor| marker(LIST, &cursor)),
     })
+}
+
+fn listed(key: &KeyArn, entry: RotationEntry) -> ListedRotation {
+    let imported = entry.imported.as_ref();
+    ListedRotation {
+        key_id: key.key_id().to_string(),
+        key_material_id: entry.material.to_string(),
+        import_state: imported.map(|material| {
+            if material.present {
+                "IMPORTED"
+            } else {
+                "PENDING_IMPORT"
+            }
+        }),
+        key_material_state: match entry.role {
+            MaterialRole::Current => "CURRENT",
+            MaterialRole::NonCurrent => "NON_CURRENT",
+            MaterialRole::PendingRotation => "PENDING_ROTATION",
+        },
+        expiration_model: imported
+            .filter(|material| material.present)
+            .map(|material| expiration_model(material.expires)),
+        valid_to: imported.and_then(|material| material.expires).map(seconds),
+        key_material_description: entry.imported.and_then(|material| material.description),
+        rotation_date: entry.rotated.map(|(date, _)| seconds(date)),
+        rotation_type: entry.rotated.map(|(_, by)| match by {
+            RotatedBy::OnDemand => "ON_DEMAND",
+            RotatedBy::Automatic => "AUTOMATIC",
+        }),
+    }
 }

@@ -25,6 +25,7 @@ mod hmac;
 mod import;
 mod integrity;
 mod life;
+mod materials;
 mod recovery;
 mod rewrap;
 mod rotate;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{DAY, Rig, may, may_key};
+use super::{DAY, Rig, may, may_key, text};
 use crate::auth::{Authorised, Resource};
 use crate::kms::{
     Dependants, DependantsError, Dependent, EncryptionContext, KeyArn, KeyId, Kms, KmsError,
@@ -102,6 +102,30 @@ async fn a_key_in_use_is_not_scheduled_for_deletion_if_such_keys_are_kept() {
     rig.with_made_up_dependants(false);
     rig.api_ok("ScheduleKeyDeletion", json!({ "KeyId": id }))
         .await;
+}
+
+#[tokio::test]
+async fn material_that_was_imported_stays_while_in_use_but_for_what_only_waits() {
+    let mut rig = Rig::new();
+    rig.with_made_up_dependants(true);
+    let imported = super::import::imported(&rig).await;
+    let key = rig.kms.arn_of_record(&text(&imported["Arn"])).expect("ARN");
+    rig.put(&dependant(&key), b"").await;
+    let only = json!({ "KeyId": key.as_str() });
+    let refused = rig
+        .api_error("DeleteImportedKeyMaterial", only.clone())
+        .await;
+    assert_eq!(refused.0, "KMSInvalidStateException");
+    assert!(refused.1.contains("is in use"), "{refused:?}");
+    rig.api_ok("Encrypt", super::import::plain(&imported)).await;
+    let parameters = super::import::parameters(&rig, &imported).await;
+    let mut input = super::import::import(&imported, &parameters, &[6; 32]);
+    input["ImportType"] = json!("NEW_KEY_MATERIAL");
+    let waits = rig.api_ok("ImportKeyMaterial", input).await["KeyMaterialId"].clone();
+    let waiting = json!({ "KeyId": key.as_str(), "KeyMaterialId": waits });
+    rig.api_ok("DeleteImportedKeyMaterial", waiting).await;
+    rig.with_made_up_dependants(false);
+    rig.api_ok("DeleteImportedKeyMaterial", only).await;
 }
 
 #[tokio::test]

@@ -8,6 +8,8 @@ import os
 import pathlib
 import subprocess
 import tempfile
+import threading
+import time
 
 import boto3
 from cryptography.hazmat.primitives import hashes, serialization
@@ -297,6 +299,84 @@ def material_is_brought_along_used_deleted_and_brought_again():
         assert abs((shown["ValidTo"] - until).total_seconds()) < 1
         # Found nowhere on the disk.
         assert not [path for path in s.files() if material in path.read_bytes()]
+
+
+def several_materials_of_one_key_are_rotated_to_and_listed_and_all_must_be_there():
+    with Server() as s:
+        kms, s3 = s.client("kms"), s.client()
+        key = kms.create_key(Origin="EXTERNAL")["KeyMetadata"]["KeyId"]
+        old, new, other = bytes(range(32)), bytes(range(1, 33)), bytes(range(2, 34))
+        first = _import(kms, key, old, KeyMaterialDescription="of 2025")["KeyMaterialId"]
+        s3.create_bucket(Bucket="vault")
+        sse = {"Bucket": "vault", "ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key}
+        s3.put_object(Key="a", Body=b"A", **sse)
+        told = refused("KMSInvalidStateException", kms.rotate_key_on_demand, KeyId=key)
+        assert told.startswith("No available key material pending rotation"), told
+        refused("IncorrectKeyMaterialException", _import, kms, key, new)
+        refused("IncorrectKeyMaterialException", _import, kms, key, old, ImportType="NEW_KEY_MATERIAL")
+        second = _import(kms, key, new, ImportType="NEW_KEY_MATERIAL")["KeyMaterialId"]
+        refused("KMSInvalidStateException", _import, kms, key, other, ImportType="NEW_KEY_MATERIAL")
+        assert kms.describe_key(KeyId=key)["KeyMetadata"]["CurrentKeyMaterialId"] == first
+        kms.rotate_key_on_demand(KeyId=key)
+        s3.put_object(Key="b", Body=b"B", **sse)
+        all_of_them = kms.get_paginator("list_key_rotations").paginate(
+            KeyId=key, IncludeKeyMaterial="ALL_KEY_MATERIAL", PaginationConfig={"PageSize": 1})
+        listed = [entry for page in all_of_them for entry in page["Rotations"]]
+        assert [(e["KeyMaterialId"], e["KeyMaterialState"], e["ImportState"]) for e in listed] == [
+            (first, "NON_CURRENT", "IMPORTED"), (second, "CURRENT", "IMPORTED")]
+        assert listed[0]["KeyMaterialDescription"] == "of 2025" and "RotationDate" not in listed[0]
+        assert listed[1]["RotationType"] == "ON_DEMAND" and "KeyMaterialDescription" not in listed[1]
+        [rotation] = s.aws("kms list-key-rotations --key-id", key)["Rotations"]
+        assert rotation["KeyMaterialId"] == second
+        assert kms.get_key_rotation_status(KeyId=key)["KeyRotationEnabled"] is False
+        kms.delete_imported_key_material(KeyId=key, KeyMaterialId=first)
+        shown = kms.describe_key(KeyId=key)["KeyMetadata"]
+        assert (shown["KeyState"], shown["CurrentKeyMaterialId"]) == ("PendingImport", second)
+        for name in "a", "b":
+            refused("KMS.KMSInvalidStateException", s3.get_object, Bucket="vault", Key=name)
+        assert _import(kms, key, old, KeyMaterialId=first)["KeyMaterialId"] == first
+        s.stop()
+        s.start()
+        s3 = s.client()
+        assert [s3.get_object(Bucket="vault", Key=name)["Body"].read() for name in "ab"] == [b"A", b"B"]
+        assert not [path for path in s.files() if old in path.read_bytes() or new in path.read_bytes()]
+
+
+def an_import_that_is_killed_leaves_nothing_in_the_token():
+    with Server() as s:
+        kms = s.client("kms")
+        key = kms.create_key(Origin="EXTERNAL")["KeyMetadata"]["KeyId"]
+        eventually(lambda: _at_least(2, s.token_objects()))
+        before, material, done = set(s.token_objects()), bytes(range(32)), None
+        for delay in 0.02, 0.05, 0.08, 0.12, 0.2, 0.3:
+            got = kms.get_parameters_for_import(KeyId=key, WrappingAlgorithm="RSAES_OAEP_SHA_1",
+                                                WrappingKeySpec="RSA_2048")
+            ask = {"KeyId": key, "ImportToken": got["ImportToken"], "ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE",
+                   "EncryptedKeyMaterial": _wrap(got["PublicKey"], material)}
+
+            def ask_and_die():
+                try:
+                    kms.import_key_material(**ask)
+                except Exception:  # noqa: BLE001 - the server is killed
+                    pass
+
+            asking = threading.Thread(target=ask_and_die)
+            asking.start()
+            time.sleep(delay)
+            s.kill()
+            asking.join()
+            s.start()
+            kms = s.client("kms")
+            shown = kms.describe_key(KeyId=key)["KeyMetadata"]
+            if shown["KeyState"] == "Enabled":
+                # Committed before the kill: it works, and is taken away for the next round.
+                done = done or shown["CurrentKeyMaterialId"]
+                assert shown["CurrentKeyMaterialId"] == done
+                kms.encrypt(KeyId=key, Plaintext=b"x")
+                kms.delete_imported_key_material(KeyId=key)
+            assert set(s.token_objects()) <= before, s.token_objects()
+        again = _import(kms, key, material)["KeyMaterialId"]
+        assert done in (None, again)
 
 
 def only_what_the_token_passed_live_is_on_offer_for_an_import():
