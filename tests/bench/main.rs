@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     if std::env::args().any(|argument| argument == "--list") {
         return ExitCode::SUCCESS;
     }
-    let sections: [(&str, String, fn()); 6] = [
+    let sections: [(&str, String, fn()); 7] = [
         (
             "envelope",
             format!(
@@ -63,6 +63,14 @@ fn main() -> ExitCode {
             "server",
             "SSE-KMS over HTTP on loopback, durable, every wrap decrypted back".into(),
             server::run,
+        ),
+        (
+            "pair",
+            format!(
+                "two programs in turn, median of {} interleaved rounds",
+                server::PAIR_ROUNDS
+            ),
+            server::run_pair,
         ),
     ];
     let wanted: Vec<String> = std::env::args()

@@ -1,6 +1,7 @@
 //! PUT and GET against a server in a process of its own.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -15,12 +16,18 @@ use hyper_util::rt::TokioIo;
 use strongroom::clock::{Clock as _, SystemClock};
 use time::macros::format_description;
 
+use super::median;
+
 const SIZES: [(&str, usize, [usize; 2]); 3] = [
     ("4 KiB", 4 << 10, [200, 2000]),
     ("1 MiB", 1 << 20, [40, 320]),
     ("64 MiB", 64 << 20, [3, 16]),
 ];
 const CLIENTS: [usize; 2] = [1, 16];
+/// Of `/proc`, on every architecture that there is a build for (proc(5), `USER_HZ`).
+const TICKS_A_SECOND: f64 = 100.0;
+const OWN_PROGRAM: &str = env!("CARGO_BIN_EXE_strongroom");
+pub(crate) const PAIR_ROUNDS: usize = 5;
 
 /// How objects are encrypted.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,8 +66,8 @@ struct Server {
 }
 
 impl Server {
-    fn start() -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_strongroom"))
+    fn start(program: &OsStr) -> Self {
+        let mut child = Command::new(program)
             .args(["serve", "--ephemeral"])
             .env_remove("SOFTHSM2_CONF")
             .stdout(Stdio::piped())
@@ -82,6 +89,40 @@ impl Server {
 
     fn export(&self, name: &str) -> String {
         self.exports.get(name).cloned().expect("exported")
+    }
+
+    fn account(&self) -> Arc<Account> {
+        Arc::new(Account {
+            host: self
+                .export("AWS_ENDPOINT_URL")
+                .trim_start_matches("http://")
+                .to_owned(),
+            region: self.export("AWS_REGION"),
+            id: self.export("AWS_ACCESS_KEY_ID"),
+            secret: self.export("AWS_SECRET_ACCESS_KEY"),
+        })
+    }
+
+    /// Processor time, user and system, of the server and of its workers, in seconds.
+    fn processor_seconds(&self) -> f64 {
+        let mut ticks = 0;
+        for process in std::fs::read_dir("/proc").expect("procfs").flatten() {
+            let Ok(stat) = std::fs::read_to_string(process.path().join("stat")) else {
+                continue;
+            };
+            let id = stat.split(' ').next().and_then(|id| id.parse::<u32>().ok());
+            let after_name = stat.rsplit(") ").next().unwrap_or_default();
+            let fields: Vec<u64> = after_name
+                .split(' ')
+                .skip(1)
+                .map(|field| field.parse().unwrap_or_default())
+                .collect();
+            let own = u64::from(self.child.id());
+            if id.map(u64::from) == Some(own) || fields.first() == Some(&own) {
+                ticks += fields.iter().skip(10).take(2).sum::<u64>();
+            }
+        }
+        ticks as f64 / TICKS_A_SECOND
     }
 
     fn memory(&self, field: &str) -> String {
@@ -197,16 +238,8 @@ impl Client {
 }
 
 pub(crate) fn run() {
-    let server = Server::start();
-    let account = Arc::new(Account {
-        host: server
-            .export("AWS_ENDPOINT_URL")
-            .trim_start_matches("http://")
-            .to_owned(),
-        region: server.export("AWS_REGION"),
-        id: server.export("AWS_ACCESS_KEY_ID"),
-        secret: server.export("AWS_SECRET_ACCESS_KEY"),
-    });
+    let server = Server::start(OsStr::new(OWN_PROGRAM));
+    let account = server.account();
     println!("  memory at rest {}", server.memory("VmRSS:"));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -230,6 +263,43 @@ pub(crate) fn run() {
         }
     });
     println!("  peak memory of the server {}", server.memory("VmHWM:"));
+}
+
+/// This program against another one, in turn: `STRONGROOM_BENCH_AGAINST` names it.
+pub(crate) fn run_pair() {
+    const LOAD: (usize, usize, usize) = (4 << 10, 16, 4000);
+    let Some(other) = std::env::var_os("STRONGROOM_BENCH_AGAINST") else {
+        println!("  STRONGROOM_BENCH_AGAINST names no other program");
+        return;
+    };
+    let servers = [OsStr::new(OWN_PROGRAM), &other].map(Server::start);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        for server in &servers {
+            Client::connect(server.account()).await.send(Method::PUT, "/bench", Sse::S3, Bytes::new()).await;
+        }
+        for sse in kinds(LOAD.0) {
+            for method in [Method::PUT, Method::GET] {
+                let (mut rates, mut costs) = ([vec![], vec![]], [vec![], vec![]]);
+                for _ in 0..PAIR_ROUNDS {
+                    for (server, (rates, costs)) in servers.iter().zip(rates.iter_mut().zip(&mut costs)) {
+                        let before = server.processor_seconds();
+                        let seconds = measure(&server.account(), &method, *sse, LOAD).await;
+                        let used = server.processor_seconds() - before;
+                        rates.push(LOAD.2 as f64 / seconds);
+                        costs.push(used * 1e6 / LOAD.2 as f64);
+                    }
+                }
+                let ([rate, other_rate], [cost, other_cost]) =
+                    (rates.map(median), costs.map(median));
+                let kind = sse.name();
+                println!("  {method} 4 KiB 16 clients   {rate:7.0}/s {cost:5.0} µs   the other {other_rate:7.0}/s {other_cost:5.0} µs of processor a request   {kind}");
+            }
+        }
+    });
 }
 
 /// What the key costs is seen in small objects.
