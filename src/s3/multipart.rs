@@ -14,6 +14,7 @@ use super::sse::{self, SseAnswer};
 use super::{Front, checksum, context, object};
 use crate::auth::RequestContext;
 use crate::kms::KeyArn;
+use crate::store::context::arn_of_wrap;
 use crate::store::record::{ChecksumAlgorithm, ChecksumKind, KeptContext, SseRecord};
 use crate::store::{CompletePart, CompleteRequest, KeyAccess, SseTarget, StoreError, UploadTarget};
 
@@ -66,7 +67,7 @@ impl Front {
         kept: KeptContext<'_>,
         (bucket, key): (&str, &str),
     ) -> S3Result<()> {
-        let named = sse::arn_of_wrap(kept.bucket_key, bucket, key);
+        let named = arn_of_wrap(kept.bucket_key, bucket, key);
         let context = sse::full_context(kept.caller, &named)?;
         let _proof = self.may_key(caller, action, arn, None, &context).await?;
         Ok(())

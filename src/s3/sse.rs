@@ -18,6 +18,7 @@ use super::error::{coded, kms};
 use super::{Front, error};
 use crate::auth::RequestContext;
 use crate::kms::{Ask, EncryptionContext, KeyArn, KeyRef};
+use crate::store::context::{self, ContextError, arn_of_wrap};
 use crate::store::record::{BucketRecord, DefaultEncryption, KeptContext, SseRecord};
 use crate::store::{CustomerKey, KeyAccess, SseTarget, StoreError};
 
@@ -27,7 +28,6 @@ const CONTEXT: &str = "x-amz-server-side-encryption-context";
 const BUCKET_KEY: &str = "x-amz-server-side-encryption-bucket-key-enabled";
 const CUSTOMER: &str = "x-amz-server-side-encryption-customer-";
 const COPY_SOURCE_CUSTOMER: &str = "x-amz-copy-source-server-side-encryption-customer-";
-pub(super) const ARN_CONTEXT: &str = "aws:s3:arn";
 
 /// What an answer says of encryption.
 #[derive(Debug, Default)]
@@ -80,15 +80,6 @@ impl SseAnswer {
 
 pub(super) fn aes256() -> ServerSideEncryption {
     ServerSideEncryption::from_static(ServerSideEncryption::AES256)
-}
-
-/// What policies and encryption contexts know an object by; its bucket, where the wrap is that of a bucket key.
-pub(super) fn arn_of_wrap(bucket_key: bool, bucket: &str, key: &str) -> String {
-    if bucket_key {
-        format!("arn:aws:s3:::{bucket}")
-    } else {
-        format!("arn:aws:s3:::{bucket}/{key}")
-    }
 }
 
 impl Front {
@@ -357,16 +348,12 @@ pub(super) fn context_of_wrap(
 
 /// The caller's context with the ARN of what is wrapped for.
 pub(super) fn full_context(caller: &[(String, String)], arn: &str) -> S3Result<EncryptionContext> {
-    let mut map: BTreeMap<String, String> = caller.iter().cloned().collect();
-    if map
-        .insert(ARN_CONTEXT.to_owned(), arn.to_owned())
-        .is_some_and(|given| given != arn)
-    {
-        return Err(invalid(
+    context::full_context(caller, arn).map_err(|error| match error {
+        ContextError::Reserved => invalid(
             "The encryption context aws:s3:arn is reserved for the ARN of the object, or of the bucket with a bucket key",
-        ));
-    }
-    EncryptionContext::from_map(map).map_err(kms)
+        ),
+        ContextError::Kms(error) => kms(error),
+    })
 }
 
 fn invalid(message: &'static str) -> S3Error {

@@ -8,10 +8,11 @@ use s3s::xml::{DeError, DeResult, Deserializer};
 use s3s::{Body, S3Error, S3Request, S3Response, S3Result, s3_error};
 
 use super::error::kms;
-use super::sse::{self, ARN_CONTEXT, arn_of_wrap, context_of_wrap, full_context};
+use super::sse::{self, context_of_wrap, full_context};
 use super::{Front, checksum, context};
 use crate::auth::{AccountId, RequestContext};
 use crate::kms::{KeyArn, KeyRef};
+use crate::store::context::{ARN_CONTEXT, arn_of_wrap};
 use crate::store::record::SseRecord;
 use crate::store::{SseTarget, UpdateRequest};
 

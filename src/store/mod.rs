@@ -44,6 +44,7 @@ mod bucket_policy;
 mod bucket_row;
 #[cfg(test)]
 mod bucket_tests;
+pub mod context;
 mod copy;
 mod customer;
 mod delete;

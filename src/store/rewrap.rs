@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 
 use super::bucket_key::{self, BucketKey};
 use super::bucket_key_use::WrappedKey;
+use super::context::{ContextError, arn_of_wrap, full_context};
 use super::get::{Located, Opened};
 use super::put::{load_object, load_sealed, row_digest};
 use super::record::{
@@ -310,7 +311,7 @@ impl Store {
         // Whoever writes under the old key from now on does so with another bucket key. Whoever reads what has moved
         // since he found it may still open it.
         self.bucket_keys.retire(&id);
-        let context = bucket_context(bucket)?;
+        let context = context_of(true, &[], bucket, "")?;
         let encrypted = EncryptedDataKey::from_bytes(encrypted.clone())?;
         let secret = self
             .kms
@@ -504,7 +505,7 @@ impl Store {
                     return Ok(None);
                 }
                 let encrypted = EncryptedDataKey::from_bytes(encrypted.as_slice())?;
-                let context = object_context(caller_context, bucket, &name.key)?;
+                let context = context_of(false, caller_context, bucket, &name.key)?;
                 let data_key = self
                     .kms
                     .unwrap_for_rewrap(lease, &encrypted, &context)
@@ -564,25 +565,18 @@ fn judge(error: StoreError, row: &[u8]) -> Outcome {
     }
 }
 
-/// What the wrap of an object's data key is bound to: as the front end that wrote it has it.
-fn object_context(
+/// What the wrap of an object's data key, or of a bucket key, is bound to.
+fn context_of(
+    bucket_key: bool,
     caller: &[(String, String)],
     bucket: &str,
     key: &str,
 ) -> Result<EncryptionContext, StoreError> {
-    let mut map: BTreeMap<String, String> = caller.iter().cloned().collect();
-    map.insert(
-        "aws:s3:arn".to_owned(),
-        format!("arn:aws:s3:::{bucket}/{key}"),
-    );
-    Ok(EncryptionContext::from_map(map)?)
-}
-
-/// What the wrap of a bucket key is bound to.
-fn bucket_context(bucket: &str) -> Result<EncryptionContext, StoreError> {
-    let arn = format!("arn:aws:s3:::{bucket}");
-    let map = BTreeMap::from([("aws:s3:arn".to_owned(), arn)]);
-    Ok(EncryptionContext::from_map(map)?)
+    full_context(caller, &arn_of_wrap(bucket_key, bucket, key)).map_err(|error| match error {
+        // Nobody can have written such a record.
+        ContextError::Reserved => MetaError::Damaged("kept encryption context").into(),
+        ContextError::Kms(error) => error.into(),
+    })
 }
 
 #[cfg(test)]
