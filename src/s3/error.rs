@@ -212,7 +212,9 @@ impl From<StoreError> for S3Error {
                 "OperationAborted",
                 "A conflicting operation is in progress against this resource. Please try again.",
             ),
-            E::Busy => coded(UNAVAILABLE, "SlowDown", "Please reduce your request rate."),
+            E::Busy | E::KeyMoved => {
+                coded(UNAVAILABLE, "SlowDown", "Please reduce your request rate.")
+            }
             E::Proof | E::Damaged(_) | E::Meta(_) | E::Blob(_) | E::Random => internal(error),
         }
     }

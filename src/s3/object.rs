@@ -16,6 +16,8 @@ use crate::store::{Conditions, Located, PutRequest, Selection, StoreError};
 
 /// How many objects of one `DeleteObjects` are deleted at the same time, so that they share a flush.
 const DELETES_AT_ONCE: usize = 64;
+/// How often a reader finds an object again that was wrapped anew between its record and its key.
+const REREADS_MAX: u32 = 1;
 /// The most objects of one `DeleteObjects`: AWS's limit.
 const DELETES_MAX: usize = 1000;
 
@@ -172,33 +174,41 @@ pub(super) async fn get(
         selection: Reader::selection(input.range.take(), input.part_number)?,
         checksum: input.checksum_mode.is_some(),
     };
-    let located = front.locate(&request, &proof, &bucket).await?;
+    let asked = reader.selection;
+    let mut rereads = 0;
+    let (located, reading) = loop {
+        reader.selection = asked;
+        let located = front.locate(&request, &proof, &bucket).await?;
+        let record = located.record();
+        if matches!(
+            reader.selection,
+            Selection::Range(..) | Selection::Suffix(_)
+        ) && !headers::if_range_holds(&request.headers, record)
+        {
+            reader.selection = Selection::Whole;
+        }
+        reader
+            .conditions
+            .check(record)
+            .map_err(|error| not_modified(error.into(), &located))?;
+        let customer = sse::customer_key_of(&request.headers)?;
+        let access = front
+            .key_access(
+                context(&request)?,
+                &record.sse,
+                located.caller_context(),
+                customer,
+                (&bucket, &key),
+            )
+            .await?;
+        let opened = front.store.open(&located, &access, reader.selection).await;
+        match opened {
+            // It hangs on another key by now, and the caller is asked about that one.
+            Err(StoreError::KeyMoved) if rereads < REREADS_MAX => rereads += 1,
+            opened => break (located, opened?),
+        }
+    };
     let record = located.record();
-    if matches!(
-        reader.selection,
-        Selection::Range(..) | Selection::Suffix(_)
-    ) && !headers::if_range_holds(&request.headers, record)
-    {
-        reader.selection = Selection::Whole;
-    }
-    reader
-        .conditions
-        .check(record)
-        .map_err(|error| not_modified(error.into(), &located))?;
-    let customer = sse::customer_key_of(&request.headers)?;
-    let access = front
-        .key_access(
-            context(&request)?,
-            &record.sse,
-            located.caller_context(),
-            customer,
-            (&bucket, &key),
-        )
-        .await?;
-    let reading = front
-        .store
-        .open(&located, &access, reader.selection)
-        .await?;
 
     let whole = reading.range == (0..record.size);
     let mut output = describe!(GetObjectOutput, request, located, reader, reading.range);
@@ -230,49 +240,61 @@ pub(super) async fn head(
         selection: Reader::selection(input.range.take(), input.part_number)?,
         checksum: input.checksum_mode.is_some(),
     };
-    let located = front.locate(&request, &proof, &bucket).await?;
-    let record = located.record();
-    if matches!(
-        reader.selection,
-        Selection::Range(..) | Selection::Suffix(_)
-    ) && !headers::if_range_holds(&request.headers, record)
-    {
-        reader.selection = Selection::Whole;
-    }
-    reader
-        .conditions
-        .check(record)
-        .map_err(|error| not_modified(error.into(), &located))?;
-    let customer = sse::customer_key_of(&request.headers)?;
-    // A customer's key is proven; of the others only what is sealed needs the key.
-    let range = match (
-        reader.checksum || matches!(reader.selection, Selection::Part(_)),
-        customer,
-        &record.sse,
-    ) {
-        (
-            false,
-            None,
-            crate::store::record::SseRecord::S3 | crate::store::record::SseRecord::Kms(_),
-        ) => None,
-        (_, customer, _) => {
-            let access = front
-                .key_access(
-                    context(&request)?,
-                    &record.sse,
-                    located.caller_context(),
-                    customer,
-                    (&bucket, &key),
-                )
-                .await?;
-            Some(
-                front
+    let asked = reader.selection;
+    let mut rereads = 0;
+    let (located, range) = loop {
+        reader.selection = asked;
+        let located = front.locate(&request, &proof, &bucket).await?;
+        let record = located.record();
+        if matches!(
+            reader.selection,
+            Selection::Range(..) | Selection::Suffix(_)
+        ) && !headers::if_range_holds(&request.headers, record)
+        {
+            reader.selection = Selection::Whole;
+        }
+        reader
+            .conditions
+            .check(record)
+            .map_err(|error| not_modified(error.into(), &located))?;
+        let customer = sse::customer_key_of(&request.headers)?;
+        // A customer's key is proven; of the others only what is sealed needs the key.
+        let sealed = match (
+            reader.checksum || matches!(reader.selection, Selection::Part(_)),
+            customer,
+            &record.sse,
+        ) {
+            (
+                false,
+                None,
+                crate::store::record::SseRecord::S3 | crate::store::record::SseRecord::Kms(_),
+            ) => None,
+            (_, customer, _) => {
+                let access = front
+                    .key_access(
+                        context(&request)?,
+                        &record.sse,
+                        located.caller_context(),
+                        customer,
+                        (&bucket, &key),
+                    )
+                    .await?;
+                let inspected = front
                     .store
                     .inspect(&located, &access, reader.selection)
-                    .await?,
-            )
-        }
+                    .await;
+                match inspected {
+                    Err(StoreError::KeyMoved) if rereads < REREADS_MAX => {
+                        rereads += 1;
+                        continue;
+                    }
+                    inspected => Some(inspected?),
+                }
+            }
+        };
+        break (located, sealed);
     };
+    let record = located.record();
     let (range, sealed_checksum) = match range {
         Some((range, checksum)) => (range, Some(checksum).filter(|_| reader.checksum)),
         None => (reader.selection.resolve(record.size)?, None),

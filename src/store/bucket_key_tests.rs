@@ -26,7 +26,7 @@ use crate::kms::{
     EncryptionContext, InternalKey, KeyArn, Kms, KmsError, KmsSettings, NewKey,
     WRAP_COUNT_BLOCK_DEFAULT, WRAPS_PER_BACKING_KEY_MAX_DEFAULT,
 };
-use crate::meta::{Batch, KeyRange, Meta, RedbMeta, Row, codec, table};
+use crate::meta::{Batch, KeyRange, Meta, MetaError, RedbMeta, Row, codec, table};
 
 pub(super) const BUCKET: &str = "vault";
 const GENERATE: &str = "kms:GenerateDataKey";
@@ -332,6 +332,48 @@ async fn two_objects_of_a_bucket_are_written_and_read_with_one_call_of_the_hsm()
     assert_eq!(rig.held().await, (1, 2));
     let counts = rig.store.bucket_key_counts();
     assert_eq!((counts.hits, counts.misses, counts.held), (3, 1, 1));
+}
+
+#[tokio::test]
+async fn who_found_an_object_before_its_bucket_key_went_finds_it_again() {
+    let rig = Rig::new().await;
+    let key = rig.key().await;
+    rig.put("object", under(&key)).await.expect("written");
+    let reader = rig.forgetful();
+    let access = access_of(BUCKET, Some(&key));
+    let may_get = may_object(&reader, "s3:GetObject", BUCKET, "object").await;
+    let found = reader.locate(&may_get).await.expect("there");
+    // By a server that has another bucket key in memory: that of the reader's record goes with its last object.
+    let rewritten = put(&rig.forgetful(), BUCKET, "object", under(&key)).await;
+    rewritten.expect("written");
+    assert_eq!(rig.held().await, (1, 1));
+    let outcome = reader.open(&found, &access, Selection::Whole).await;
+    assert!(
+        matches!(outcome, Err(StoreError::KeyMoved)),
+        "{:?}",
+        outcome.err()
+    );
+    let found = reader.locate(&may_get).await.expect("there");
+    let outcome = reader.open(&found, &access, Selection::Whole).await;
+    assert!(outcome.is_ok(), "{:?}", outcome.err());
+}
+
+#[tokio::test]
+async fn a_bucket_key_that_is_lost_is_not_waited_for() {
+    let rig = Rig::new().await;
+    let key = rig.key().await;
+    rig.put("object", under(&key)).await.expect("written");
+    let [(row, _)] = &*rig.rows(table::BUCKET_KEY).await else {
+        panic!("one bucket key");
+    };
+    let lost = Batch::new().delete(row.clone());
+    rig.meta.commit(lost).await.expect("deleted");
+    let outcome = get(&rig.forgetful(), BUCKET, "object", Some(&key)).await;
+    assert!(
+        matches!(outcome, Err(StoreError::Meta(MetaError::Damaged(_)))),
+        "{:?}",
+        outcome.err()
+    );
 }
 
 #[tokio::test]

@@ -86,6 +86,10 @@ pub enum StoreError {
     /// Retry: others changed the same records again and again.
     #[error("too many conflicting changes")]
     Conflict,
+    /// Retry, after reading the record again: the bucket key of a data key is gone, for the data key has been wrapped
+    /// anew since its record was read.
+    #[error("the data key was wrapped anew meanwhile")]
+    KeyMoved,
     /// Retry: too many changes wait.
     #[error("too many requests wait")]
     Busy,

@@ -11,13 +11,13 @@ use tokio::sync::mpsc;
 
 use super::bucket_row::is_verified;
 use super::digest::SealedAttributes;
-use super::put::{load_object, row_digest};
+use super::put::{load_object, load_sealed, row_digest};
 use super::record::{KeptContext, ManifestRecord, ObjectName, ObjectRecord, SseRecord};
 use super::{KeyAccess, Store, StoreError, object_of};
 use crate::auth::Authorised;
 use crate::blob::{BlobId, BlobReader};
 use crate::envelope::{EnvelopeError, HEADER_BYTES, KeySchedule, Manifest, ManifestPart, Opener};
-use crate::meta::codec;
+use crate::meta::{MetaError, codec};
 
 /// Segments that are read, opened and sent together.
 const RUN_SEGMENTS: u64 = 4;
@@ -252,7 +252,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::RangeNotSatisfiable`], before any key is used; what the KMS says; [`StoreError::Damaged`] and
+    /// [`StoreError::RangeNotSatisfiable`], before any key is used; what the KMS says; [`StoreError::KeyMoved`] when the
+    /// object hangs on another key than when it was found: find it again; [`StoreError::Damaged`] and
     /// [`StoreError::Blob`] when record, manifest or bytes are not what was written.
     pub async fn open(
         &self,
@@ -287,7 +288,11 @@ impl Store {
         let identity = located.name.identity();
         let schedule = self
             .open_key(&located.manifest.key, access, &located.name)
-            .await?;
+            .await;
+        let schedule = match schedule {
+            Err(StoreError::KeyMoved) => return Err(self.moved_or_lost(located).await?),
+            other => other?,
+        };
         let manifest =
             schedule.open_manifest(&located.manifest.manifest, &identity, &located.row_digest)?;
         if manifest.plaintext_bytes() != located.record.size {
@@ -299,6 +304,18 @@ impl Store {
             schedule: Arc::new(schedule),
             manifest,
             attributes,
+        })
+    }
+
+    /// Whether an object that was found hangs on another key by now, or has lost the one that it had.
+    async fn moved_or_lost(&self, located: &Located) -> Result<StoreError, StoreError> {
+        let snapshot = self.meta.snapshot().await?;
+        let sealed = load_sealed(&*snapshot, &located.name).await?;
+        Ok(match sealed.record() {
+            Some(manifest) if manifest.key == located.manifest.key => {
+                MetaError::Damaged("bucket key").into()
+            }
+            Some(_) | None => StoreError::KeyMoved,
         })
     }
 

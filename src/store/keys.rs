@@ -166,6 +166,11 @@ impl Store {
     }
 
     /// The data key of the record of the object of this name. As many HSM calls as [`Store::wrap_key`].
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::KeyMoved`] when the bucket key that the record names is not there: the record is an old one, or
+    /// the row of the bucket key was lost.
     pub(super) async fn open_key(
         &self,
         record: &KeyRecord,
@@ -271,7 +276,7 @@ impl Store {
         let opened = async {
             let row = bucket_key_row(bucket, id);
             let value = self.meta.snapshot().await?.load(&row).await?;
-            let value = value.ok_or(MetaError::Damaged("bucket key"))?;
+            let value = value.ok_or(StoreError::KeyMoved)?;
             let record = codec::decode("bucket key", &value)?;
             self.open_bucket_key(*id, bucket, record, access).await
         };
