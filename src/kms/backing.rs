@@ -10,15 +10,16 @@
 //! destroyed at once.
 //!
 //! Material that was brought along is different: its owner has it, and is told that the import failed. What a crash leaves
-//! of it is destroyed, and its intent proves that it may be: it says under the records' MAC which key it was for, no version
-//! of that key has its identity, and it is claimed first, so that nobody can commit it any more.
+//! of it is destroyed, and its intent proves that it may be: it says under the records' MAC which key it was for, that
+//! key is there and no version of it has its identity, and it is claimed first, so that nobody can commit it any more. Of a
+//! key that is not there it is reported and kept.
 
 use minicbor::{Decode, Encode};
 use strongroom_hsm::{BackingKeyId, HsmError, Material, ToolSpec};
 
 use super::Kms;
 use super::error::KmsError;
-use super::key::{BackingRecord, Cause, KeyId, Owner, Timestamp, name_of};
+use super::key::{BackingRecord, Cause, KeyId, KeyRecord, Owner, Timestamp, name_of};
 use super::stores::Place;
 use super::table::{self, Rows};
 use crate::meta::{Batch, KeyRange, codec, table as tables};
@@ -266,7 +267,8 @@ impl Kms {
                 self.commit(found.delete(row)).await?;
                 tracing::info!(event = "kms.intent.ended", backing_key = %id, label = intent.label);
             } else if let Some(sealed) = &intent.import {
-                let ended = self.end_import_left(&id, sealed, (row, found), &intent);
+                let is_news = again || !intent.reported;
+                let ended = self.end_import_left(&id, sealed, (row, found), &intent, is_news);
                 if let Err(error) = ended.await {
                     tracing::warn!(event = "kms.import.left", backing_key = %id, label = intent.label, %error);
                     if error.is_outage() {
@@ -274,12 +276,7 @@ impl Kms {
                     }
                 }
             } else if again || !intent.reported {
-                tracing::warn!(
-                    event = "kms.backing_key.orphan",
-                    backing_key = %id,
-                    label = intent.label,
-                    "the token holds a backing key that was never recorded; it is kept"
-                );
+                report_orphan(&id, &intent.label);
                 let reported = Intent {
                     reported: true,
                     ..intent
@@ -298,6 +295,7 @@ impl Kms {
         sealed: &[u8],
         (row, found): (Vec<u8>, Batch),
         intent: &Intent,
+        is_news: bool,
     ) -> Result<(), KmsError> {
         let mac = self.mac().await?;
         let key = mac
@@ -320,33 +318,60 @@ impl Kms {
         {
             return Ok(());
         }
-        if self.has_backing(key, id).await? {
-            return Err(KmsError::internal(
-                "an intent names a backing key that is in use",
-            ));
+        let claimed = Batch::new().unchanged(row.as_slice(), Some(&claimed));
+        match self.use_of(key, id).await? {
+            Use::None => {}
+            // An intent from before its commit: it has nothing to say.
+            Use::Version(version) => {
+                tracing::error!(event = "kms.intent.put_back", backing_key = %id, label = intent.label, version);
+                return self.commit(claimed.delete(row)).await.map(|_gone| ());
+            }
+            Use::Unknown => {
+                if is_news {
+                    report_orphan(id, &intent.label);
+                }
+                return Ok(());
+            }
         }
         let hsm = self.groups.recorded(intent.group.as_deref())?;
         hsm.destroy_key(*id).await.map_err(KmsError::hsm)?;
-        let claimed = Batch::new().unchanged(row.as_slice(), Some(&claimed));
         self.commit(claimed.delete(row)).await?;
         tracing::info!(event = "kms.import.left_ended", backing_key = %id, label = intent.label);
         Ok(())
     }
 
-    /// Whether a version of a key has this identity.
-    async fn has_backing(&self, key: KeyId, id: &BackingKeyId) -> Result<bool, KmsError> {
-        let owner = Owner::Key(self.key_arn(self.account(), key));
+    /// What a key has to do with a backing key of this identity. Asks for its rows, whosever it is.
+    async fn use_of(&self, key: KeyId, id: &BackingKeyId) -> Result<Use, KmsError> {
         let rows = self.rows().await?;
-        let head = match rows.head(&owner).await {
-            Ok(head) => head.record,
-            Err(KmsError::NotFound(_)) => return Ok(false),
-            Err(error) => return Err(error),
+        let head = rows.load::<KeyRecord>("head of a key", table::key_row(key));
+        let Some(head) = head.await? else {
+            return Ok(Use::Unknown);
         };
-        for version in head.recorded_versions() {
+        let owner = Owner::Key(self.arn_of_head(key, &head.record)?);
+        for version in head.record.recorded_versions() {
             if rows.backing(&owner, version).await?.record.id() == *id {
-                return Ok(true);
+                return Ok(Use::Version(version));
             }
         }
-        Ok(false)
+        Ok(Use::None)
     }
+}
+
+/// What a key has to do with a backing key.
+enum Use {
+    /// Its records tell of all its backing keys, and this is none of them.
+    None,
+    /// It is this version.
+    Version(u32),
+    /// Nothing is recorded of such a key.
+    Unknown,
+}
+
+fn report_orphan(id: &BackingKeyId, label: &str) {
+    tracing::warn!(
+        event = "kms.backing_key.orphan",
+        backing_key = %id,
+        label,
+        "the token holds a backing key that was never recorded; it is kept"
+    );
 }

@@ -17,7 +17,7 @@ fn their_account() -> AccountId {
 }
 
 /// The root of the second account.
-fn them() -> RequestContext {
+pub(super) fn them() -> RequestContext {
     request_of(their_account())
 }
 
