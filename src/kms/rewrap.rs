@@ -5,6 +5,9 @@
 //! two keys until it is done, given by whoever began it, and nobody may make one up. The keys' states are read for
 //! each data key.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use minicbor::{Decode, Encode};
 use strongroom_hsm::{DataKey, SecretBytes};
 use uuid::Uuid;
@@ -19,10 +22,12 @@ use super::{COMMIT_ATTEMPTS_MAX, Kms, check_proof, check_proof_of};
 use crate::auth::{AccountId, Authorised, Resource};
 use crate::meta::table as tables;
 
-/// The most re-wraps that wait or are under way.
+/// The most re-wraps that wait or are under way and leave keys of one account.
 pub const REWRAPS_OPEN_MAX: usize = 100;
-/// The most re-wraps that are remembered; the oldest that have ended are forgotten.
+/// The most re-wraps that are remembered of one account; the oldest that have ended are forgotten.
 pub const REWRAPS_MAX: usize = 1000;
+/// Rows of re-wraps that are read together.
+const SCAN_ROWS: usize = 1000;
 /// The fastest that a re-wrap may be asked to be, in objects a second.
 pub const REWRAP_RATE_MAX: u32 = 1_000_000;
 /// For so long a re-wrap is its runner's without a sign of life.
@@ -113,6 +118,12 @@ pub struct RewrapCounts {
     /// Dependants that could not be moved, in the pass that is under way or was the last. The log says why.
     #[n(2)]
     pub failed: u64,
+    /// Passes that are over.
+    #[cbor(n(3), default)]
+    pub passes: u32,
+    /// How many of [`Self::rewrapped`] were so when the last of these was over.
+    #[cbor(n(4), default)]
+    pub rewrapped_in_passes: u64,
 }
 
 /// A re-wrap.
@@ -193,6 +204,22 @@ struct RewrapRecord {
     from_account: Option<String>,
     #[n(21)]
     to_account: Option<String>,
+    /// When it was last taken, in turns of all re-wraps; 0 is never.
+    #[cbor(n(22), default)]
+    turn: u64,
+    /// Nobody takes it before.
+    #[n(23)]
+    rest_until: Option<Timestamp>,
+}
+
+impl RewrapRecord {
+    /// Whether this process may take it, or has it.
+    fn claimable(&self, process: [u8; 16], now: Timestamp, take_over: bool) -> bool {
+        let taken = self
+            .lease
+            .is_some_and(|lease| lease.process != process && lease.until > now && !take_over);
+        self.state.is_open() && !taken && self.rest_until.is_none_or(|until| until <= now)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
@@ -274,11 +301,14 @@ impl Kms {
             material: new.material.clone(),
             from_account: self.recorded_account(&new.from),
             to_account: self.recorded_account(&new.to),
+            turn: 0,
+            rest_until: None,
         };
         let id = RewrapId::new(created);
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             let rows = self.rows().await?;
-            let all = self.scan_rewraps(&rows).await?;
+            let mut all = self.scan_rewraps(&rows).await?;
+            all.retain(|(_, loaded)| loaded.record.from_account == record.from_account);
             let open = all
                 .iter()
                 .filter(|(_, loaded)| loaded.record.state.is_open())
@@ -318,7 +348,8 @@ impl Kms {
         Ok(self.rewrap_of(id, &loaded.record))
     }
 
-    /// All re-wraps that are remembered and leave keys of the caller's account, the oldest first.
+    /// All re-wraps that are remembered and leave keys of the caller's account, the oldest first; to the server's first
+    /// account, those of all.
     ///
     /// # Errors
     ///
@@ -326,14 +357,16 @@ impl Kms {
     pub async fn list_rewraps(&self, proof: &Authorised) -> Result<Vec<Rewrap>, KmsError> {
         check_proof_of(proof, &["kms:ListRewraps"], &Resource::Service)?;
         let all = self.scan_rewraps(&self.rows().await?).await?;
+        let account = &proof.principal().account;
         Ok(all
             .into_iter()
             .map(|(id, loaded)| self.rewrap_of(id, &loaded.record))
-            .filter(|rewrap| *rewrap.from.account() == proof.principal().account)
+            .filter(|rewrap| account == self.account() || account == rewrap.from.account())
             .collect())
     }
 
-    /// Calls a re-wrap off. What it has moved stays moved. `proof` is of the key that it leaves.
+    /// Calls a re-wrap off. What it has moved stays moved. `proof` is of the key that it leaves; of none, if it is of
+    /// the server's first account.
     ///
     /// # Errors
     ///
@@ -347,7 +380,12 @@ impl Kms {
             let rows = self.rows().await?;
             let loaded = self.load_rewrap(&rows, id).await?;
             let rewrap = self.rewrap_of(id, &loaded.record);
-            check_proof(proof, &["kms:CancelRewrap"], &rewrap.from)?;
+            let cancel = &["kms:CancelRewrap"];
+            if proof.principal().account != *self.account()
+                || check_proof_of(proof, cancel, &Resource::Service).is_err()
+            {
+                check_proof(proof, cancel, &rewrap.from)?;
+            }
             if !rewrap.state.is_open() {
                 return Err(KmsError::Validation(format!("{id} has ended")));
             }
@@ -368,24 +406,34 @@ impl Kms {
         self.rewraps.notified().await;
     }
 
-    /// Takes the oldest re-wrap that is nobody's. With `take_over`, also one that another process has: for the start
-    /// of a server that is the only one on its store.
+    /// Takes the oldest re-wrap that is nobody's, of the account whose turn it is. With `take_over`, also one that
+    /// another process has: for the start of a server that is the only one on its store.
     ///
     /// # Errors
     ///
     /// By the records.
     pub async fn claim_rewrap(&self, take_over: bool) -> Result<Option<RewrapLease>, KmsError> {
         let rows = self.rows().await?;
-        for (id, loaded) in self.scan_rewraps(&rows).await? {
-            let taken = loaded.record.lease.is_some_and(|lease| {
-                lease.process != self.process && lease.until > self.now() && !take_over
-            });
-            if !loaded.record.state.is_open() || taken {
-                continue;
-            }
+        let all = self.scan_rewraps(&rows).await?;
+        let mut turns: BTreeMap<Option<String>, u64> = BTreeMap::new();
+        for (_, loaded) in &all {
+            let turn = turns.entry(loaded.record.from_account.clone()).or_default();
+            *turn = loaded.record.turn.max(*turn);
+        }
+        let last = turns.values().copied().max().unwrap_or_default();
+        let now = self.now();
+        let mut claimable: Vec<_> = all
+            .into_iter()
+            .filter(|(_, loaded)| loaded.record.claimable(self.process, now, take_over))
+            .collect();
+        claimable
+            .sort_by_key(|(id, loaded)| (turns.get(&loaded.record.from_account).copied(), *id));
+        for (id, loaded) in claimable {
             let mut record = loaded.record.clone();
             record.state = RewrapState::Running;
             record.lease = Some(self.new_lease());
+            record.turn = last.saturating_add(1);
+            record.rest_until = None;
             if self.commit(rows.replace(&loaded, &record)).await? {
                 let rewrap = self.rewrap_of(id, &record);
                 return Ok(Some(RewrapLease { rewrap }));
@@ -411,6 +459,40 @@ impl Kms {
             record.lease = Some(self.new_lease());
         })
         .await
+    }
+
+    /// Whether a re-wrap of another account could be taken now.
+    ///
+    /// # Errors
+    ///
+    /// By the records.
+    pub async fn another_account_waits(&self, lease: &RewrapLease) -> Result<bool, KmsError> {
+        let ours = self.recorded_account(&lease.rewrap.from);
+        let now = self.now();
+        let all = self.scan_rewraps(&self.rows().await?).await?;
+        Ok(all.iter().any(|(_, Loaded { record, .. })| {
+            record.from_account != ours && record.claimable(self.process, now, false)
+        }))
+    }
+
+    /// Gives back a re-wrap that is this process's, to be taken again after `rest` at the earliest.
+    ///
+    /// # Errors
+    ///
+    /// By the records.
+    pub async fn put_back_rewrap(
+        &self,
+        mut lease: RewrapLease,
+        rest: Duration,
+    ) -> Result<(), KmsError> {
+        let rest = i64::try_from(rest.as_millis()).unwrap_or(i64::MAX);
+        let until = self.now().plus_millis(rest);
+        self.write_rewrap(&mut lease, |record| {
+            record.lease = None;
+            record.rest_until = Some(until);
+        })
+        .await?;
+        Ok(())
     }
 
     /// Ends a re-wrap, and counts what still depends on what it left. `None`: it is not ours any more.
@@ -602,19 +684,25 @@ impl Kms {
         &self,
         rows: &Rows,
     ) -> Result<Vec<(RewrapId, Loaded<RewrapRecord>)>, KmsError> {
-        let range = table::rows_after(tables::KMS_REWRAP, None);
+        let mut range = table::rows_after(tables::KMS_REWRAP, None);
         let mut all = Vec::new();
-        for row in rows.scan(&range, REWRAPS_MAX).await? {
-            let id = row.0.get(1..).and_then(|id| Uuid::from_slice(id).ok());
-            let id = RewrapId(id.ok_or(KmsError::Damaged("row key of a re-wrap"))?);
-            match rows.open("re-wrap", row) {
-                Ok(loaded) => all.push((id, loaded)),
-                Err(error) => {
-                    tracing::error!(event = "kms.rewrap.damaged", rewrap = %id, %error);
+        loop {
+            let page = rows.scan(&range, SCAN_ROWS).await?;
+            let Some((last, _)) = page.last() else {
+                return Ok(all);
+            };
+            range.start = [last.as_slice(), &[0]].concat();
+            for row in page {
+                let id = row.0.get(1..).and_then(|id| Uuid::from_slice(id).ok());
+                let id = RewrapId(id.ok_or(KmsError::Damaged("row key of a re-wrap"))?);
+                match rows.open("re-wrap", row) {
+                    Ok(loaded) => all.push((id, loaded)),
+                    Err(error) => {
+                        tracing::error!(event = "kms.rewrap.damaged", rewrap = %id, %error);
+                    }
                 }
             }
         }
-        Ok(all)
     }
 
     fn recorded_account(&self, key: &KeyArn) -> Option<String> {

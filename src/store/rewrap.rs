@@ -6,8 +6,9 @@
 //! pass. What has moved is no longer in the range of the index that is walked, so that a crash costs the data keys of
 //! one page at most, to be looked at again.
 //!
-//! One server runs one re-wrap at a time, under a lease that its progress renews. See `kms::rewrap` for the book of
-//! them.
+//! One server runs one re-wrap at a time, under a lease that its progress renews; after each page it is given back if one
+//! of another account waits, so that no account waits for all the objects of another. See `kms::rewrap` for the book
+//! of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -80,6 +81,17 @@ enum Page {
     Hopeless(String),
 }
 
+/// What a server is to do with a re-wrap that it had.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// There is nothing more to do.
+    Ended(RewrapState),
+    /// It was called off, or is another server's.
+    Left,
+    /// One of another account waits. It goes on after this time at the earliest.
+    Over(Duration),
+}
+
 impl Store {
     /// Runs the re-wraps that there are, and those to come; never returns. `alone`: no other server is on this store,
     /// so that what is under way was a dead one's.
@@ -88,11 +100,7 @@ impl Store {
         loop {
             match self.kms.claim_rewrap(take_over).await {
                 Ok(Some(lease)) => {
-                    let id = lease.rewrap().id;
-                    if let Err(error) = self.rewrap(lease).await {
-                        warn!(event = "rewrap.postponed", rewrap = %id, %error);
-                        tokio::time::sleep(LOOK_INTERVAL).await;
-                    }
+                    self.rewrap_or_postpone(lease).await;
                     continue;
                 }
                 Ok(None) => take_over = false,
@@ -103,8 +111,30 @@ impl Store {
         }
     }
 
-    /// Runs one re-wrap to its end.
-    pub(super) async fn rewrap(&self, mut lease: RewrapLease) -> Result<(), StoreError> {
+    /// Runs one re-wrap. What stands in its way does not stand in that of others.
+    pub(super) async fn rewrap_or_postpone(&self, mut lease: RewrapLease) {
+        let id = lease.rewrap().id;
+        let done = match self.rewrap(&mut lease).await {
+            Ok(Turn::Ended(state)) => self.ended(lease, state).await,
+            Ok(Turn::Left) => Ok(()),
+            Ok(Turn::Over(rest)) => {
+                let put_back = self.kms.put_back_rewrap(lease, rest).await;
+                put_back.map_err(StoreError::from)
+            }
+            Err(error) => {
+                warn!(event = "rewrap.postponed", rewrap = %id, %error);
+                let put_back = self.kms.put_back_rewrap(lease, LOOK_INTERVAL).await;
+                put_back.map_err(StoreError::from)
+            }
+        };
+        if let Err(error) = done {
+            warn!(event = "rewrap.postponed", rewrap = %id, %error);
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Runs one re-wrap to its end, or to the end of a page if another account's waits.
+    pub(super) async fn rewrap(&self, lease: &mut RewrapLease) -> Result<Turn, StoreError> {
         let rewrap = lease.rewrap().clone();
         info!(event = "rewrap.running", rewrap = %rewrap.id, from = %rewrap.from, to = %rewrap.to);
         let (first, last) = rewrap.versions;
@@ -121,19 +151,12 @@ impl Store {
                 Ok(wanted) => wanted,
                 // Its bucket is gone, and everything in it.
                 Err(DependantsError::NoSuchBucket(_)) => {
-                    return self.ended(lease, RewrapState::Completed).await;
+                    return Ok(Turn::Ended(RewrapState::Completed));
                 }
                 Err(DependantsError::Meta(error)) => return Err(error.into()),
             }
         };
         let (mut cursor, mut counts) = (rewrap.cursor, rewrap.counts);
-        // Of a pass that a crash cut in two, the first half may have moved something.
-        let mut moved_before = if cursor.is_empty() {
-            counts.rewrapped
-        } else {
-            0
-        };
-        let mut passes = 1;
         let mut pause = PAUSE_MIN;
         let page_rows = page_rows(rewrap.rate);
         loop {
@@ -143,37 +166,45 @@ impl Store {
                 wanted.rows(&*snapshot, &cursor, page_rows).await?
             };
             let Some((page_end, _)) = page.last().cloned() else {
-                if counts.rewrapped == moved_before || passes == PASSES_MAX {
-                    return self.ended(lease, RewrapState::Completed).await;
+                counts.passes += 1;
+                if counts.rewrapped == counts.rewrapped_in_passes || counts.passes >= PASSES_MAX {
+                    return Ok(Turn::Ended(RewrapState::Completed));
                 }
-                (passes, moved_before) = (passes + 1, counts.rewrapped);
+                counts.rewrapped_in_passes = counts.rewrapped;
                 counts.failed = 0;
                 cursor.clear();
                 continue;
             };
             let rewrapped_before = counts.rewrapped;
-            match self
-                .rewrap_page(&lease, &wanted, &page, &mut counts)
-                .await?
-            {
+            let rest = match self.rewrap_page(lease, &wanted, &page, &mut counts).await? {
                 Page::Done => {
                     cursor = page_end;
                     pause = PAUSE_MIN;
+                    Duration::ZERO
                 }
-                Page::More => pause = PAUSE_MIN,
+                Page::More => {
+                    pause = PAUSE_MIN;
+                    Duration::ZERO
+                }
                 Page::Again => {
-                    tokio::time::sleep(pause).await;
+                    let rest = pause;
                     pause = (pause * 2).min(PAUSE_MAX);
+                    rest
                 }
-                Page::Hopeless(why) => return self.ended(lease, RewrapState::Failed(why)).await,
-            }
-            if !self.kms.advance_rewrap(&mut lease, &cursor, counts).await? {
+                Page::Hopeless(why) => return Ok(Turn::Ended(RewrapState::Failed(why))),
+            };
+            if !self.kms.advance_rewrap(lease, &cursor, counts).await? {
                 info!(event = "rewrap.left", rewrap = %rewrap.id, "called off, or another server's");
-                return Ok(());
+                return Ok(Turn::Left);
             }
             let rewrapped = usize::try_from(counts.rewrapped - rewrapped_before);
             let data_keys = rewrapped.unwrap_or(usize::MAX).max(page.len());
-            tokio::time::sleep_until(began + page_time(data_keys, rewrap.rate)).await;
+            let page_time = page_time(data_keys, rewrap.rate).saturating_sub(began.elapsed());
+            let rest = rest.max(page_time);
+            if self.kms.another_account_waits(lease).await? {
+                return Ok(Turn::Over(rest));
+            }
+            tokio::time::sleep(rest).await;
         }
     }
 

@@ -2,11 +2,12 @@
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 
-use super::{DAY, Rig, may, may_key, text};
-use crate::auth::{Authorised, Resource};
+use super::{DAY, Rig, may, may_key, request, request_of, text};
+use crate::auth::{AccountId, Authorised, RequestContext, Resource};
 use crate::kms::{
     Dependants, DependantsError, Dependent, EncryptionContext, KeyArn, KeyId, Kms, KmsError,
     NewRewrap, REWRAPS_OPEN_MAX, RewrapCounts, RewrapId, RewrapState, Scope, Usage,
@@ -342,4 +343,113 @@ async fn the_proofs_of_a_rewrap_are_of_its_keys() {
         .start_rewrap([&start, &start, &wrap], &new(&from, &to))
         .await;
     assert!(matches!(refused, Err(KmsError::Internal { .. })));
+}
+
+/// The root of a second account.
+fn them() -> RequestContext {
+    request_of(AccountId::parse("210987654321").expect("twelve digits"))
+}
+
+/// A re-wrap from one new key of the caller's to another.
+async fn begun_by(rig: &Rig, caller: &RequestContext) -> String {
+    let mut input = json!({});
+    for name in ["FromKeyId", "ToKeyId"] {
+        let (status, made) = rig.api_as(caller, "CreateKey", json!({})).await;
+        assert_eq!(status, 200, "{made}");
+        input[name] = made["KeyMetadata"]["KeyId"].clone();
+    }
+    begun_again(rig, caller, &input).await
+}
+
+async fn begun_again(rig: &Rig, caller: &RequestContext, input: &serde_json::Value) -> String {
+    let (status, begun) = rig
+        .api_as(caller, "Strongroom.StartRewrap", input.clone())
+        .await;
+    assert_eq!(status, 200, "{begun}");
+    text(&begun["RewrapId"])
+}
+
+#[tokio::test]
+async fn accounts_take_turns_at_their_rewraps() {
+    let mut rig = Rig::new();
+    rig.with_made_up_dependants(false);
+    let first = begun_by(&rig, &request()).await;
+    rig.clock.shift_to(1);
+    let second = begun_by(&rig, &request()).await;
+    rig.clock.shift_to(2);
+    let theirs = begun_by(&rig, &them()).await;
+    let claim = async || {
+        let lease = rig.kms.claim_rewrap(false).await.expect("records");
+        lease.expect("a re-wrap")
+    };
+    for expected in [&first, &theirs, &first, &theirs] {
+        let lease = claim().await;
+        assert_eq!(lease.rewrap().id.to_string(), *expected);
+        let waits = rig.kms.another_account_waits(&lease).await;
+        assert!(waits.expect("records"));
+        let back = rig.kms.put_back_rewrap(lease, Duration::ZERO).await;
+        back.expect("put back");
+    }
+    // One that is to rest keeps nobody waiting, and gets nobody's turn.
+    let lease = claim().await;
+    assert_eq!(lease.rewrap().id.to_string(), first);
+    let back = rig.kms.put_back_rewrap(lease, Duration::from_mins(1)).await;
+    back.expect("put back");
+    let lease = claim().await;
+    assert_eq!(lease.rewrap().id.to_string(), theirs);
+    let ended = rig.kms.end_rewrap(lease, RewrapState::Completed).await;
+    ended.expect("records").expect("ours");
+    let lease = claim().await;
+    assert_eq!(lease.rewrap().id.to_string(), second);
+    let waits = rig.kms.another_account_waits(&lease).await;
+    assert!(!waits.expect("records"), "those of one account do not");
+    rig.clock.shift_to(120);
+    let lease = claim().await;
+    assert_eq!(lease.rewrap().id.to_string(), first);
+}
+
+#[tokio::test]
+async fn the_first_account_sees_the_rewraps_of_all_and_calls_them_off() {
+    let mut rig = Rig::new();
+    rig.with_made_up_dependants(false);
+    let ours = begun_by(&rig, &request()).await;
+    rig.clock.shift_to(1);
+    let theirs = begun_by(&rig, &them()).await;
+    let listed = async |caller: &RequestContext| {
+        let (_, listed) = rig
+            .api_as(caller, "Strongroom.ListRewraps", json!({}))
+            .await;
+        let rewraps = listed["Rewraps"].as_array().expect("a list").clone();
+        rewraps
+            .iter()
+            .map(|found| text(&found["RewrapId"]))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(listed(&request()).await, [ours.clone(), theirs.clone()]);
+    assert_eq!(listed(&them()).await, std::slice::from_ref(&theirs));
+    for (caller, rewrap, status) in [
+        (them(), &ours, 400),
+        (request(), &theirs, 200),
+        (request(), &ours, 200),
+    ] {
+        for operation in ["DescribeRewrap", "CancelRewrap"] {
+            let operation = format!("Strongroom.{operation}");
+            let input = json!({ "RewrapId": rewrap });
+            let (answered, body) = rig.api_as(&caller, &operation, input).await;
+            assert_eq!(answered, status, "{operation}: {body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn rewraps_that_wait_are_counted_for_each_account() {
+    let mut rig = Rig::new();
+    rig.with_made_up_dependants(false);
+    let (from, to) = (rig.key().await, rig.key().await);
+    for _ in 0..REWRAPS_OPEN_MAX {
+        rig.start(&from, &to).await.expect("begun");
+    }
+    begun_by(&rig, &them()).await;
+    let refused = rig.start(&from, &to).await;
+    assert!(matches!(refused, Err(KmsError::LimitExceeded(_))));
 }

@@ -317,9 +317,8 @@ impl Rig {
             .id;
         let lease = self.kms.claim_rewrap(false).await.expect("records");
         self.store
-            .rewrap(lease.expect("a re-wrap"))
-            .await
-            .expect("ended");
+            .rewrap_or_postpone(lease.expect("a re-wrap"))
+            .await;
         let rewrap = self.kms.find_rewrap(id).await.expect("there");
         assert_eq!(rewrap.state, RewrapState::Completed);
         assert_eq!(rewrap.remaining, Some(Dependent::default()));
