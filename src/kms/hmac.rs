@@ -56,6 +56,21 @@ impl Kms {
         }
     }
 
+    /// Checks that `key` may be used now, by this algorithm: a dry run of [`Kms::generate_mac`] and of [`Kms::verify_mac`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Kms::generate_mac`].
+    pub async fn check_mac_key(
+        &self,
+        proof: &Authorised,
+        key: &KeyArn,
+        algorithm: &str,
+    ) -> Result<(), KmsError> {
+        check_proof(proof, &[GENERATE, VERIFY], key)?;
+        self.mac_key(proof, key, algorithm).await.map(|_key| ())
+    }
+
     async fn mac_key(
         &self,
         proof: &Authorised,

@@ -79,6 +79,26 @@ impl Kms {
             .map_err(KmsError::hsm)
     }
 
+    /// Checks that `key` may be used now, by this algorithm for such a message: a dry run of [`Kms::sign`] and of
+    /// [`Kms::verify`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Kms::sign`] but for the HSM.
+    pub async fn check_signer(
+        &self,
+        proof: &Authorised,
+        key: &KeyArn,
+        algorithm: &str,
+        message: Message<'_>,
+    ) -> Result<(), KmsError> {
+        check_proof(proof, &[SIGN, VERIFY], key)?;
+        let owner = Owner::Key(key.clone());
+        let rows = self.rows().await?;
+        let signer = self.signer(&rows, proof, &owner, algorithm).await?;
+        message.digest(signer.algorithm).map(|_digest| ())
+    }
+
     /// kms:Verify. Asks no token.
     ///
     /// # Errors

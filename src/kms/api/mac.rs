@@ -54,7 +54,7 @@ pub(super) async fn generate_mac(
         .await?;
     let (Blob(message), algorithm) = (there(input.message)?, there(input.mac_algorithm)?);
     if input.dry_run == Some(true) {
-        call.kms.check_usable(&proof, &key).await?;
+        call.kms.check_mac_key(&proof, &key, &algorithm).await?;
         return Err(KmsError::DryRun);
     }
     let mac = call
@@ -111,7 +111,7 @@ pub(super) async fn verify_mac(
         .await?;
     let (Blob(message), algorithm) = (there(input.message)?, there(input.mac_algorithm)?);
     if input.dry_run == Some(true) {
-        call.kms.check_usable(&proof, &key).await?;
+        call.kms.check_mac_key(&proof, &key, &algorithm).await?;
         return Err(KmsError::DryRun);
     }
     let Blob(mac) = there(input.mac)?;

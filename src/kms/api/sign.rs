@@ -101,15 +101,14 @@ pub(super) async fn sign(
     call.refuse(&input.unhonoured).await?;
     let named = there(input.key_id.as_deref())?;
     let (proof, key) = call.authorised_key(&input.ask("kms:Sign"), named).await?;
+    let (algorithm, message) = (there(input.signing_algorithm.as_deref())?, input.message()?);
     if input.dry_run == Some(true) {
-        call.kms.check_usable(&proof, &key).await?;
+        call.kms
+            .check_signer(&proof, &key, algorithm, message)
+            .await?;
         return Err(KmsError::DryRun);
     }
-    let algorithm = there(input.signing_algorithm.as_deref())?;
-    let signature = call
-        .kms
-        .sign(&proof, &key, algorithm, input.message()?)
-        .await?;
+    let signature = call.kms.sign(&proof, &key, algorithm, message).await?;
     Ok(SignAnswer {
         key_id: key.to_string(),
         signature,
@@ -148,14 +147,19 @@ pub(super) async fn verify(
     let (proof, key) = call
         .authorised_key(&signed.ask("kms:Verify"), named)
         .await?;
+    let (algorithm, message) = (
+        there(signed.signing_algorithm.as_deref())?,
+        signed.message()?,
+    );
     if signed.dry_run == Some(true) {
-        call.kms.check_usable(&proof, &key).await?;
+        call.kms
+            .check_signer(&proof, &key, algorithm, message)
+            .await?;
         return Err(KmsError::DryRun);
     }
-    let algorithm = there(signed.signing_algorithm.as_deref())?;
     let Blob(signature) = there(signature)?;
     call.kms
-        .verify(&proof, &key, algorithm, signed.message()?, &signature)
+        .verify(&proof, &key, algorithm, message, &signature)
         .await?;
     Ok(VerifyAnswer {
         key_id: key.to_string(),

@@ -1,5 +1,7 @@
 //! Keys that sign: tools of the token, seen through the API.
 
+use std::time::{Duration, Instant};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use strongroom_hsm::testing::fault::{Fault, Op};
@@ -350,4 +352,70 @@ async fn a_pair_that_was_made_and_not_recorded_is_reported_and_kept() {
     rig.another().recover().await.expect("recovers");
     assert_eq!(rig.rows(tables::KMS_INTENT).await.len(), 1);
     assert_eq!(rig.token_keys().await, before + 1);
+}
+
+#[tokio::test]
+async fn pairs_are_made_one_at_a_time() {
+    const EACH: Duration = Duration::from_millis(150);
+    let rig = Rig::new();
+    rig.key().await;
+    rig.faults.always(Op::GenerateTool, Fault::Hang(EACH));
+    let began = Instant::now();
+    let make = || create(&rig, "ECC_NIST_P256");
+    let (one, two, three) = tokio::join!(make(), make(), make());
+    assert!(began.elapsed() >= EACH * 3, "{:?}", began.elapsed());
+    assert!(one != two && two != three);
+    assert_eq!(rig.faults.calls(Op::GenerateTool), 3);
+}
+
+#[tokio::test]
+async fn a_dry_run_refuses_what_the_call_would_refuse() {
+    let rig = Rig::new();
+    let key = create(&rig, "ECC_NIST_P256").await;
+    let dry = |input: Value| with(input, "DryRun", json!(true));
+    let signature = json!(STANDARD.encode([0; 64]));
+    let asked = [
+        (
+            message(&key, "ECDSA_SHA_256", b"m"),
+            "DryRunOperationException",
+        ),
+        (
+            digest(&key, "ECDSA_SHA_256", &[7; 32]),
+            "DryRunOperationException",
+        ),
+        (
+            digest(&key, "ECDSA_SHA_256", &[7; 31]),
+            "ValidationException",
+        ),
+        (
+            message(&key, "ECDSA_SHA_384", b"m"),
+            "InvalidKeyUsageException",
+        ),
+    ];
+    for (input, expected) in asked {
+        let (code, _) = rig.api_error("Sign", dry(input.clone())).await;
+        assert_eq!(code, expected, "{input}");
+        let verifies = with(dry(input), "Signature", signature.clone());
+        let (code, _) = rig.api_error("Verify", verifies).await;
+        assert_eq!(code, expected);
+    }
+    let input = json!({ "KeyUsage": "GENERATE_VERIFY_MAC", "KeySpec": "HMAC_256" });
+    let key = rig.api_ok("CreateKey", input).await["KeyMetadata"].clone();
+    let asked = [
+        ("HMAC_SHA_256", "DryRunOperationException"),
+        ("HMAC_SHA_512", "InvalidKeyUsageException"),
+    ];
+    for (algorithm, expected) in asked {
+        let input = json!({
+            "KeyId": key["KeyId"],
+            "Message": STANDARD.encode(b"m"),
+            "MacAlgorithm": algorithm,
+            "DryRun": true,
+        });
+        let (code, _) = rig.api_error("GenerateMac", input.clone()).await;
+        assert_eq!(code, expected);
+        let verifies = with(input, "Mac", json!(STANDARD.encode([0; 32])));
+        let (code, _) = rig.api_error("VerifyMac", verifies).await;
+        assert_eq!(code, expected);
+    }
 }

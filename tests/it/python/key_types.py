@@ -189,6 +189,7 @@ def a_signing_key_is_managed_like_any_key_by_the_aws_cli():
             "true", "false", "true", "true"), told
         sign = {"KeyId": key, "Message": b"message", "SigningAlgorithm": "ECDSA_SHA_256"}
         refused("DryRunOperationException", kms.sign, DryRun=True, **sign)
+        refused("ValidationException", kms.sign, DryRun=True, MessageType="DIGEST", **sign)
         kms.disable_key(KeyId=key)
         refused("DisabledException", kms.sign, **sign)
         refused("DisabledException", kms.verify, Signature=signed, **sign)
