@@ -556,7 +556,7 @@ impl HsmHandle {
     /// How long may be taken to make such a tool, or to try it.
     fn deadline_of(&self, spec: ToolSpec) -> Duration {
         let deadline = self.shared.pool.settings.deadline;
-        if spec.is_pair() {
+        if spec.is_slow() {
             deadline.max(PAIR_DEADLINE)
         } else {
             deadline

@@ -54,7 +54,7 @@ pub const WRAP_PLAINTEXT_BYTES_MAX: usize = 64;
 /// The most bytes of additional authenticated data one wrap takes.
 pub const WRAP_AAD_BYTES_MAX: usize = 16 * 1024;
 
-/// The longest that a token may take to make a pair of keys.
+/// The longest that a token may take to make a pair of RSA keys.
 pub const PAIR_DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// What a token says of itself, for people.

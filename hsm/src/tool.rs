@@ -170,6 +170,11 @@ impl ToolSpec {
         matches!(self, Self::Unwrap(..) | Self::Sign(_))
     }
 
+    /// Whether to make one may take [`PAIR_DEADLINE`](crate::PAIR_DEADLINE): the primes of RSA are searched for.
+    pub(crate) const fn is_slow(self) -> bool {
+        matches!(self, Self::Unwrap(..) | Self::Sign(SigningKey::Rsa(_)))
+    }
+
     /// Whether it serves for a day, in the one token that made it.
     pub(crate) const fn is_passing(self) -> bool {
         matches!(self, Self::Unwrap(..))

@@ -164,7 +164,16 @@ impl Kms {
         let owner = Owner::Key(arn.clone());
         let place = self.place_for(record.store.as_ref()).await?;
         let target = Target::Version(&owner, record.current);
-        let kind = record.spec()?.tool().map_or(Kind::Wrapping, Kind::Tool);
+        let tool = record.spec()?.tool();
+        let kind = tool.map_or(Kind::Wrapping, Kind::Tool);
+        // To make a pair takes a while: one at a time, so that the token's other sessions stay with the data.
+        let _making = match tool {
+            Some(tool) if tool.is_pair() => {
+                let making = self.groups.making(place.group.as_deref())?;
+                Some(self.lock_making(making).await?)
+            }
+            Some(_) | None => None,
+        };
         let made = if record.import.is_some() {
             None
         } else {

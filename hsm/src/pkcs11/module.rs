@@ -18,12 +18,15 @@ use cryptoki::slot::Slot;
 use super::error::{device, unavailable};
 use super::probe::Abilities;
 use super::raw::Raw;
-use crate::{BoxError, HsmError, HsmResult};
+use crate::{BoxError, HsmError, HsmResult, ToolSpec};
 
 /// How long a call waits for a re-initialisation under way.
 const ENTER_WAIT: Duration = Duration::from_secs(1);
 /// How long a re-initialisation waits for the calls inside the module to return.
 const EXCLUSIVE_WAIT: Duration = Duration::from_millis(500);
+/// How long a tool is made without another trial after one that went well: a trial of RSA makes a pair, as slowly as the
+/// tool itself is made.
+const TRIAL_TRUSTED_FOR: Duration = Duration::from_mins(10);
 /// How long making an object and looking for one wait for each other.
 const OBJECTS_WAIT: Duration = Duration::from_secs(2);
 /// How long one who wants to change objects may keep others from beginning to look. There is always somebody who looks;
@@ -48,6 +51,8 @@ pub(super) struct Library {
     change_waits: AtomicBool,
     /// What each token was found to be able to do since the module was initialised.
     abilities: Mutex<HashMap<Slot, (u64, Arc<Abilities>)>>,
+    /// Which tools a token was last found to make and use, in which initialisation and when.
+    tools: Mutex<HashMap<(Slot, ToolSpec), (u64, Instant)>>,
 }
 
 #[derive(Debug, Default)]
@@ -100,6 +105,7 @@ impl Library {
                 objects: RwLock::default(),
                 change_waits: AtomicBool::new(false),
                 abilities: Mutex::default(),
+                tools: Mutex::default(),
             })
         });
         if library.init_args != init_args {
@@ -307,6 +313,24 @@ impl Library {
         known.insert(slot, (generation, abilities));
     }
 
+    /// Whether the token in `slot` was found to make and use such tools, lately and since the module was initialised.
+    pub(super) fn has_tool(&self, generation: u64, slot: Slot, spec: ToolSpec) -> bool {
+        let known = self.tools.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .get(&(slot, spec))
+            .is_some_and(|(of, at)| *of == generation && at.elapsed() < TRIAL_TRUSTED_FOR)
+    }
+
+    /// Remembers how trying such a tool went.
+    pub(super) fn tried_tool(&self, generation: u64, slot: Slot, spec: ToolSpec, works: bool) {
+        let mut known = self.tools.lock().unwrap_or_else(PoisonError::into_inner);
+        if works {
+            known.insert((slot, spec), (generation, Instant::now()));
+        } else {
+            known.remove(&(slot, spec));
+        }
+    }
+
     fn exclusively<T>(&self, work: impl FnOnce(&mut Phase) -> HsmResult<T>) -> HsmResult<T> {
         let mut phase = waiting(EXCLUSIVE_WAIT, || self.phase.try_write())
             .ok_or_else(|| unavailable("a call inside the module forbids initialising it"))?;
@@ -410,6 +434,7 @@ mod tests {
             objects: RwLock::default(),
             change_waits: AtomicBool::new(false),
             abilities: Mutex::default(),
+            tools: Mutex::default(),
         }
     }
 

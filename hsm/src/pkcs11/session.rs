@@ -71,6 +71,13 @@ impl Pkcs11Session {
         }
     }
 
+    /// Closes the module's session and opens another, in which no handle is believed that was found in the first.
+    fn reopen(&mut self) -> HsmResult<()> {
+        self.handles.clear();
+        self.tools.clear();
+        self.opened.reopen()
+    }
+
     /// Runs `work` with the module entered: it is neither finalised meanwhile, nor has it been since we opened.
     fn inside<T>(&mut self, work: impl FnOnce(&mut Self) -> HsmResult<T>) -> HsmResult<T> {
         let library = Arc::clone(self.opened.library());
@@ -183,12 +190,12 @@ impl Pkcs11Session {
             && scheme_of(key)? == WrapScheme::AesKwp
             && (may_be_forged(not_opened) || is_no_mechanism(not_opened))
         {
-            self.opened.reopen()?;
+            self.reopen()?;
             let other = keys.with_other_kwp(self.abilities.dialect);
             match self.open(other, &aad, &key.canary.0) {
                 Ok(plaintext) if same_bytes(&plaintext, Canary::PLAINTEXT) => return Ok(other),
                 // Whatever the other number came to, what speaks is the first.
-                Ok(_) | Err(_) => self.opened.reopen()?,
+                Ok(_) | Err(_) => self.reopen()?,
             }
         }
         match opened {
@@ -196,7 +203,7 @@ impl Pkcs11Session {
             Ok(_) => Err(unfit(&key.id, "its canary holds something else")),
             Err(not_opened) if may_be_forged(&not_opened) => {
                 // The operation that failed may still be active in this session.
-                self.opened.reopen()?;
+                self.reopen()?;
                 self.new_canary(keys, &key.id, scheme_of(key)?)?;
                 self.opened.see_token()?;
                 Err(unfit(
@@ -295,7 +302,7 @@ impl Pkcs11Session {
             Ok(_) => return Err(HsmError::OtherMaterial),
             Err(not_opened) if may_be_forged(&not_opened) => {
                 // The code may mean anything: the tool says whether the token is ill.
-                self.opened.reopen()?;
+                self.reopen()?;
                 self.tool_afresh(&material.unwrapper)?;
                 return Err(HsmError::Unauthentic);
             }
@@ -319,7 +326,7 @@ impl Pkcs11Session {
             Err(not_opened) if !may_be_forged(&not_opened) => Err(into_error(not_opened)),
             Ok(_) | Err(_) => {
                 // The operation that failed may still be active in this session. The key goes with it.
-                self.opened.reopen()?;
+                self.reopen()?;
                 Err(HsmError::OtherMaterial)
             }
         }
@@ -340,7 +347,19 @@ impl Pkcs11Session {
             context: self.opened.context(),
             slot: self.opened.slot(),
         };
-        subject.try_tool(spec, self.abilities.dialect)
+        let tried = subject.try_tool(spec, self.abilities.dialect);
+        let (library, generation) = (self.opened.library(), self.opened.generation());
+        library.tried_tool(generation, self.opened.slot(), spec, tried.is_ok());
+        tried
+    }
+
+    /// As [`Self::try_tool`], but what has lately gone well is not tried again.
+    fn has_tool(&self, spec: ToolSpec) -> Result<(), String> {
+        let (library, generation) = (self.opened.library(), self.opened.generation());
+        if library.has_tool(generation, self.opened.slot(), spec) {
+            return Ok(());
+        }
+        self.try_tool(spec)
     }
 
     fn bench(&self) -> HsmResult<Bench<'_>> {
@@ -384,8 +403,7 @@ impl Pkcs11Session {
         aad: &[u8],
         wrapped: &Wrapped,
     ) -> HsmResult<Zeroizing<Vec<u8>>> {
-        self.handles.clear();
-        self.opened.reopen()?;
+        self.reopen()?;
         let keys = self.keys_afresh(key)?;
         let again = self.open(keys, aad, wrapped);
         again.or_else(|not_opened| {
@@ -393,8 +411,7 @@ impl Pkcs11Session {
                 return Err(into_error(not_opened));
             }
             // The operation that failed may still be active in this session.
-            self.handles.clear();
-            self.opened.reopen()?;
+            self.reopen()?;
             Err(HsmError::Unauthentic)
         })
     }
@@ -497,7 +514,7 @@ impl Session for Pkcs11Session {
         label: &str,
     ) -> HsmResult<KeyBlob> {
         self.changing(|this| {
-            let tried = this.try_tool(spec);
+            let tried = this.has_tool(spec);
             let session = this.opened.raw()?;
             if !key::find_all(session, id)?.is_empty() {
                 return Err(HsmError::KeyExists(*id));

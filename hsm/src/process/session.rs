@@ -53,7 +53,7 @@ impl ProcessSession {
 
     /// How long may be taken to make such a tool, or to try it.
     fn deadline_of(&self, spec: ToolSpec) -> Duration {
-        if spec.is_pair() {
+        if spec.is_slow() {
             self.deadline.max(PAIR_DEADLINE)
         } else {
             self.deadline

@@ -143,6 +143,8 @@ impl Kms {
 
     /// Checks that material of any wrapping could come into the token, before a key is made that waits for some.
     pub(in crate::kms) async fn see_that_imports_work(&self) -> Result<(), KmsError> {
+        // It is tried with pairs.
+        let _making = self.lock_making(self.groups.making(None)?).await?;
         let hsm = self.groups.default_group();
         for wrapping in [ImportWrapping::OaepSha256, ImportWrapping::OaepSha1] {
             let pair = ToolSpec::Unwrap(RsaSize::Bits2048, wrapping);
