@@ -10,7 +10,7 @@ use s3s::{Body, S3Error, S3Request, S3Response, S3Result, s3_error};
 use super::error::kms;
 use super::sse::{self, context_of_wrap, full_context};
 use super::{Front, checksum, context};
-use crate::auth::{AccountId, RequestContext};
+use crate::auth::{Authorised, RequestContext};
 use crate::kms::{KeyArn, KeyRef};
 use crate::store::context::{ARN_CONTEXT, arn_of_wrap};
 use crate::store::record::SseRecord;
@@ -80,7 +80,7 @@ async fn update(front: &Front, request: &S3Request<Body>) -> S3Result<()> {
     let document = request.input.bytes().unwrap_or_default();
     let wanted = read(&document)?;
     let caller = context(request)?;
-    let (target, named) = target_key(front, &bucket, caller, &wanted.key).await?;
+    let (target, named) = target_key(front, &proof, caller, &wanted.key).await?;
     let source = front.locate(request, &proof, &bucket).await?;
     let kept = source.caller_context();
     // A caller who named the object named what the server adds; with a bucket key that is the bucket.
@@ -146,18 +146,17 @@ fn named(uri: &Uri) -> S3Result<(String, String)> {
     }
 }
 
-/// The key that is gone to: one of the bucket's account, by its full ARN.
+/// The key that is gone to: one of the account of the proof's bucket, by its full ARN.
 async fn target_key(
     front: &Front,
-    bucket: &str,
+    proof: &Authorised,
     caller: &RequestContext,
     arn: &str,
 ) -> S3Result<(KeyArn, KeyRef)> {
     match KeyRef::parse(arn) {
         Ok(named @ KeyRef::KeyArn { .. }) => {
-            let owner = front.store.bucket_access(bucket).await?;
-            let owner = owner.map(|access| access.owner);
-            if named.account() != owner.as_ref().map(AccountId::as_str) {
+            let bucket = front.store.access_of(proof).await?;
+            if named.account() != Some(bucket.owner.as_str()) {
                 return Err(s3_error!(AccessDenied, "{KEY_FOREIGN}"));
             }
             let account = &caller.principal.account;
