@@ -9,7 +9,8 @@ use super::record::{
 };
 use super::{Store, StoreError, bucket_of};
 use crate::auth::{AccountId, Authorised, Resource};
-use crate::meta::{Batch, KeyRange, Snapshot, codec, table};
+use crate::kms::KmsError;
+use crate::meta::{Batch, KeyRange, MetaError, Snapshot, codec, table};
 
 /// Names that the server's own paths take.
 const RESERVED: [&str; 3] = ["healthz", "readyz", "metrics"];
@@ -123,11 +124,12 @@ impl Store {
         Ok(self.proven_bucket(&*snapshot, proof).await?.record)
     }
 
-    /// Buckets of the caller's account, by name.
+    /// Buckets of the caller's account, by name. One whose row is not as it was written is left out, and reported: who
+    /// asks for it by its name is told.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Kms`] and [`StoreError::Meta`] when a bucket's row is not as it was written.
+    /// [`StoreError::Kms`] and [`StoreError::Meta`].
     pub async fn list_buckets(
         &self,
         proof: &Authorised,
@@ -167,8 +169,17 @@ impl Store {
                 let Ok(name) = String::from_utf8(name) else {
                     continue;
                 };
-                let Some(bucket) = self.find_bucket(&*snapshot, &name).await? else {
-                    continue;
+                let bucket = match self.find_bucket(&*snapshot, &name).await {
+                    Ok(Some(bucket)) => bucket,
+                    Ok(None) => continue,
+                    Err(
+                        error @ (StoreError::Kms(KmsError::Damaged(_))
+                        | StoreError::Meta(MetaError::Damaged(_))),
+                    ) => {
+                        tracing::error!(event = "store.bucket_damaged", bucket = name, %error);
+                        continue;
+                    }
+                    Err(error) => return Err(error),
                 };
                 if !is_listed(&bucket, account, self.kms.account(), request) {
                     continue;

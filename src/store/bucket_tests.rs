@@ -173,10 +173,16 @@ async fn is_refused(rig: &Rig) -> bool {
         StoreError::Kms(KmsError::Damaged(_)) | StoreError::Meta(_) => true,
         other => panic!("{other:?}"),
     };
-    let all = may("s3:ListAllMyBuckets", Resource::Buckets);
-    let listed = rig.store.list_buckets(&all, &all_buckets()).await;
     let access = rig.store.bucket_access(BUCKET).await;
-    access.is_err_and(refused) && (listed.is_ok() || listed.is_err_and(refused))
+    access.is_err_and(refused)
+}
+
+/// The names that its account is shown.
+async fn listed(rig: &Rig) -> Vec<String> {
+    let all = may("s3:ListAllMyBuckets", Resource::Buckets);
+    let listing = rig.store.list_buckets(&all, &all_buckets()).await;
+    let buckets = listing.expect("lists").buckets.into_iter();
+    buckets.map(|(name, _)| name).collect()
 }
 
 fn all_buckets() -> BucketsRequest {
@@ -219,6 +225,28 @@ async fn a_bucket_that_was_given_away_on_the_disk_is_refused() {
             .expect("reads")
             .is_some()
     );
+}
+
+#[tokio::test]
+async fn a_damaged_bucket_is_left_out_of_the_list_and_the_others_stay() {
+    let rig = Rig::new().await;
+    rig.create_bucket("aaa").await;
+    rig.create_bucket("zzz").await;
+    let all = ["aaa", BUCKET, "zzz"].map(str::to_owned);
+    assert_eq!(listed(&rig).await, all);
+    let row = bucket_row(BUCKET);
+    let stored = load(&rig, &row).await.expect("there");
+    let mut changed = stored.clone();
+    changed.iter_mut().last().into_iter().for_each(|b| *b ^= 1);
+    let without_mac = stored.iter().skip(33).copied().collect();
+    let of_another = load(&rig, &bucket_row("aaa")).await.expect("there");
+    for damaged in [changed, without_mac, of_another, vec![2], Vec::new()] {
+        rig.write(row.clone(), damaged.clone()).await;
+        assert_eq!(listed(&rig).await, ["aaa", "zzz"], "{damaged:?}");
+        assert!(is_refused(&rig).await, "{damaged:?}");
+    }
+    rig.write(row, stored).await;
+    assert_eq!(listed(&rig).await, all);
 }
 
 #[tokio::test]
