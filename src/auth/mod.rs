@@ -14,7 +14,7 @@ pub mod payload;
 pub mod policy;
 pub mod sigv4;
 
-use policy::{Decision, Document, Question, Side, Values};
+use policy::{Decision, Denial, Document, Question, STEPS_MAX, Side, Values};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -425,12 +425,23 @@ pub fn authorise(
             resource,
             decided,
         }),
-        Decision::Denied(denial) => Err(Denied {
-            principal: context.principal.arn(),
-            action: action.0,
-            resource: arn,
-            reason: denial.reason(action.0),
-            own,
-        }),
+        Decision::Denied(denial) => {
+            if denial == Denial::Undecided {
+                tracing::error!(
+                    event = "auth.undecided",
+                    principal = context.principal.arn(),
+                    action = action.0,
+                    resource = arn,
+                    steps_max = STEPS_MAX,
+                );
+            }
+            Err(Denied {
+                principal: context.principal.arn(),
+                action: action.0,
+                resource: arn,
+                reason: denial.reason(action.0),
+                own,
+            })
+        }
     }
 }

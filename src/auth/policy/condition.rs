@@ -15,6 +15,7 @@ use super::Version;
 use super::error::Malformed;
 use super::operand::{Decimal, Network, parse_date};
 use super::pattern::{ArnPattern, Pattern, Wildcards};
+use super::steps::Steps;
 use super::values::Values;
 
 /// One operator held against one key.
@@ -132,31 +133,21 @@ impl Condition {
 
     /// How many values it is held against.
     pub(super) fn values(&self) -> usize {
-        match &self.test {
-            Test::Text(values) | Test::TextIgnoringCase(values) => values.len(),
-            Test::Number(_, values) => values.len(),
-            Test::Date(_, values) => values.len(),
-            Test::Bool(values) | Test::Null(values) => values.len(),
-            Test::Binary(values) => values.len(),
-            Test::Address(values) => values.len(),
-            Test::Arn(values) => values.len(),
-        }
+        self.test.values()
     }
 
     /// Whether the request is as the condition says.
-    pub(super) fn holds(&self, request: &Values) -> bool {
+    pub(super) fn holds(&self, request: &Values, steps: &Steps) -> bool {
         let found = request.find(&self.key).unwrap_or_default();
         let is_null = found.iter().all(String::is_empty);
         if let Test::Null(wanted) = &self.test {
             return wanted.contains(&is_null);
         }
-        let passes = |value: &String| self.test.matches(value, request) != self.negated;
+        let matches = |value: &String| self.test.matches(value, request, steps);
+        let passes = |value: &String| matches(value) != self.negated;
         match self.quantifier {
             Quantifier::Plain if found.is_empty() => self.if_exists || self.negated,
-            Quantifier::Plain => {
-                let matches = found.iter().any(|value| self.test.matches(value, request));
-                matches != self.negated
-            }
+            Quantifier::Plain => found.iter().any(matches) != self.negated,
             // For a set operator, empty values are no values.
             Quantifier::Any if is_null => self.if_exists,
             Quantifier::Any => found.iter().any(passes),
@@ -166,15 +157,30 @@ impl Condition {
 }
 
 impl Test {
+    fn values(&self) -> usize {
+        match self {
+            Self::Text(values) | Self::TextIgnoringCase(values) => values.len(),
+            Self::Number(_, values) => values.len(),
+            Self::Date(_, values) => values.len(),
+            Self::Bool(values) | Self::Null(values) => values.len(),
+            Self::Binary(values) => values.len(),
+            Self::Address(values) => values.len(),
+            Self::Arn(values) => values.len(),
+        }
+    }
+
     /// Whether a value of the request is one of the policy's. What cannot be read as a value of this type is none.
-    fn matches(&self, value: &str, request: &Values) -> bool {
+    fn matches(&self, value: &str, request: &Values, steps: &Steps) -> bool {
+        if !steps.take(self.values() + value.len()) {
+            return false;
+        }
         match self {
             Self::Text(patterns) => patterns
                 .iter()
-                .any(|pattern| pattern.matches(value, request)),
+                .any(|pattern| pattern.matches(value, request, steps)),
             Self::TextIgnoringCase(patterns) => patterns
                 .iter()
-                .any(|pattern| pattern.equals_ignoring_case(value, request)),
+                .any(|pattern| pattern.equals_ignoring_case(value, request, steps)),
             Self::Number(comparison, numbers) => Decimal::parse(value).is_some_and(|value| {
                 numbers
                     .iter()
@@ -191,7 +197,7 @@ impl Test {
                 .is_ok_and(|address| networks.iter().any(|network| network.contains(address))),
             Self::Arn(patterns) => patterns
                 .iter()
-                .any(|pattern| pattern.matches(value, request)),
+                .any(|pattern| pattern.matches(value, request, steps)),
             Self::Null(_) => false,
         }
     }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use super::principal::Named;
 use super::statement::Effect;
+use super::steps::Steps;
 use super::values::Values;
 use super::{Document, Principal};
 use crate::auth::{AccountId, DecidedBucket, Identity};
@@ -94,6 +95,8 @@ pub enum Denial {
         /// Of a policy of which kind.
         by: PolicyKind,
     },
+    /// Who may what was not found out within [`STEPS_MAX`](super::STEPS_MAX): it could be that nobody may.
+    Undecided,
 }
 
 /// What a policy hangs on, for who reads a refusal.
@@ -132,6 +135,9 @@ impl Denial {
                     "a"
                 };
                 format!("with an explicit deny in {article} {}", by.name())
+            }
+            Self::Undecided => {
+                format!("because the policies for the {action} action take too long to evaluate")
             }
         }
     }
@@ -172,6 +178,17 @@ const KEY_ACROSS_ACCOUNTS: [&str; 20] = [
 
 /// Decides. Pure: the same question has the same answer.
 pub fn decide(question: &Question<'_>) -> Decision {
+    let steps = Steps::default();
+    let decision = decide_in(&steps, question);
+    if steps.exhausted() {
+        // What did not match then, a deny among it, was not held against anything.
+        return Decision::Denied(Denial::Undecided);
+    }
+    decision
+}
+
+/// The decision, unless the steps are used up.
+pub(super) fn decide_in(steps: &Steps, question: &Question<'_>) -> Decision {
     let action = question.action.to_ascii_lowercase();
     let owns = question.owns();
     let is_root = matches!(question.principal.identity, Identity::Root);
@@ -182,8 +199,8 @@ pub fn decide(question: &Question<'_>) -> Decision {
     {
         return Decision::Allowed;
     }
-    let caller = Caller::ask(question, &action);
-    let resource = AtResource::ask(question, &action);
+    let caller = Caller::ask(steps, question, &action);
+    let resource = AtResource::ask(steps, question, &action);
     let denied = caller
         .denied
         .or(resource.denied.then_some(PolicyKind::Resource));
@@ -262,7 +279,7 @@ struct Caller {
 }
 
 impl Caller {
-    fn ask(question: &Question<'_>, action: &str) -> Self {
+    fn ask(steps: &Steps, question: &Question<'_>, action: &str) -> Self {
         let (identity, session) = match &question.principal.identity {
             Identity::Root => {
                 return Self {
@@ -280,7 +297,7 @@ impl Caller {
         let says = |policies: &[Arc<Document>], effect| {
             policies
                 .iter()
-                .any(|policy| policy.says(effect, question, action))
+                .any(|policy| policy.says(effect, steps, question, action))
         };
         let denied = if says(identity, Effect::Deny) {
             Some(PolicyKind::Identity)
@@ -316,14 +333,15 @@ struct AtResource {
 }
 
 impl AtResource {
-    fn ask(question: &Question<'_>, action: &str) -> Self {
+    fn ask(steps: &Steps, question: &Question<'_>, action: &str) -> Self {
         let (policy, grant) = match question.side {
             Side::None => (None, None),
             Side::Bucket { policy, .. } => (policy, None),
             Side::Key { policy, grant, .. } => (Some(policy), grant),
             Side::Role { trust, .. } => (Some(trust), None),
         };
-        let named = |effect| policy.and_then(|policy| policy.names(effect, question, action));
+        let named =
+            |effect| policy.and_then(|policy| policy.names(effect, steps, question, action));
         Self {
             denied: named(Effect::Deny).is_some(),
             named: named(Effect::Allow).max(grant),
@@ -333,19 +351,25 @@ impl AtResource {
 
 impl Document {
     /// Whether a statement of an identity's policy says so.
-    fn says(&self, effect: Effect, question: &Question<'_>, action: &str) -> bool {
-        self.statements
-            .iter()
-            .any(|statement| statement.effect == effect && statement.applies(question, action))
+    fn says(&self, effect: Effect, steps: &Steps, question: &Question<'_>, action: &str) -> bool {
+        self.statements.iter().any(|statement| {
+            statement.effect == effect && statement.applies(question, action, steps)
+        })
     }
 
     /// How those statements of a resource's policy name the caller that say so, at best.
-    fn names(&self, effect: Effect, question: &Question<'_>, action: &str) -> Option<Named> {
+    fn names(
+        &self,
+        effect: Effect,
+        steps: &Steps,
+        question: &Question<'_>,
+        action: &str,
+    ) -> Option<Named> {
         self.statements
             .iter()
             .filter(|statement| statement.effect == effect)
             .filter_map(|statement| Some((statement.name(question)?, statement)))
-            .filter(|(_, statement)| statement.applies(question, action))
+            .filter(|(_, statement)| statement.applies(question, action, steps))
             .map(|(named, _)| named)
             .max()
     }

@@ -10,7 +10,7 @@
 //! access" and "Allowing users in other accounts to use a KMS key". Where they leave a choice, the one is taken that
 //! allows less.
 //!
-//! Reading order: [`decide`], then `statement`, `principal`, `condition`, `pattern`, `operand`.
+//! Reading order: [`decide`], then `statement`, `principal`, `condition`, `pattern`, `steps`, `operand`.
 
 use std::collections::BTreeSet;
 
@@ -24,6 +24,7 @@ mod operand;
 mod pattern;
 mod principal;
 mod statement;
+mod steps;
 mod values;
 
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use decide::{Decision, Denial, PolicyKind, Question, Side, decide, may_chang
 pub use error::Malformed;
 pub use pattern::PATTERN_CHARS_MAX;
 pub use principal::{Named, names};
+pub use steps::STEPS_MAX;
 pub use values::Values;
 
 use json::Node;

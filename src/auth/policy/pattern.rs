@@ -2,12 +2,14 @@
 //!
 //! IAM User Guide, "Variables and tags", "Using wildcards in resource ARNs", "ARN condition operators".
 
+use std::str::Chars;
+
 use super::Version;
 use super::error::Malformed;
+use super::steps::Steps;
 use super::values::Values;
 
-/// The most characters of one pattern. With it, the steps that a match takes are bounded by this times the length of
-/// the text.
+/// The most characters of one pattern.
 pub const PATTERN_CHARS_MAX: usize = 2_048;
 
 /// Parts of an ARN: `arn`, partition, service, region, account, and all the rest.
@@ -27,6 +29,17 @@ enum Atom {
     },
 }
 
+impl Atom {
+    /// Whether it stands for this one character.
+    fn is(&self, c: char) -> bool {
+        match self {
+            Self::Char(expected) => *expected == c,
+            Self::One => true,
+            Self::Any | Self::Variable { .. } => false,
+        }
+    }
+}
+
 /// Whether `*` and `?` stand for others or for themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wildcards {
@@ -36,7 +49,10 @@ pub(super) enum Wildcards {
 
 /// A string of a policy, with what it leaves open.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pattern(Vec<Atom>);
+pub(super) struct Pattern {
+    atoms: Vec<Atom>,
+    has_variable: bool,
+}
 
 impl Pattern {
     /// Reads a string. Policy variables are those of version 2012-10-17; before it, `${` is text.
@@ -76,24 +92,32 @@ impl Pattern {
             }
             rest = rest.get(first.len_utf8()..).unwrap_or_default();
         }
-        Ok(Self(atoms))
+        Ok(Self::of(atoms))
+    }
+
+    fn of(atoms: Vec<Atom>) -> Self {
+        let is_variable = |atom: &Atom| matches!(atom, Atom::Variable { .. });
+        Self {
+            has_variable: atoms.iter().any(is_variable),
+            atoms,
+        }
     }
 
     /// Whether `text` is what the pattern says. A pattern with a variable that has no value, or several, and no
-    /// default is like nothing.
-    pub(super) fn matches(&self, text: &str, values: &Values) -> bool {
-        let text: Vec<char> = text.chars().collect();
-        if self.has_variable() {
-            self.expand(values).is_some_and(|atoms| like(&atoms, &text))
+    /// default is like nothing; so is any pattern once the steps are used up.
+    pub(super) fn matches(&self, text: &str, values: &Values, steps: &Steps) -> bool {
+        if self.has_variable {
+            self.expand(values, steps)
+                .is_some_and(|atoms| like(&atoms, text, steps))
         } else {
-            like(&self.0, &text)
+            like(&self.atoms, text, steps)
         }
     }
 
     /// Whether `text` is the pattern but for the case of letters. For patterns without wildcards.
-    pub(super) fn equals_ignoring_case(&self, text: &str, values: &Values) -> bool {
+    pub(super) fn equals_ignoring_case(&self, text: &str, values: &Values, steps: &Steps) -> bool {
         let lower = |c: char| c.to_lowercase();
-        self.expand(values).is_some_and(|atoms| {
+        self.expand(values, steps).is_some_and(|atoms| {
             let pattern = atoms.iter().filter_map(|atom| match atom {
                 Atom::Char(c) => Some(*c),
                 Atom::One | Atom::Any | Atom::Variable { .. } => None,
@@ -102,16 +126,13 @@ impl Pattern {
         })
     }
 
-    fn has_variable(&self) -> bool {
-        self.0
-            .iter()
-            .any(|atom| matches!(atom, Atom::Variable { .. }))
-    }
-
     /// The pattern with the values in place of the variables; a wildcard in a value is text.
-    fn expand(&self, values: &Values) -> Option<Vec<Atom>> {
-        let mut atoms = Vec::with_capacity(self.0.len());
-        for atom in &self.0 {
+    fn expand(&self, values: &Values, steps: &Steps) -> Option<Vec<Atom>> {
+        let mut atoms = Vec::with_capacity(self.atoms.len());
+        for atom in &self.atoms {
+            if !steps.take(1) {
+                return None;
+            }
             let Atom::Variable { key, default } = atom else {
                 atoms.push(atom.clone());
                 continue;
@@ -121,6 +142,9 @@ impl Pattern {
                 None => default.as_ref()?,
                 Some(_) => return None,
             };
+            if !steps.take(value.len()) {
+                return None;
+            }
             atoms.extend(value.chars().map(Atom::Char));
         }
         Some(atoms)
@@ -149,38 +173,66 @@ fn variable(name: &str) -> Option<Atom> {
     })
 }
 
-/// Leftmost match with one way back, to the last `*`: at most `pattern` times `text` steps, however many `*` there are.
-fn like(pattern: &[Atom], text: &[char]) -> bool {
-    let (mut at, mut seen) = (0, 0);
-    // After the last `*`, and where in the text it is tried from.
-    let mut back: Option<(usize, usize)> = None;
-    while let Some(&c) = text.get(seen) {
-        match pattern.get(at) {
-            Some(Atom::Any) => {
-                at += 1;
-                back = Some((at, seen));
-                continue;
-            }
-            Some(Atom::One) => {
-                (at, seen) = (at + 1, seen + 1);
-                continue;
-            }
-            Some(Atom::Char(expected)) if *expected == c => {
-                (at, seen) = (at + 1, seen + 1);
-                continue;
-            }
-            Some(Atom::Char(_) | Atom::Variable { .. }) | None => {}
-        }
-        let Some((after, from)) = back else {
-            return false;
+/// What stands before the first `*` and after the last is held against the ends of the text; what stands between two is
+/// looked for from the left, each where the last was found. Long texts between two `*` take their length times the
+/// text's, and nothing takes more.
+fn like(pattern: &[Atom], text: &str, steps: &Steps) -> bool {
+    let mut pattern = pattern;
+    let mut rest = text.chars();
+    loop {
+        let Some((first, after)) = pattern.split_first() else {
+            return rest.next().is_none();
         };
-        (at, seen) = (after, from + 1);
-        back = Some((after, from + 1));
+        pattern = after;
+        if *first == Atom::Any {
+            break;
+        }
+        if !steps.take(1) || !rest.next().is_some_and(|c| first.is(c)) {
+            return false;
+        }
+    }
+    loop {
+        let Some((last, before)) = pattern.split_last() else {
+            return true;
+        };
+        pattern = before;
+        if *last == Atom::Any {
+            break;
+        }
+        if !steps.take(1) || !rest.next_back().is_some_and(|c| last.is(c)) {
+            return false;
+        }
     }
     pattern
-        .iter()
-        .skip(at)
-        .all(|atom| matches!(atom, Atom::Any))
+        .split(|atom| *atom == Atom::Any)
+        .all(|part| skip_past(part, &mut rest, steps))
+}
+
+/// Goes on to where `part` first ends in `rest`. `false`: it is not there.
+fn skip_past(part: &[Atom], rest: &mut Chars<'_>, steps: &Steps) -> bool {
+    loop {
+        let mut ahead = rest.clone();
+        let mut is_here = true;
+        for atom in part {
+            if !steps.take(1) {
+                return false;
+            }
+            match ahead.next() {
+                Some(c) if atom.is(c) => {}
+                Some(_) => {
+                    is_here = false;
+                    break;
+                }
+                // Nor is there room for it further on.
+                None => return false,
+            }
+        }
+        if is_here {
+            *rest = ahead;
+            return true;
+        }
+        rest.next();
+    }
 }
 
 /// An ARN, part by part; a `*` never reaches over a colon into the next part. `*` alone is any text at all, and parts
@@ -201,11 +253,11 @@ impl ArnPattern {
         if text == "*" {
             return Ok(Self::Anything);
         }
-        let Pattern(atoms) = Pattern::parse(text, version, Wildcards::Yes)?;
+        let Pattern { atoms, .. } = Pattern::parse(text, version, Wildcards::Yes)?;
         // Split before the variables get their values, which may have colons of their own.
         let parts = atoms.splitn(ARN_PARTS, |atom| *atom == Atom::Char(':'));
         Ok(Self::Parts(
-            parts.map(|part| Pattern(part.to_vec())).collect(),
+            parts.map(|part| Pattern::of(part.to_vec())).collect(),
         ))
     }
 
@@ -221,8 +273,8 @@ impl ArnPattern {
             return Ok(pattern);
         };
         let is_name = |part: &Pattern| {
-            !part.0.is_empty()
-                && part.0.iter().all(
+            !part.atoms.is_empty()
+                && part.atoms.iter().all(
                     |atom| matches!(atom, Atom::Char(c) if c.is_ascii_alphanumeric() || *c == '-'),
                 )
         };
@@ -234,14 +286,18 @@ impl ArnPattern {
         if !names_a_service {
             return Err(Malformed::Resource(text.to_owned()));
         }
-        if parts.iter().take(ARN_PARTS - 1).any(Pattern::has_variable) {
+        if parts
+            .iter()
+            .take(ARN_PARTS - 1)
+            .any(|part| part.has_variable)
+        {
             return Err(Malformed::Variable(text.to_owned()));
         }
         Ok(pattern)
     }
 
     /// Whether it is `text`. What is no ARN is only like `*`.
-    pub(super) fn matches(&self, text: &str, values: &Values) -> bool {
+    pub(super) fn matches(&self, text: &str, values: &Values, steps: &Steps) -> bool {
         let Self::Parts(patterns) = self else {
             return true;
         };
@@ -250,22 +306,21 @@ impl ArnPattern {
             && patterns
                 .iter()
                 .zip(&parts)
-                .all(|(pattern, part)| pattern.matches(part, values))
+                .all(|(pattern, part)| pattern.matches(part, values, steps))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
+    use crate::auth::policy::STEPS_MAX;
 
     fn pattern(text: &str) -> Pattern {
         Pattern::parse(text, Version::V2012, Wildcards::Yes).expect("a pattern")
     }
 
     fn is_like(text: &str, of: &str) -> bool {
-        pattern(of).matches(text, &Values::default())
+        pattern(of).matches(text, &Values::default(), &Steps::default())
     }
 
     fn values(pairs: &[(&str, &str)]) -> Values {
@@ -325,23 +380,69 @@ mod tests {
     fn without_wildcards_a_star_is_a_star() {
         let exact =
             Pattern::parse("a*?", Version::V2012, Wildcards::No).expect("a pattern without");
-        assert!(!exact.matches("abc", &Values::default()));
-        assert!(exact.matches("a*?", &Values::default()));
+        assert!(!exact.matches("abc", &Values::default(), &Steps::default()));
+        assert!(exact.matches("a*?", &Values::default(), &Steps::default()));
+    }
+
+    /// Whether `text` is like the pattern, and in how many steps that was found.
+    fn steps(text: &str, of: &str) -> (bool, usize) {
+        let steps = Steps::default();
+        let is_like = pattern(of).matches(text, &Values::default(), &steps);
+        assert!(!steps.exhausted(), "{of}");
+        (is_like, STEPS_MAX - steps.left())
     }
 
     #[test]
-    fn many_stars_do_not_take_for_ever() {
+    fn many_stars_take_one_way_through_the_text() {
         let text = "a".repeat(8 * 1024);
-        let stars = format!("{}b", "*a".repeat(PATTERN_CHARS_MAX / 2 - 1));
-        let long = format!("*{}b", "a".repeat(PATTERN_CHARS_MAX - 2));
-        let ones = format!("*{}b", "?".repeat(PATTERN_CHARS_MAX - 2));
-        let before = Instant::now();
-        for of in [&stars, &long, &ones] {
-            assert!(!is_like(&text, of));
+        let stars = "*a".repeat(PATTERN_CHARS_MAX / 2 - 1);
+        for (of, expected) in [
+            (format!("{stars}b"), false),
+            (format!("{stars}b*"), false),
+            (format!("{stars}*"), true),
+            (format!("a{stars}"), true),
+            (format!("*{}b", "a".repeat(PATTERN_CHARS_MAX - 2)), false),
+            (format!("*{}", "?".repeat(PATTERN_CHARS_MAX - 1)), true),
+            (format!("{}*", "a".repeat(PATTERN_CHARS_MAX - 1)), true),
+            ("*".to_owned(), true),
+        ] {
+            let (is_like, steps) = steps(&text, &of);
+            assert_eq!(is_like, expected, "{of}");
+            // The longest part between two stars has two characters.
+            assert!(steps <= of.len() + 2 * text.len(), "{of}: {steps}");
         }
-        assert!(is_like(&text, &"*a".repeat(PATTERN_CHARS_MAX / 2)));
-        // Backtracking to each star would outlast the universe; this is milliseconds, with room for a slow machine.
-        assert!(before.elapsed().as_secs() < 20, "{:?}", before.elapsed());
+    }
+
+    #[test]
+    fn a_pattern_without_a_middle_takes_no_more_steps_than_it_is_long() {
+        let text = format!("arn:aws:s3:::b/{}.jpg", "x".repeat(1_024));
+        for (of, expected) in [
+            ("arn:aws:s3:::b/*", true),
+            ("arn:aws:s3:::b/*.jpg", true),
+            ("arn:aws:s3:::b/*.png", false),
+            ("arn:aws:s3:::c/*", false),
+        ] {
+            let (is_like, steps) = steps(&text, of);
+            assert_eq!(is_like, expected, "{of}");
+            assert!(steps <= of.len(), "{of}: {steps}");
+        }
+    }
+
+    #[test]
+    fn the_last_step_is_enough_and_one_less_is_not() {
+        let (text, of) = ("aaab", pattern("*aab*"));
+        let none = Values::default();
+        // Three at the first place, the last of them in vain, and three at the second.
+        let enough = Steps::new(6);
+        assert!(of.matches(text, &none, &enough) && !enough.exhausted());
+        let one_less = Steps::new(5);
+        assert!(!of.matches(text, &none, &one_less) && one_less.exhausted());
+        // And none is left, for what comes then.
+        assert!(!pattern("a").matches("a", &none, &one_less));
+        let variable = pattern("${aws:username}");
+        let alice = values(&[("aws:username", "alice")]);
+        let few = Steps::new(10);
+        assert!(!variable.matches("alice", &alice, &few) && few.exhausted());
     }
 
     #[test]
@@ -370,15 +471,20 @@ mod tests {
     #[test]
     fn a_variable_without_a_value_is_like_nothing() {
         let home = pattern("home/${aws:username}/*");
-        assert!(!home.matches("home//x", &Values::default()));
-        assert!(!home.matches("home/${aws:username}/x", &Values::default()));
+        assert!(!home.matches("home//x", &Values::default(), &Steps::default()));
+        assert!(!home.matches(
+            "home/${aws:username}/x",
+            &Values::default(),
+            &Steps::default()
+        ));
         // Several values are none.
         let two = values(&[("aws:username", "a"), ("aws:username", "b")]);
-        assert!(!home.matches("home/a/x", &two));
+        assert!(!home.matches("home/a/x", &two, &Steps::default()));
         let either = pattern("${aws:TagKeys, 'none'}");
         assert!(!either.matches(
             "none",
-            &values(&[("aws:TagKeys", "a"), ("aws:TagKeys", "b")])
+            &values(&[("aws:TagKeys", "a"), ("aws:TagKeys", "b")]),
+            &Steps::default()
         ));
     }
 
@@ -386,28 +492,28 @@ mod tests {
     fn a_variable_takes_its_value_or_its_default() {
         let home = pattern("home/${AWS:UserName}/*");
         let alice = values(&[("aws:username", "alice")]);
-        assert!(home.matches("home/alice/x", &alice));
-        assert!(!home.matches("home/bob/x", &alice));
+        assert!(home.matches("home/alice/x", &alice, &Steps::default()));
+        assert!(!home.matches("home/bob/x", &alice, &Steps::default()));
         let team = pattern("bucket-${aws:PrincipalTag/team, 'company-wide'}");
-        assert!(team.matches("bucket-company-wide", &alice));
+        assert!(team.matches("bucket-company-wide", &alice, &Steps::default()));
         let tagged = values(&[("aws:principaltag/TEAM", "yellow")]);
-        assert!(team.matches("bucket-yellow", &tagged));
-        assert!(!team.matches("bucket-company-wide", &tagged));
+        assert!(team.matches("bucket-yellow", &tagged, &Steps::default()));
+        assert!(!team.matches("bucket-company-wide", &tagged, &Steps::default()));
     }
 
     #[test]
     fn a_wildcard_in_the_value_of_a_variable_is_text() {
         let home = pattern("home/${aws:username}");
         let star = values(&[("aws:username", "*")]);
-        assert!(!home.matches("home/bob", &star));
-        assert!(home.matches("home/*", &star));
+        assert!(!home.matches("home/bob", &star, &Steps::default()));
+        assert!(home.matches("home/*", &star, &Steps::default()));
     }
 
     #[test]
     fn special_characters_are_themselves() {
         let special = pattern("${*}${?}${$}$x");
-        assert!(special.matches("*?$$x", &Values::default()));
-        assert!(!special.matches("ab$$x", &Values::default()));
+        assert!(special.matches("*?$$x", &Values::default(), &Steps::default()));
+        assert!(!special.matches("ab$$x", &Values::default(), &Steps::default()));
     }
 
     #[test]
@@ -415,24 +521,24 @@ mod tests {
         let old = Pattern::parse("${aws:username}", Version::V2008, Wildcards::Yes)
             .expect("text like any other");
         let alice = values(&[("aws:username", "alice")]);
-        assert!(!old.matches("alice", &alice));
-        assert!(old.matches("${aws:username}", &alice));
+        assert!(!old.matches("alice", &alice, &Steps::default()));
+        assert!(old.matches("${aws:username}", &alice, &Steps::default()));
     }
 
     #[test]
     fn ignoring_case_is_for_all_letters() {
         let exact = |text| Pattern::parse(text, Version::V2012, Wildcards::No).expect("a pattern");
         let none = Values::default();
-        assert!(exact("Straße-ÄÖ").equals_ignoring_case("sTRAßE-äö", &none));
-        assert!(!exact("abc").equals_ignoring_case("abd", &none));
-        assert!(!exact("abc").equals_ignoring_case("ab", &none));
-        assert!(!exact("a*").equals_ignoring_case("ab", &none));
+        assert!(exact("Straße-ÄÖ").equals_ignoring_case("sTRAßE-äö", &none, &Steps::default()));
+        assert!(!exact("abc").equals_ignoring_case("abd", &none, &Steps::default()));
+        assert!(!exact("abc").equals_ignoring_case("ab", &none, &Steps::default()));
+        assert!(!exact("a*").equals_ignoring_case("ab", &none, &Steps::default()));
     }
 
     fn arn_like(arn: &str, of: &str) -> bool {
         ArnPattern::parse(of, Version::V2012)
             .expect("a pattern")
-            .matches(arn, &values(&[("aws:username", "a:b")]))
+            .matches(arn, &values(&[("aws:username", "a:b")]), &Steps::default())
     }
 
     #[test]

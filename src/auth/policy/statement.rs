@@ -5,6 +5,7 @@ use super::error::Malformed;
 use super::json::Node;
 use super::pattern::{ArnPattern, Pattern, Wildcards};
 use super::principal::{Named, Principals};
+use super::steps::Steps;
 use super::{Kind, Question, Version};
 
 /// What a statement says of the requests that it applies to.
@@ -74,16 +75,17 @@ impl Statement {
     }
 
     /// Whether the statement is about this action, resource and moment, whoever asks.
-    pub(super) fn applies(&self, question: &Question<'_>, action: &str) -> bool {
+    pub(super) fn applies(&self, question: &Question<'_>, action: &str, steps: &Steps) -> bool {
         let values = question.values;
-        self.actions.has(|pattern| pattern.matches(action, values))
+        self.actions
+            .has(|pattern| pattern.matches(action, values, steps))
             && self.resources.as_ref().is_none_or(|resources| {
-                resources.has(|pattern| pattern.matches(question.resource, values))
+                resources.has(|pattern| pattern.matches(question.resource, values, steps))
             })
             && self
                 .conditions
                 .iter()
-                .all(|condition| condition.holds(values))
+                .all(|condition| condition.holds(values, steps))
     }
 
     /// How a statement of a resource's policy names the caller. A `NotPrincipal` names everybody whom it does not

@@ -5,8 +5,8 @@ use super::{
 };
 use crate::auth::policy::PolicyKind::{Identity, Resource, Session};
 use crate::auth::policy::{
-    Decision, Denial, Document, Kind, Named, PolicyKind, Question, Side, Values, decide,
-    may_change_key_policy, names,
+    Decision, Denial, Document, Kind, Named, PolicyKind, Question, STEPS_MAX, Side, Values, decide,
+    decide::decide_in, may_change_key_policy, names, steps::Steps,
 };
 use crate::auth::{AccountId, Action, DecidedBucket, Principal, RequestContext, authorise};
 
@@ -67,17 +67,20 @@ fn without_policy(principal: &Principal) -> Decision {
     )
 }
 
-fn get(principal: &Principal, policy: Option<&Document>) -> Decision {
-    let owner = account(OURS);
-    let side = Side::Bucket {
+fn bucket<'a>(owner: &'a AccountId, policy: Option<&'a Document>) -> Side<'a> {
+    Side::Bucket {
         bucket: DecidedBucket {
             uuid: [7; 16],
             verified: true,
         },
-        owner: &owner,
+        owner,
         policy,
-    };
-    ask(principal, "s3:GetObject", OBJECT, side)
+    }
+}
+
+fn get(principal: &Principal, policy: Option<&Document>) -> Decision {
+    let owner = account(OURS);
+    ask(principal, "s3:GetObject", OBJECT, bucket(&owner, policy))
 }
 
 fn key(principal: &Principal, action: &str, policy: &Document, grant: Option<Named>) -> Decision {
@@ -201,14 +204,7 @@ fn a_bucket_policy_that_denies_wins_over_everything() {
 fn root_may_do_everything_to_its_buckets_and_always_mend_their_policies() {
     let owner = account(OURS);
     let shut = resource(&[("Deny", "*")]);
-    let side = Side::Bucket {
-        bucket: DecidedBucket {
-            uuid: [7; 16],
-            verified: true,
-        },
-        owner: &owner,
-        policy: Some(&shut),
-    };
+    let side = bucket(&owner, Some(&shut));
     let bucket = "arn:aws:s3:::bucket";
     for action in [
         "s3:PutBucketAcl",
@@ -549,14 +545,7 @@ fn a_canonical_id_in_a_bucket_policy_means_the_callers_account() {
     let asks = |id: Option<&str>| {
         let mut context = RequestContext::new(Principal::root(theirs.clone(), "AKIA"), "r");
         context.canonical_id = id.map(str::to_owned);
-        let side = Side::Bucket {
-            bucket: DecidedBucket {
-                uuid: [7; 16],
-                verified: true,
-            },
-            owner: &owner,
-            policy: Some(&policy),
-        };
+        let side = bucket(&owner, Some(&policy));
         let object = crate::auth::Resource::Object("bucket".into(), "k".into());
         let decided = authorise(&context, Action("s3:GetObject"), object, side, |_values| ());
         decided.is_ok()
@@ -564,4 +553,57 @@ fn a_canonical_id_in_a_bucket_policy_means_the_callers_account() {
     assert!(!asks(None));
     assert!(!asks(Some(&"1".repeat(64))));
     assert!(asks(Some(&canonical)));
+}
+
+/// A policy of as many bytes as a bucket's may have, whose resources are all like `pattern`.
+fn long_policy(effect: &str, pattern: &str) -> Document {
+    let resource = format!(r#""arn:aws:s3:::bucket/{pattern}""#);
+    let resources = vec![resource.as_str(); 20_000 / (resource.len() + 1)].join(",");
+    let text = format!(
+        r#"{{"Statement":[{{"Effect":"Allow","Principal":"*","Action":"*","Resource":"*"}},
+            {{"Effect":"{effect}","Principal":"*","Action":"*","Resource":[{resources}]}}]}}"#
+    );
+    Document::parse(&text, Kind::Resource).expect("a policy")
+}
+
+#[test]
+fn what_is_not_decided_within_the_limit_is_denied() {
+    let object = format!("arn:aws:s3:::bucket/{}", "a".repeat(1_024));
+    let owner = account(OURS);
+    let principal = foreign_alice(&[ALLOW_ALL]);
+    let values = Values::of(&principal);
+    let steps_of = |policy: &Document, resource: &str| {
+        let question = Question {
+            principal: &principal,
+            canonical_id: None,
+            action: "s3:GetObject",
+            resource,
+            values: &values,
+            side: bucket(&owner, Some(policy)),
+        };
+        let steps = Steps::default();
+        let _decision = decide_in(&steps, &question);
+        (decide(&question), STEPS_MAX - steps.left())
+    };
+    let undecided = Decision::Denied(Denial::Undecided);
+    // Every place of the text is tried against half of its length: the product, again for each pattern.
+    let halves = format!("*{}b*", "a".repeat(500));
+    for effect in ["Allow", "Deny"] {
+        let policy = long_policy(effect, &halves);
+        let (decision, steps) = steps_of(&policy, &object);
+        assert_eq!(decision, undecided, "{effect}");
+        assert_eq!(steps, STEPS_MAX, "{effect}");
+        // An ordinary key is decided about by the same policy.
+        let (decision, steps) = steps_of(&policy, OBJECT);
+        assert_eq!(decision, ALLOWED, "{effect}");
+        assert!(steps < 5_000, "{effect}: {steps}");
+    }
+    // However many stars: each pattern goes once through the text.
+    for pattern in [format!("{}b*", "*a".repeat(500)), "*a*b*".to_owned()] {
+        let policy = long_policy("Deny", &pattern);
+        let (decision, steps) = steps_of(&policy, &object);
+        let patterns = policy.text().matches(pattern.as_str()).count();
+        let once = patterns * (object.len() + pattern.len() + 100);
+        assert_eq!((decision, steps <= once), (ALLOWED, true), "{steps} {once}");
+    }
 }
