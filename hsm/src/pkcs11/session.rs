@@ -334,14 +334,7 @@ impl Pkcs11Session {
 
     /// Tries what a tool of this kind takes, with sessions of its own.
     fn try_tool(&self, spec: ToolSpec) -> Result<(), String> {
-        if let (ToolSpec::Unwrap(..), Ok(scheme)) = (spec, self.scheme())
-            && let Some((_, Some(_))) = scheme::roles(scheme)
-        {
-            return Err(format!(
-                "by the scheme {} a key is more than its material",
-                scheme.name()
-            ));
-        }
+        self.scheme_has(spec)?;
         let subject = Subject {
             raw: self.opened.calls(),
             context: self.opened.context(),
@@ -355,11 +348,26 @@ impl Pkcs11Session {
 
     /// As [`Self::try_tool`], but what has lately gone well is not tried again.
     fn has_tool(&self, spec: ToolSpec) -> Result<(), String> {
+        // By the configuration, and so by session: the memory is of the token.
+        self.scheme_has(spec)?;
         let (library, generation) = (self.opened.library(), self.opened.generation());
         if library.has_tool(generation, self.opened.slot(), spec) {
             return Ok(());
         }
         self.try_tool(spec)
+    }
+
+    /// Whether a tool of this kind is of use with the keys that are made now.
+    fn scheme_has(&self, spec: ToolSpec) -> Result<(), String> {
+        if let (ToolSpec::Unwrap(..), Ok(scheme)) = (spec, self.scheme())
+            && let Some((_, Some(_))) = scheme::roles(scheme)
+        {
+            return Err(format!(
+                "by the scheme {} a key is more than its material",
+                scheme.name()
+            ));
+        }
+        Ok(())
     }
 
     fn bench(&self) -> HsmResult<Bench<'_>> {
