@@ -86,6 +86,11 @@ impl MemoryToken {
         other.tools.extend(tools);
     }
 
+    /// Loses the wrapping key of this identity, if it is there. Answers whether it was.
+    pub fn lose(&self, id: &BackingKeyId) -> bool {
+        self.store().keys.remove(id).is_some()
+    }
+
     /// Whether the token makes and uses tools; it does until told otherwise.
     pub fn set_tools(&self, present: bool) {
         self.store().bare = !present;

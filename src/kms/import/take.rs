@@ -1,6 +1,6 @@
 //! `ImportKeyMaterial`.
 
-use strongroom_hsm::{Material, ToolKey};
+use strongroom_hsm::{BackingKeyId, HsmError, Material, ToolKey};
 
 use super::end::version_of;
 use super::pair::{PairRecord, pair_row};
@@ -20,8 +20,14 @@ use crate::meta::Batch;
 enum Place {
     /// One that the key does not have yet.
     New(u32),
-    /// One that it has, and whether its material is in the token.
-    Known { version: u32, present: bool },
+    /// One that it has, under the identity of its backing key: the number of a material that waited and went is given
+    /// again, to another.
+    Known {
+        version: u32,
+        backing: BackingKeyId,
+        /// Whether its material is in the token, as recorded.
+        present: bool,
+    },
 }
 
 impl Place {
@@ -29,7 +35,9 @@ impl Place {
     fn is_in(self, head: &KeyRecord) -> bool {
         match self {
             Self::New(version) => next_version(head) == Some(version),
-            Self::Known { version, present } => {
+            Self::Known {
+                version, present, ..
+            } => {
                 let state = head.imported(version).map(|import| import.material);
                 match state {
                     Some(MaterialState::Present) => present,
@@ -116,14 +124,13 @@ impl Kms {
             expires: new.valid_to,
             description: new.description.as_deref(),
         };
-        let made = match place {
-            Place::Known { present: true, .. } => None,
-            Place::New(version) | Place::Known { version, .. } => {
-                let target = Target::Version(&owner, version);
-                let kind = Kind::Import(&material);
-                let made = self.make_backing(&target, kind, Cause::Creation, self.default_place());
-                Some(made.await?)
-            }
+        let made = if self.is_in_token(place, &material).await? {
+            None
+        } else {
+            let target = Target::Version(&owner, place.version());
+            let kind = Kind::Import(&material);
+            let made = self.make_backing(&target, kind, Cause::Creation, self.default_place());
+            Some(made.await?)
         };
         let id = self.commit_import(&import, made).await?;
         tracing::info!(event = "kms.import.done", %key, version = place.version(), material = %id);
@@ -133,6 +140,23 @@ impl Kms {
         }
         let has_id = head.spec()? == KeySpec::SYMMETRIC_DEFAULT;
         Ok(has_id.then_some(id))
+    }
+
+    /// Whether the material is in the token already, and proves itself there. What the token has lost is made again.
+    async fn is_in_token(&self, place: Place, material: &Material) -> Result<bool, KmsError> {
+        let (Place::Known { present: true, .. }, Some(recorded)) = (place, &material.same_as)
+        else {
+            return Ok(false);
+        };
+        let held = self.default_place().hsm;
+        match held.holds(std::slice::from_ref(recorded)).await {
+            Ok(()) => Ok(true),
+            Err(error @ (HsmError::KeyNotFound(_) | HsmError::Unfit { .. })) => {
+                tracing::warn!(event = "kms.import.lost", backing_key = %recorded.id, %error);
+                Ok(false)
+            }
+            Err(error) => Err(KmsError::hsm(error)),
+        }
     }
 
     /// What is recorded of a key that may get material now.
@@ -175,7 +199,12 @@ impl Kms {
                 if self.is_material_of(&mut material, &backing).await? {
                     let state = head.imported(version).map(|import| import.material);
                     let present = state == Some(MaterialState::Present);
-                    return Ok((Place::Known { version, present }, material));
+                    let place = Place::Known {
+                        version,
+                        backing: backing.id(),
+                        present,
+                    };
+                    return Ok((place, material));
                 }
             }
             return Err(KmsError::IncorrectKeyMaterial);
@@ -275,8 +304,11 @@ impl Kms {
         let version = import.place.version();
         let (earlier, mut backing) = match (import.place, made) {
             (Place::New(_), Some(made)) => (None, made.record().clone()),
-            (Place::Known { .. }, made) => {
+            (Place::Known { backing, .. }, made) => {
                 let earlier = rows.backing(import.owner, version).await?;
+                if earlier.record.id() != backing {
+                    return Err(KmsError::Busy);
+                }
                 let backing = match made {
                     Some(made) => made.record().clone().of_material(&earlier.record),
                     None => earlier.record.clone(),
