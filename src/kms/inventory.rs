@@ -35,7 +35,7 @@ pub struct InventoryEntry {
     pub rotation: Option<RotationSchedule>,
     /// The custom key store in which its backing keys are made.
     pub store: Option<KeyStoreId>,
-    /// When the current backing key was made.
+    /// When the current backing key was made, or became the current one.
     pub rotated: Timestamp,
     /// Its backing keys, oldest first.
     pub versions: Vec<InventoryVersion>,
@@ -50,6 +50,8 @@ pub struct InventoryVersion {
     pub material: KeyMaterialId,
     /// Whether it is the one that encrypts.
     pub is_current: bool,
+    /// Whether it was brought along and waits to become that one.
+    pub is_waiting: bool,
     /// When it was made.
     pub created: Timestamp,
     /// Why.
@@ -148,11 +150,18 @@ impl Kms {
         reports: &mut Reports,
     ) -> Result<InventoryEntry, KmsError> {
         let mut versions = Vec::new();
+        let mut rotated = record.created;
         for version in record.recorded_versions() {
             let backing = rows.backing(&owner, version).await?.record;
-            let is_current = version == record.current;
-            let told = self.inventory_version(rows, (version, is_current), &backing, reports);
-            versions.push(told.await?);
+            let mut told = self
+                .inventory_version(rows, version, &backing, reports)
+                .await?;
+            told.is_waiting = record.pending_version() == Some(version);
+            told.is_current = version == record.current;
+            if told.is_current {
+                rotated = backing.rotated.unwrap_or(backing.created);
+            }
+            versions.push(told);
         }
         let state = record.state_at(self.now());
         Ok(InventoryEntry {
@@ -161,7 +170,7 @@ impl Kms {
                 Owner::Internal(_) => None,
             },
             name,
-            rotated: versions.last().map_or(record.created, |last| last.created),
+            rotated,
             aliases: record.aliases,
             manager: record.manager,
             state,
@@ -179,9 +188,7 @@ impl Kms {
         reports: &mut Reports,
     ) -> Result<InventoryEntry, KmsError> {
         let backing = self.mac_backing().await?;
-        let version = self
-            .inventory_version(rows, (1, true), &backing, reports)
-            .await?;
+        let version = self.inventory_version(rows, 1, &backing, reports).await?;
         Ok(InventoryEntry {
             arn: None,
             name: format!("internal/{}", mac::NAME),
@@ -199,7 +206,7 @@ impl Kms {
     async fn inventory_version(
         &self,
         rows: &Rows,
-        (version, is_current): (u32, bool),
+        version: u32,
         backing: &BackingRecord,
         reports: &mut Reports,
     ) -> Result<InventoryVersion, KmsError> {
@@ -229,7 +236,8 @@ impl Kms {
         Ok(InventoryVersion {
             version,
             material,
-            is_current,
+            is_current: true,
+            is_waiting: false,
             created: backing.created,
             cause: match backing.cause {
                 Cause::Creation => "CREATION",
