@@ -19,7 +19,7 @@ use strongroom_hsm::{BackingKeyId, HsmError, Material, ToolSpec};
 
 use super::Kms;
 use super::error::KmsError;
-use super::key::{BackingRecord, Cause, KeyId, KeyRecord, Owner, Timestamp, name_of};
+use super::key::{BackingRecord, Cause, KeyArn, KeyId, KeyRecord, Owner, Timestamp, name_of};
 use super::stores::Place;
 use super::table::{self, Rows};
 use crate::meta::{Batch, KeyRange, codec, table as tables};
@@ -247,7 +247,9 @@ impl Kms {
                 continue;
             };
             let age = self.now().millis().saturating_sub(intent.created.millis());
-            if intent.process == self.process && age < INTENT_STALE_AFTER_MILLIS {
+            // What is claimed already is nobody's any more.
+            let is_claimed = intent.import.is_some() && intent.reported;
+            if intent.process == self.process && age < INTENT_STALE_AFTER_MILLIS && !is_claimed {
                 continue;
             }
             let found = Batch::new().unchanged(row.as_slice(), Some(&stored));
@@ -320,7 +322,13 @@ impl Kms {
         }
         let claimed = Batch::new().unchanged(row.as_slice(), Some(&claimed));
         match self.use_of(key, id).await? {
-            Use::None => {}
+            Use::None(owner) => {
+                let details = serde_json::json!({
+                    "keyId": owner.as_str(), "backingKeyId": id.to_string()
+                });
+                self.record_own("DeleteAbandonedKeyMaterial", &owner, details)
+                    .await;
+            }
             // An intent from before its commit: it has nothing to say.
             Use::Version(version) => {
                 tracing::error!(event = "kms.intent.put_back", backing_key = %id, label = intent.label, version);
@@ -347,20 +355,21 @@ impl Kms {
         let Some(head) = head.await? else {
             return Ok(Use::Unknown);
         };
-        let owner = Owner::Key(self.arn_of_head(key, &head.record)?);
+        let arn = self.arn_of_head(key, &head.record)?;
+        let owner = Owner::Key(arn.clone());
         for version in head.record.recorded_versions() {
             if rows.backing(&owner, version).await?.record.id() == *id {
                 return Ok(Use::Version(version));
             }
         }
-        Ok(Use::None)
+        Ok(Use::None(arn))
     }
 }
 
 /// What a key has to do with a backing key.
 enum Use {
-    /// Its records tell of all its backing keys, and this is none of them.
-    None,
+    /// The records of this key tell of all its backing keys, and this is none of them.
+    None(KeyArn),
     /// It is this version.
     Version(u32),
     /// Nothing is recorded of such a key.

@@ -47,7 +47,7 @@ impl Kms {
                 Some(MaterialState::Present) => {}
                 // Begun by somebody who could not end it.
                 Some(MaterialState::Leaving) => {
-                    self.end_material(key, version).await?;
+                    self.end_material(key, version, None).await?;
                     return Ok(Some(id));
                 }
                 Some(MaterialState::Gone | MaterialState::Never) | None => return Ok(Some(id)),
@@ -69,7 +69,7 @@ impl Kms {
                     self.tell(key);
                     self.log_dependants(key, "kms.import.deleted").await;
                 }
-                self.end_material(key, version).await?;
+                self.end_material(key, version, None).await?;
                 return Ok(Some(id));
             }
         }
@@ -86,47 +86,53 @@ impl Kms {
         let over: Vec<_> = record
             .imports()
             .filter(|(_, import)| import.is_over(now))
-            .map(|(version, _)| version)
+            .map(|(version, import)| match import.expires {
+                Some(_) => (version, "DeleteExpiredKeyMaterial"),
+                // What a caller began.
+                None => (version, "DeleteImportedKeyMaterial"),
+            })
             .collect();
         // The last first: one that waits leaves its number to another.
-        for version in over.into_iter().rev() {
+        for (version, event) in over.into_iter().rev() {
             self.update_key(key, |record| {
                 if record
                     .imported(version)
                     .is_some_and(|import| import.is_expired(now))
                 {
                     tracing::info!(event = "kms.import.expired", %key, version);
-                    record.lose_material(version);
+                    record.expire_material(version);
                 }
                 Ok(())
             })
             .await?;
-            if let Some(id) = self.end_material(key, version).await? {
-                let details = serde_json::json!({
-                    "keyId": key.as_str(), "keyMaterialId": id.to_string()
-                });
-                self.record_own("DeleteExpiredKeyMaterial", key, details)
-                    .await;
-            }
+            self.end_material(key, version, Some(event)).await?;
         }
         Ok(())
     }
 
-    /// Destroys material that is on its way out, and records that it is gone. Answers which, if there was any.
-    pub(super) async fn end_material(
+    /// Destroys material that is on its way out, and records that it is gone. What no caller is there for goes into the
+    /// audit as `event`, before it is done: rather twice than never.
+    async fn end_material(
         &self,
         key: &KeyArn,
         version: u32,
-    ) -> Result<Option<KeyMaterialId>, KmsError> {
+        event: Option<&str>,
+    ) -> Result<(), KmsError> {
         let owner = Owner::Key(key.clone());
         let rows = self.rows().await?;
         if !is_leaving(&rows.head(&owner).await?.record, version) {
-            return Ok(None);
+            return Ok(());
         }
         let backing = rows.backing(&owner, version).await?.record;
         let id = backing.id();
         let hsms = self.all_hsms_of(&rows, &owner, &backing).await?;
         check_there(&hsms, &backing).await?;
+        if let Some(event) = event {
+            let details = serde_json::json!({
+                "keyId": key.as_str(), "keyMaterialId": backing.material().to_string()
+            });
+            self.record_own(event, key, details).await;
+        }
         for hsm in hsms {
             hsm.destroy_key(id).await.map_err(KmsError::hsm)?;
         }
@@ -136,11 +142,11 @@ impl Kms {
             let rows = self.rows().await?;
             let head = rows.head(&owner).await?;
             if !is_leaving(&head.record, version) {
-                return Ok(None);
+                return Ok(());
             }
             let backing = rows.backing(&owner, version).await?;
             if backing.record.id() != id {
-                return Ok(None);
+                return Ok(());
             }
             let mut record = head.record.clone();
             record.material_gone(version);
@@ -150,7 +156,7 @@ impl Kms {
             }
             if self.commit(batch).await? {
                 tracing::info!(event = "kms.import.material_destroyed", %key, version, backing_key = %id);
-                return Ok(Some(backing.record.material()));
+                return Ok(());
             }
         }
         Err(KmsError::Busy)

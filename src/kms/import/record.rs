@@ -34,7 +34,7 @@ pub(in crate::kms) enum MaterialState {
 pub(in crate::kms) struct ImportRecord {
     #[n(0)]
     pub(in crate::kms) material: MaterialState,
-    /// From then on it is of no use.
+    /// From then on it is of no use. Of one that leaves: when it expired; none if a caller deletes it.
     #[n(1)]
     pub(in crate::kms) expires: Option<Timestamp>,
 }
@@ -136,8 +136,16 @@ impl KeyRecord {
         }
     }
 
-    /// A material is to be destroyed, and of no use from now on; nor is the key that it belongs to.
-    pub(in crate::kms) fn lose_material(&mut self, version: u32) {
+    /// A caller has a material destroyed: it is of no use from now on; nor is the key that it belongs to.
+    pub(super) fn lose_material(&mut self, version: u32) {
+        if let Some(import) = self.imported_mut(version) {
+            import.expires = None;
+        }
+        self.expire_material(version);
+    }
+
+    /// The same of a material that is over. When it was stays recorded, and tells the one from the other.
+    pub(super) fn expire_material(&mut self, version: u32) {
         if let Some(import) = self.imported_mut(version) {
             import.material = MaterialState::Leaving;
         }

@@ -21,7 +21,7 @@ impl Rig {
     }
 
     /// A rig with an audit.
-    async fn audited() -> Self {
+    pub(super) async fn audited() -> Self {
         let mut rig = Self::new();
         let settings = AuditSettings {
             dir: rig.audit_dir(),
@@ -38,7 +38,7 @@ impl Rig {
         rig
     }
 
-    fn events(&self) -> Vec<Value> {
+    pub(super) fn events(&self) -> Vec<Value> {
         let mut events = Vec::new();
         query(&self.audit_dir(), &Filter::default(), |_, event| {
             events.push(event.clone());
