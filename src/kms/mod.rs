@@ -264,19 +264,20 @@ impl Kms {
         }
     }
 
-    /// The ARN of the key that a ciphertext was made under: what to authorise before [`Kms::decrypt`]. Of a key that is
-    /// not there nobody knows whose it was, and it is looked for among the caller's own.
+    /// The ARN of the key that a ciphertext was made under: what to authorise before [`Kms::decrypt`]. None: there is no
+    /// such key.
     ///
     /// # Errors
     ///
     /// [`KmsError::Unavailable`] before the records can be verified.
-    pub async fn arn_of(
-        &self,
-        ciphertext: &EncryptedDataKey,
-        caller: &AccountId,
-    ) -> Result<KeyArn, KmsError> {
+    pub async fn arn_of(&self, ciphertext: &EncryptedDataKey) -> Result<Option<KeyArn>, KmsError> {
         let account = self.rows().await?.account_of(ciphertext.key_id()).await?;
-        Ok(self.key_arn(account.as_ref().unwrap_or(caller), ciphertext.key_id()))
+        Ok(account.map(|account| self.key_arn(&account, ciphertext.key_id())))
+    }
+
+    /// A key of `account` that nothing was ever made under.
+    pub(in crate::kms) fn some_other_key(&self, account: &AccountId) -> KeyArn {
+        self.key_arn(account, KeyId::random())
     }
 
     /// Whether `proof` is of the key that a ciphertext was made under, as far as both name it.

@@ -8,6 +8,7 @@ use super::members::{
     Blob, Constraints, ContextMember, SYMMETRIC_DEFAULT, Unhonoured, blob, context,
     refuse_algorithm, there,
 };
+use crate::auth::Authorised;
 use crate::kms::{
     CIPHERTEXT_BYTES_MAX, EncryptedDataKey, EncryptionContext, GENERATED_BYTES_MAX, Generated,
     KeyArn, KeyRef, KmsError, PLAINTEXT_BYTES_MAX,
@@ -121,8 +122,7 @@ pub(super) async fn decrypt(
         source(call, &ask, input.ciphertext_blob, input.key_id.as_deref()).await?;
     let ask = named.iter().fold(ask, |ask, (name, _)| ask.named(name));
     let named = named.map(|(_, key)| key);
-    let key = call.kms.arn_of(&ciphertext, call.account()).await?;
-    let proof = call.may(&ask, &key).await?;
+    let proof = may_source(call, &ask, &ciphertext).await?;
     refuse_algorithm(input.encryption_algorithm.as_ref())?;
     let decrypted = call
         .kms
@@ -163,7 +163,8 @@ async fn only_authorised<T>(
     Err(KmsError::DryRun)
 }
 
-/// A ciphertext, and the key that the caller says it is under.
+/// A ciphertext, and the key that the caller says it is under. Whether there is an alias of another account is not told:
+/// one that is not there is one of some other key.
 async fn source(
     call: &Call<'_>,
     ask: &Ask<'_>,
@@ -173,13 +174,31 @@ async fn source(
     let named = match named {
         Some(named) => {
             let name = KeyRef::parse(named)?;
-            let key = call.kms.resolve_for(call.context, ask, &name).await?;
+            let key = match call.kms.resolve_for(call.context, ask, &name).await {
+                Err(KmsError::AccessDenied(_)) => call.kms.some_other_key(call.account()),
+                resolved => resolved?,
+            };
             Some((name, key))
         }
         None => None,
     };
     let Blob(bytes) = there(ciphertext)?;
     Ok((EncryptedDataKey::from_bytes(bytes.as_slice())?, named))
+}
+
+/// The proof that the caller may do this with the key that a ciphertext was made under. Of a key of another account, and
+/// of one that is not there, the same is told.
+async fn may_source(
+    call: &Call<'_>,
+    ask: &Ask<'_>,
+    ciphertext: &EncryptedDataKey,
+) -> Result<Authorised, KmsError> {
+    let key = call.kms.arn_of(ciphertext).await?;
+    let key = key.ok_or(KmsError::ForeignCiphertext)?;
+    match call.may(ask, &key).await {
+        Err(KmsError::AccessDenied(denied)) if !denied.own => Err(KmsError::ForeignCiphertext),
+        decided => decided,
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -256,8 +275,7 @@ pub(super) async fn re_encrypt(
         .iter()
         .fold(from_ask, |ask, (name, _)| ask.named(name));
     let named = named.map(|(_, key)| key);
-    let from = call.kms.arn_of(&ciphertext, call.account()).await?;
-    let from_proof = call.may(&from_ask, &from).await?;
+    let from_proof = may_source(call, &from_ask, &ciphertext).await?;
     algorithms.into_iter().try_for_each(refuse_algorithm)?;
     if input.dry_run == Some(true) {
         call.kms.check_usable(&to_proof, &to).await?;

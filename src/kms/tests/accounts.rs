@@ -1,5 +1,7 @@
 //! Keys of several accounts: whose a key is, by which names who finds it, and what of it can be had from elsewhere.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::{DAY, DECRYPT, GENERATE, Rig, account, context, may_key, request, request_of, text};
@@ -318,6 +320,74 @@ async fn whether_another_account_has_a_key_or_an_alias_is_not_told() {
     assert_eq!(message(&missing).await, told);
     assert_eq!(message(&alias_of("there")).await, told);
     assert_eq!(message(&alias_of("missing")).await, told);
+}
+
+/// The sentence of AWS's API reference, "Common Errors" of Decrypt.
+const FOREIGN: &str = "The ciphertext refers to a customer master key that does not exist, does not exist in this \
+                       region, or you are not allowed to access.";
+
+#[tokio::test]
+async fn whether_the_alias_of_another_account_is_there_is_not_told_with_a_ciphertext() {
+    let rig = Rig::new();
+    let there = text(&key_of(&rig, &request()).await["Arn"]);
+    let alias = json!({ "AliasName": "alias/there", "TargetKeyId": there });
+    rig.api_ok("CreateAlias", alias).await;
+    let theirs = text(&key_of(&rig, &them()).await["Arn"]);
+    let sealed = json!({ "KeyId": theirs, "Plaintext": "eA==" });
+    let sealed = ok(&rig, &them(), "Encrypt", sealed).await["CiphertextBlob"].clone();
+    for name in ["there", "missing"] {
+        let alias = format!("arn:aws:kms:us-west-2:{OURS}:alias/{name}");
+        let decrypt = json!({ "CiphertextBlob": sealed, "KeyId": alias });
+        let re_encrypt = json!({
+            "CiphertextBlob": sealed, "SourceKeyId": alias, "DestinationKeyId": theirs,
+        });
+        let mut dry = re_encrypt.clone();
+        dry["DryRun"] = json!(true);
+        for (operation, input) in [
+            ("Decrypt", decrypt),
+            ("ReEncrypt", re_encrypt),
+            ("ReEncrypt", dry),
+        ] {
+            let code = answer(&rig, &them(), operation, input.clone()).await;
+            assert_eq!(code, "IncorrectKeyException", "{operation} {name}");
+            // Who may not use the ciphertext's own key is told that first.
+            let code = answer(&rig, &their_user("kms:ReEncryptTo"), operation, input).await;
+            assert_eq!(code, DENIED, "{operation} {name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn whether_the_key_of_a_ciphertext_is_there_is_not_told_to_another_account() {
+    let rig = Rig::new();
+    let there = text(&key_of(&rig, &request()).await["Arn"]);
+    let theirs = text(&key_of(&rig, &them()).await["Arn"]);
+    let sealed = json!({ "KeyId": there, "Plaintext": "eA==" });
+    let sealed = text(&rig.api_ok("Encrypt", sealed).await["CiphertextBlob"]);
+    let mut bytes = STANDARD.decode(&sealed).expect("base64");
+    let key_id = text(&json!(there.rsplit('/').next())).replace('-', "");
+    let key_id = hex::decode(key_id).expect("an id");
+    let at = bytes
+        .windows(16)
+        .position(|window| window == key_id)
+        .expect("the key's id");
+    *bytes.get_mut(at).expect("its first byte") ^= 1;
+    let missing = STANDARD.encode(bytes);
+    for caller in [them(), their_user("kms:ReEncryptTo"), their_user("kms:*")] {
+        for sealed in [&sealed, &missing] {
+            for named in [None, Some(&there), Some(&theirs)] {
+                let decrypt = json!({ "CiphertextBlob": sealed, "KeyId": named });
+                let re_encrypt = json!({
+                    "CiphertextBlob": sealed, "SourceKeyId": named, "DestinationKeyId": theirs,
+                });
+                for (operation, input) in [("Decrypt", decrypt), ("ReEncrypt", re_encrypt)] {
+                    let (_, refused) = rig.api_as(&caller, operation, input).await;
+                    let told = (text(&refused["__type"]), text(&refused["message"]));
+                    assert_eq!(told, (DENIED.to_owned(), FOREIGN.to_owned()), "{operation}");
+                }
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -21,6 +21,9 @@ FIRST, FURTHER = "000000000000", "111122223333"
 # What the vectors put for the ARN of the key and for the name of the bucket that a case is about.
 KEY, BUCKET = "@KEY@", "@BUCKET@"
 OPEN = ("delegates", "")
+# What is told of the key of a ciphertext to whom it is none of.
+FOREIGN_CIPHERTEXT = ("The ciphertext refers to a customer master key that does not exist, does not exist in this region, "
+                      "or you are not allowed to access.")
 OBJECT = b"sealed"
 
 
@@ -210,6 +213,8 @@ class _World:
         if of_s3 and case["who"].startswith("their "):
             is_bare = found["Message"] == "Access Denied" and case["expected"] in asked
             named = [case["expected"]] if is_bare else []
+        elif found["Message"] == FOREIGN_CIPHERTEXT and case["who"].startswith("their "):
+            named = [action for action in asked if action in ("kms:Decrypt", "kms:ReEncryptFrom")]
         else:
             named = [action for action in asked
                      if f"is not authorized to perform: {action} on resource: " in found["Message"]]
