@@ -184,6 +184,10 @@ async fn usage(client: &Client, key: &str, as_json: bool) -> Result<(), CliError
             counts(&bucket, "")
         );
     }
+    println!(
+        "other accounts' buckets  {}",
+        counts(&usage, "/OtherBuckets")
+    );
     Ok(())
 }
 

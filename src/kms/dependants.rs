@@ -9,7 +9,7 @@ use minicbor::{Decode, Encode};
 use super::error::KmsError;
 use super::key::{KeyArn, KeyId, KeyMaterialId, Owner};
 use super::{Kms, check_proof};
-use crate::auth::Authorised;
+use crate::auth::{AccountId, Authorised};
 use crate::meta::{KeyRange, MetaError};
 
 /// All versions of a key's backing key.
@@ -67,6 +67,8 @@ pub struct Scope {
     pub bucket: Option<String>,
     /// Only those whose object key begins so; needs a bucket.
     pub prefix: String,
+    /// Only in buckets that this account owns.
+    pub owner: Option<AccountId>,
 }
 
 /// How many dependants there are.
@@ -94,6 +96,15 @@ impl Dependent {
         self.objects += other.objects;
         self.bytes = self.bytes.saturating_add(other.bytes);
         self.uploads += other.uploads;
+    }
+
+    /// What is left without `other`.
+    fn without(self, other: Self) -> Self {
+        Self {
+            objects: self.objects.saturating_sub(other.objects),
+            bytes: self.bytes.saturating_sub(other.bytes),
+            uploads: self.uploads.saturating_sub(other.uploads),
+        }
     }
 }
 
@@ -124,8 +135,10 @@ pub struct DependantsOfKey {
     pub total: Dependent,
     /// By backing key, oldest first, also those that nothing depends on.
     pub materials: Vec<MaterialUsage>,
-    /// By bucket.
+    /// By bucket. Of a key of another account than the server's first, only those that its account owns.
     pub buckets: BTreeMap<String, Dependent>,
+    /// In all buckets that are not named.
+    pub other_buckets: Dependent,
 }
 
 /// What depends on one backing key.
@@ -176,6 +189,18 @@ impl Kms {
         let usage = self
             .usage(key.key_id(), ALL_VERSIONS, &Scope::default())
             .await?;
+        let all = Scope::default();
+        let scope = self.scope_of_key(key, &all);
+        let buckets = if scope == all {
+            usage.buckets.clone()
+        } else {
+            let own = self.usage(key.key_id(), ALL_VERSIONS, &scope).await?;
+            own.buckets
+        };
+        let mut named = Dependent::default();
+        for dependent in buckets.values() {
+            named.add(*dependent);
+        }
         let materials = materials
             .into_iter()
             .map(|(version, record)| MaterialUsage {
@@ -187,8 +212,20 @@ impl Kms {
         Ok(DependantsOfKey {
             total: usage.total(),
             materials,
-            buckets: usage.buckets,
+            buckets,
+            other_buckets: usage.total().without(named),
         })
+    }
+
+    /// Of `scope`, what those who have a key may see and move by its right alone: all of it with a key of the server's
+    /// first account, whose the server is; else what is in buckets of the key's own account. Others let their objects be
+    /// wrapped by a key without showing them, or giving them away, to its account.
+    pub(super) fn scope_of_key(&self, key: &KeyArn, scope: &Scope) -> Scope {
+        let owner = (key.account() != self.account()).then(|| key.account().clone());
+        Scope {
+            owner,
+            ..scope.clone()
+        }
     }
 
     /// Counts what depends on these versions of a key.

@@ -73,7 +73,7 @@ pub struct NewRewrap {
     pub material: Option<String>,
     /// The key that is gone to; often the same.
     pub to: KeyArn,
-    /// Only these dependants.
+    /// Only these dependants; with a key of another account than the server's first, only in buckets of that account.
     pub scope: Scope,
     /// At most so many data keys a second.
     pub rate: Option<u32>,
@@ -256,7 +256,8 @@ impl Kms {
         new: &NewRewrap,
     ) -> Result<Usage, KmsError> {
         let versions = self.check_rewrap(proofs, new).await?;
-        self.usage(new.from.key_id(), versions.0..=versions.1, &new.scope)
+        let scope = self.scope_of_key(&new.from, &new.scope);
+        self.usage(new.from.key_id(), versions.0..=versions.1, &scope)
             .await
     }
 
@@ -275,8 +276,9 @@ impl Kms {
         new: &NewRewrap,
     ) -> Result<Rewrap, KmsError> {
         let versions = self.check_rewrap(proofs, new).await?;
+        let scope = self.scope_of_key(&new.from, &new.scope);
         let planned = self
-            .usage(new.from.key_id(), versions.0..=versions.1, &new.scope)
+            .usage(new.from.key_id(), versions.0..=versions.1, &scope)
             .await?
             .total();
         let [started_by, ..] = proofs;
@@ -715,16 +717,19 @@ impl Kms {
             let account = account.as_ref().unwrap_or(self.account());
             self.key_arn(account, KeyId::from_bytes(key))
         };
+        let from = arn(&record.from_account, record.from);
+        let scope = Scope {
+            bucket: record.bucket.clone(),
+            prefix: record.prefix.clone(),
+            owner: None,
+        };
         Rewrap {
             id,
-            from: arn(&record.from_account, record.from),
+            scope: self.scope_of_key(&from, &scope),
+            from,
             versions: (record.first, record.last),
             material: record.material.clone(),
             to: arn(&record.to_account, record.to),
-            scope: Scope {
-                bucket: record.bucket.clone(),
-                prefix: record.prefix.clone(),
-            },
             rate: record.rate,
             started_by: record.started_by.clone(),
             created: record.created,

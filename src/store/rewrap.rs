@@ -29,8 +29,8 @@ use super::record::{
     Uuid, bucket_key_row,
 };
 use super::usage::{
-    Dependant, Dependency, Kind, Wanted, bucket_names, dependency, dependency_of_bucket_key,
-    index_upload,
+    Dependant, Dependency, Kind, NamedBucket, Wanted, bucket_names, dependency,
+    dependency_of_bucket_key, index_upload,
 };
 use super::{Store, StoreError};
 use crate::envelope::KeySchedule;
@@ -61,6 +61,8 @@ enum Outcome {
     More(u64),
     /// It was gone or changed.
     Skipped,
+    /// It is not meant.
+    Foreign,
     /// It stays where it is.
     Failed,
     /// Not now.
@@ -256,7 +258,7 @@ impl Store {
                 Outcome::Later if matches!(result, Page::Done | Page::More) => {
                     result = Page::Again;
                 }
-                Outcome::Later => {}
+                Outcome::Later | Outcome::Foreign => {}
                 Outcome::Hopeless(why) => result = Page::Hopeless(why),
             }
         }
@@ -271,15 +273,18 @@ impl Store {
         &self,
         lease: &RewrapLease,
         wanted: &Wanted,
-        names: &BTreeMap<Uuid, String>,
+        names: &BTreeMap<Uuid, NamedBucket>,
         row: &(Vec<u8>, Vec<u8>),
     ) -> Outcome {
         let moved = async {
             let dependant = Dependant::read(row)?;
             // A bucket that was deleted since had nothing in it any more.
-            let Some(bucket) = names.get(&dependant.bucket) else {
+            let Some(NamedBucket { name: bucket, .. }) = names.get(&dependant.bucket) else {
                 return Ok(Outcome::Skipped);
             };
+            if !self.is_in_scope(lease, bucket, &dependant.bucket).await? {
+                return Ok(Outcome::Foreign);
+            }
             if dependant.kind == Kind::BucketKey {
                 return self
                     .rewrap_bucket_key(lease, wanted, bucket, &dependant)
@@ -293,6 +298,27 @@ impl Store {
             })
         };
         moved.await.unwrap_or_else(|error| judge(error, &row.0))
+    }
+
+    /// Whether a bucket is of the account whose buckets alone are meant, by its verified row.
+    async fn is_in_scope(
+        &self,
+        lease: &RewrapLease,
+        name: &str,
+        uuid: &Uuid,
+    ) -> Result<bool, StoreError> {
+        let Some(owner) = &lease.rewrap().scope.owner else {
+            return Ok(true);
+        };
+        let snapshot = self.meta.snapshot().await?;
+        match self.bucket_named(&*snapshot, name, uuid).await {
+            Ok(bucket) => {
+                self.require_verified(bucket.verified).await?;
+                Ok(bucket.record.owner(self.kms.account()) == *owner)
+            }
+            Err(StoreError::NoSuchBucket(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     async fn rewrap_one(

@@ -30,6 +30,7 @@ use super::record::{
     UploadRecord, Uuid, bucket_row, split_row,
 };
 use super::{CONFLICT_RETRIES_MAX, Store, StoreError};
+use crate::auth::AccountId;
 use crate::kms::{
     Dependants, DependantsError, Dependent, EncryptedDataKey, InternalKey, KeyId, Scope, Usage,
 };
@@ -296,6 +297,8 @@ pub(super) struct Wanted {
     versions: RangeInclusive<u32>,
     /// The bucket, and the beginning of the object keys as rows have it.
     within: Option<(Uuid, Vec<u8>)>,
+    /// Whose bucket it must be.
+    owner: Option<AccountId>,
 }
 
 impl Wanted {
@@ -312,6 +315,10 @@ impl Wanted {
                 let value = snapshot.load(&bucket_row(name)).await?;
                 let value = value.ok_or_else(|| DependantsError::NoSuchBucket(name.clone()))?;
                 let bucket = unverified(&value)?;
+                // One of others is told of as if it were not there.
+                if !is_of(bucket.owner.as_deref(), scope.owner.as_ref()) {
+                    return Err(DependantsError::NoSuchBucket(name.clone()));
+                }
                 let prefix = super::record::key_prefix(0, &bucket.uuid, scope.prefix.as_bytes());
                 Some((bucket.uuid, rest_of(&prefix).to_vec()))
             }
@@ -320,6 +327,7 @@ impl Wanted {
             key,
             versions,
             within,
+            owner: scope.owner.clone(),
         })
     }
 
@@ -437,8 +445,7 @@ impl Dependants for DependantIndex {
         let snapshot = self.meta.snapshot().await?;
         let wanted = Wanted::new(&*snapshot, key, versions, scope).await?;
         drop(snapshot);
-        let mut usage = Usage::default();
-        let mut by_bucket: HashMap<Uuid, Dependent> = HashMap::new();
+        let mut found: HashMap<(Uuid, u32), Dependent> = HashMap::new();
         let mut cursor = Vec::new();
         loop {
             let snapshot = self.meta.snapshot().await?;
@@ -452,29 +459,45 @@ impl Dependants for DependantIndex {
                     Kind::BucketKey => self.under_bucket_key(&wanted, &dependant).await?,
                     Kind::Object | Kind::Upload => dependant.counted(),
                 };
-                usage
-                    .versions
-                    .entry(dependant.version)
-                    .or_default()
-                    .add(counted);
-                by_bucket.entry(dependant.bucket).or_default().add(counted);
+                let key = (dependant.bucket, dependant.version);
+                found.entry(key).or_default().add(counted);
             }
         }
-        let names = bucket_names(&*self.meta.snapshot().await?).await?;
-        for (bucket, dependent) in by_bucket {
+        let buckets = bucket_names(&*self.meta.snapshot().await?).await?;
+        let mut usage = Usage::default();
+        for ((bucket, version), dependent) in found {
+            let named = buckets.get(&bucket);
+            let owner = named.and_then(|named| named.owner.as_deref());
+            if !is_of(owner, wanted.owner.as_ref()) {
+                continue;
+            }
             // One that was deleted while we counted.
-            let name = names.get(&bucket).cloned();
+            let name = named.map(|named| named.name.clone());
             let name = name.unwrap_or_else(|| hex::encode(bucket));
+            usage.versions.entry(version).or_default().add(dependent);
             usage.buckets.entry(name).or_default().add(dependent);
         }
         Ok(usage)
     }
 }
 
-/// The names of all buckets.
+/// Whether a bucket that is recorded as this owner's is of the account that is asked for, if one is. None is the server's
+/// first account, and that is never asked for.
+fn is_of(owner: Option<&str>, wanted: Option<&AccountId>) -> bool {
+    wanted.is_none_or(|wanted| owner == Some(wanted.as_str()))
+}
+
+/// A bucket as its row says, unverified.
+#[derive(Debug)]
+pub(super) struct NamedBucket {
+    pub(super) name: String,
+    owner: Option<String>,
+}
+
+/// All buckets.
 pub(super) async fn bucket_names(
     snapshot: &dyn Snapshot,
-) -> Result<BTreeMap<Uuid, String>, MetaError> {
+) -> Result<BTreeMap<Uuid, NamedBucket>, MetaError> {
     let mut names = BTreeMap::new();
     let mut range = KeyRange::prefix(&[table::BUCKET]);
     loop {
@@ -484,7 +507,12 @@ pub(super) async fn bucket_names(
         };
         range.start = [last.as_slice(), &[0]].concat();
         for (row, value) in &rows {
-            names.insert(unverified(value)?.uuid, name_of_row(row)?);
+            let record = unverified(value)?;
+            let bucket = NamedBucket {
+                name: name_of_row(row)?,
+                owner: record.owner,
+            };
+            names.insert(record.uuid, bucket);
         }
     }
 }

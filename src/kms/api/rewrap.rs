@@ -45,6 +45,8 @@ pub(super) struct FoundKeyUsage {
     total: Counts,
     key_materials: Vec<FoundMaterial>,
     buckets: Vec<FoundBucket>,
+    /// What is in buckets that are not named: those of other accounts.
+    other_buckets: Counts,
 }
 
 #[derive(Debug, Serialize)]
@@ -90,6 +92,7 @@ pub(super) async fn get_key_usage(
                 counts: dependent.into(),
             })
             .collect(),
+        other_buckets: usage.other_buckets.into(),
     })
 }
 
@@ -148,6 +151,7 @@ pub(super) async fn start(call: &Call<'_>, input: StartRequest) -> Result<Starte
         scope: Scope {
             bucket: input.bucket,
             prefix: input.prefix.unwrap_or_default(),
+            owner: None,
         },
         rate: input
             .objects_per_second

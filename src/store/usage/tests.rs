@@ -17,8 +17,8 @@ use crate::auth::{AccountId, Action, Authorised, Principal, RequestContext, Reso
 use crate::blob::FsBlobs;
 use crate::clock::SystemClock;
 use crate::kms::{
-    Dependants as _, Dependent, EncryptionContext, KeyArn, Kms, KmsSettings, NewKey, NewRewrap,
-    RewrapState, Scope, WRAP_COUNT_BLOCK_DEFAULT, WRAPS_PER_BACKING_KEY_MAX_DEFAULT,
+    Dependants as _, Dependent, EncryptionContext, KeyArn, Kms, KmsError, KmsSettings, NewKey,
+    NewRewrap, RewrapState, Scope, WRAP_COUNT_BLOCK_DEFAULT, WRAPS_PER_BACKING_KEY_MAX_DEFAULT,
 };
 use crate::meta::{Batch, KeyRange, Meta, RedbMeta, Row, codec, table};
 use crate::store::record::{
@@ -66,6 +66,15 @@ fn may_key(action: &'static str, key: &str) -> Authorised {
 
 /// Root's proof about a bucket that is there, or an object in it.
 async fn may_in(store: &Store, action: &'static str, resource: Resource) -> Authorised {
+    may_in_as(&caller(), store, action, resource).await
+}
+
+async fn may_in_as(
+    caller: &RequestContext,
+    store: &Store,
+    action: &'static str,
+    resource: Resource,
+) -> Authorised {
     let (Resource::Bucket(name) | Resource::Object(name, _)) = &resource else {
         unreachable!("of a bucket");
     };
@@ -76,7 +85,7 @@ async fn may_in(store: &Store, action: &'static str, resource: Resource) -> Auth
         owner: &access.owner,
         policy: None,
     };
-    authorise(&caller(), Action(action), resource, side, |_values| {}).expect("root may")
+    authorise(caller, Action(action), resource, side, |_values| {}).expect("root may")
 }
 
 async fn object(store: &Store, action: &'static str, bucket: &str, key: &str) -> Authorised {
@@ -439,6 +448,7 @@ async fn the_index_is_what_the_records_say_after_any_operations() {
                     scope: Scope {
                         bucket: Some(bucket.to_owned()),
                         prefix: prefix.to_owned(),
+                        ..Scope::default()
                     },
                     rate: None,
                 })
@@ -622,6 +632,7 @@ async fn what_hangs_on_a_bucket_key_hangs_on_the_key_that_wraps_it() {
     let within = Scope {
         bucket: Some("vault".to_owned()),
         prefix: String::new(),
+        ..Scope::default()
     };
     assert_eq!(usage(within).await.total(), expected);
     // It moves and goes as a whole.
@@ -639,6 +650,7 @@ async fn what_hangs_on_a_bucket_key_hangs_on_the_key_that_wraps_it() {
     let elsewhere = Scope {
         bucket: Some("cellar".to_owned()),
         prefix: String::new(),
+        ..Scope::default()
     };
     assert_eq!(usage(elsewhere).await.total(), Dependent::default());
 }
@@ -672,6 +684,7 @@ async fn a_scope_is_found_among_many_versions_and_neighbours() {
         let scope = Scope {
             bucket: Some(bucket.to_owned()),
             prefix: prefix.to_owned(),
+            ..Scope::default()
         };
         let index = rig.index.clone();
         let key = key.key_id();
@@ -781,6 +794,7 @@ async fn a_prefix_is_counted_and_moved_among_what_hangs_on_one_bucket_key() {
     let scope = Scope {
         bucket: Some("vault".to_owned()),
         prefix: "a/".to_owned(),
+        ..Scope::default()
     };
     let count = async |number: usize, scope: &Scope| {
         let key = rig.key(number).key_id();
@@ -800,5 +814,93 @@ async fn a_prefix_is_counted_and_moved_among_what_hangs_on_one_bucket_key() {
     assert_eq!(count(0, &scope).await, (0, 0));
     assert_eq!(count(0, &Scope::default()).await, (1, 100));
     assert_eq!(count(1, &Scope::default()).await, (2, 30));
+    assert_eq!(rig.indexed().await, rig.expected().await);
+}
+
+#[tokio::test]
+async fn by_its_key_alone_an_account_neither_sees_nor_moves_what_is_in_buckets_of_others() {
+    let rig = Rig::new().await;
+    let account = AccountId::parse("210987654321").expect("twelve digits");
+    let them = RequestContext::new(Principal::root(account, "AKIATHEIRS"), "request-2");
+    let ours = caller();
+    let may_alone = |action, resource| {
+        let may = authorise(&them, Action(action), resource, Side::None, |_values| {});
+        may.expect("root may")
+    };
+    let mut keys = Vec::new();
+    for _ in 0..2 {
+        let proof = may_alone("kms:CreateKey", Resource::Service);
+        let made = rig.kms.create_key(&proof, NewKey::default()).await;
+        keys.push(made.expect("a key").arn);
+    }
+    let [from, to] = keys.as_slice() else {
+        unreachable!("two")
+    };
+    let proof = may_alone("s3:CreateBucket", Resource::Bucket("guests".to_owned()));
+    let made = rig.store.create_bucket(&proof, "us-west-2").await;
+    made.expect("a bucket");
+    for (bucket, key, bucket_key, bytes) in [
+        ("vault", "secret", false, 10),
+        ("vault", "under a bucket key", true, 10),
+        ("guests", "own", false, 20),
+        ("guests", "own under a bucket key", true, 20),
+    ] {
+        let caller = if bucket == "guests" { &them } else { &ours };
+        let resource = Resource::Object(bucket.to_owned(), key.to_owned());
+        let request = PutRequest {
+            proof: may_in_as(caller, &rig.store, "s3:PutObject", resource).await,
+            sse: SseTarget::Kms {
+                proof: may_key("kms:GenerateDataKey", from.as_str()),
+                key: from.clone(),
+                context: context(bucket_key, bucket, key),
+                caller_context: Vec::new(),
+                bucket_key,
+            },
+            headers: Headers::default(),
+            conditions: WriteConditions::default(),
+            incoming: incoming(vec![7; bytes]),
+        };
+        rig.store.put(request).await.expect("written");
+    }
+    let objects = async |key: &KeyArn| {
+        let all = Scope::default();
+        let usage = rig.index.usage(key.key_id(), 0..=u32::MAX, &all).await;
+        usage.expect("counts").buckets
+    };
+    assert_eq!(objects(from).await.len(), 2);
+
+    let proof = may_key("kms:GetKeyUsage", from.as_str());
+    let usage = rig.kms.key_usage(&proof, from).await.expect("counts");
+    assert_eq!(usage.total.objects, 4);
+    assert_eq!(usage.buckets.keys().collect::<Vec<_>>(), ["guests"]);
+    assert_eq!(
+        (usage.other_buckets.objects, usage.other_buckets.bytes),
+        (2, 20)
+    );
+
+    let mut new = NewRewrap {
+        from: from.clone(),
+        material: None,
+        to: to.clone(),
+        scope: Scope {
+            bucket: Some("vault".to_owned()),
+            prefix: "s".to_owned(),
+            ..Scope::default()
+        },
+        rate: None,
+    };
+    let proofs = [
+        may_key("kms:StartRewrap", from.as_str()),
+        may_key("kms:ReEncryptFrom", from.as_str()),
+        may_key("kms:ReEncryptTo", to.as_str()),
+    ];
+    let planned = rig.kms.plan_rewrap(proofs.each_ref(), &new).await;
+    assert!(matches!(planned, Err(KmsError::NotFound(_))), "{planned:?}");
+    new.scope = Scope::default();
+    let planned = rig.kms.plan_rewrap(proofs.each_ref(), &new).await;
+    assert_eq!(planned.expect("planned").total().objects, 2);
+    rig.rewrap(&new).await;
+    assert_eq!(objects(from).await.keys().collect::<Vec<_>>(), ["vault"]);
+    assert_eq!(objects(to).await.keys().collect::<Vec<_>>(), ["guests"]);
     assert_eq!(rig.indexed().await, rig.expected().await);
 }
