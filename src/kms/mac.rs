@@ -192,9 +192,15 @@ impl Kms {
         };
         let key = self.unwrap_mac(&record).await?;
         let sealed_all = record.sealed == SEALED_ALL;
-        Ok(Some(Arc::clone(self.mac.get_or_init(|| {
-            Arc::new(MetadataMac::new(&key, sealed_all))
-        }))))
+        let mac = Arc::new(MetadataMac::new(&key, sealed_all));
+        // No record is believed before.
+        self.check_first_account(&mac).await?;
+        Ok(Some(Arc::clone(self.mac.get_or_init(|| mac))))
+    }
+
+    /// Whether there is a MAC key. No HSM.
+    pub(super) async fn mac_is_made(&self) -> Result<bool, KmsError> {
+        Ok(self.mac_record().await?.is_some())
     }
 
     /// The row of the MAC key, if it has been made.

@@ -43,6 +43,7 @@ mod data;
 mod deletion;
 mod dependants;
 mod error;
+mod first_account;
 mod grants;
 mod groups;
 mod held;
@@ -327,9 +328,14 @@ impl Kms {
     ///
     /// # Errors
     ///
-    /// [`KmsError::Storage`] when the metadata store does not work. An absent HSM is no error.
+    /// [`KmsError::Storage`] when the metadata store does not work; [`KmsError::Damaged`] when its first account is not
+    /// the configuration's. An absent HSM is no error.
     pub async fn recover(&self) -> Result<(), KmsError> {
-        match self.reconcile_intents(true).await {
+        let recovered = match self.verify_first_account().await {
+            Ok(()) => self.reconcile_intents(true).await,
+            Err(error) => Err(error),
+        };
+        match recovered {
             Ok(()) => Ok(()),
             Err(error @ (KmsError::Storage(_) | KmsError::Damaged(_))) => Err(error),
             Err(error) => {

@@ -10,6 +10,7 @@
 //! n ‖ name                        head of an internal key        KeyRecord
 //! n ‖ name ‖ 0 ‖ version          one of its backing keys        BackingRecord
 //! n ‖ "metadata-mac"              the MAC key itself             mac::MacRecord     without MAC
+//! F                               the server's first account     first_account::FirstAccountRecord
 //! x                               all custom key stores          stores::record::KeyStoresRecord
 //! J ‖ key id ‖ identity           pair for an import             import::PairRecord
 //! i ‖ backing key id              intent to make a backing key   backing::Intent    without MAC

@@ -46,6 +46,9 @@ pub const KMS_STORES: u8 = b'x';
 /// Internal keys by name: never addressable by the KMS API. Owner: `kms`.
 pub const KMS_INTERNAL: u8 = b'n';
 
+/// The server's first account: one row. Owner: `kms`.
+pub const KMS_FIRST_ACCOUNT: u8 = b'F';
+
 /// Re-wrap by id. Owner: `kms`.
 pub const KMS_REWRAP: u8 = b'j';
 

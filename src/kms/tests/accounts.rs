@@ -8,6 +8,7 @@ use super::{DAY, DECRYPT, GENERATE, Rig, account, context, may_key, request, req
 use crate::auth::policy::{Document, Kind};
 use crate::auth::{AccountId, Identity, RequestContext, User};
 use crate::kms::{EncryptedDataKey, KeyRef, KmsError};
+use crate::meta::table;
 
 const OURS: &str = "123456789012";
 const THEIRS: &str = "210987654321";
@@ -314,9 +315,7 @@ async fn whether_another_account_has_a_key_or_an_alias_is_not_told() {
     let alias_of = |name: &str| format!("arn:aws:kms:us-west-2:{OURS}:alias/{name}");
     let missing = format!("arn:aws:kms:us-west-2:{OURS}:key/00000000-0000-4000-8000-000000000000");
     let told = message(&there).await;
-    assert!(
-        told.ends_with("NAME because no resource-based policy allows the kms:DescribeKey action")
-    );
+    assert!(told.ends_with("is not authorized to perform: kms:DescribeKey on resource: NAME"));
     assert_eq!(message(&missing).await, told);
     assert_eq!(message(&alias_of("there")).await, told);
     assert_eq!(message(&alias_of("missing")).await, told);
@@ -602,4 +601,36 @@ async fn every_form_resolves_to_the_account_it_means() {
             (resolved, _) => panic!("{name} for {caller}: {resolved:?}"),
         }
     }
+}
+
+#[tokio::test]
+async fn the_first_account_of_a_store_is_not_changed_by_the_configuration() {
+    let mut rig = Rig::new();
+    let ours = key_of(&rig, &request()).await;
+    rig.settings.account = their_account();
+    rig.restart();
+    let refused = rig.kms.recover().await;
+    assert!(
+        matches!(refused, Err(KmsError::Damaged(why)) if why.contains("first account")),
+        "{refused:?}"
+    );
+    let describe = json!({ "KeyId": ours["KeyId"] });
+    for caller in [them(), request()] {
+        let code = answer(&rig, &caller, "DescribeKey", describe.clone()).await;
+        assert_eq!(code, "KMSInternalException");
+    }
+    rig.settings.account = account();
+    rig.restart();
+    rig.kms.recover().await.expect("its own account");
+    rig.api_ok("DescribeKey", describe.clone()).await;
+    // Nor by what is on the disk.
+    let rows = rig.rows(table::KMS_FIRST_ACCOUNT).await;
+    let [(row, value)] = rows.as_slice() else {
+        unreachable!("one row")
+    };
+    let mut changed = value.clone();
+    *changed.last_mut().expect("a digit") ^= 1;
+    rig.put(row, &changed).await;
+    rig.restart();
+    assert!(matches!(rig.kms.recover().await, Err(KmsError::Damaged(_))));
 }

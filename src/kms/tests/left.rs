@@ -114,12 +114,12 @@ async fn an_intent_that_is_put_back_after_its_commit_destroys_nothing_of_any_acc
         ok(&rig, &caller, "ImportKeyMaterial", input).await;
         let (row, intent) = spy.last_intent();
         assert!(rig.rows(tables::KMS_INTENT).await.is_empty());
-        let held = rig.token_keys().await;
+        let before = rig.token_keys().await;
 
         rig.put(&row, &intent).await;
         rig.restart();
         rig.kms.recover().await.expect("recovers");
-        assert_eq!(rig.token_keys().await, held);
+        assert_eq!(rig.token_keys().await, before);
         ok(&rig, &caller, "Encrypt", plain(&key)).await;
         assert!(rig.rows(tables::KMS_INTENT).await.is_empty());
 
@@ -136,12 +136,12 @@ async fn an_intent_that_is_put_back_after_its_commit_destroys_nothing_of_any_acc
             rig.kms.recover().await.expect("recovers");
             rig.kms.destroy_due_keys().await.expect("tends");
         }
-        assert_eq!(rig.token_keys().await, held);
+        assert_eq!(rig.token_keys().await, before);
         assert_eq!(rig.rows(tables::KMS_INTENT).await.len(), 1);
         rig.put(&place, &record).await;
         rig.kms.destroy_due_keys().await.expect("tends");
         ok(&rig, &caller, "Encrypt", plain(&key)).await;
-        assert_eq!(rig.token_keys().await, held);
+        assert_eq!(rig.token_keys().await, before);
     }
 }
 

@@ -27,6 +27,7 @@ mod integrity;
 mod left;
 mod life;
 mod materials;
+mod old_rows;
 mod recovery;
 mod rewrap;
 mod rotate;
