@@ -172,7 +172,8 @@ impl Kms {
         let caller = By::Caller(proof.principal(), proof.origin());
         let action = proof.action().0;
         let operation = action.strip_prefix("kms:").unwrap_or(action);
-        self.record_data(caller, operation, key, context, outcome)
+        let named = (key.as_str(), key.account().as_str());
+        self.record_data(caller, operation, named, context, outcome)
             .await
     }
 
@@ -188,7 +189,8 @@ impl Kms {
             "Decrypt" => &rewrap.from,
             _ => &rewrap.to,
         };
-        self.record_data(By::Rewrap(rewrap), operation, key, context, outcome)
+        let named = (key.as_str(), key.account().as_str());
+        self.record_data(By::Rewrap(rewrap), operation, named, context, outcome)
             .await
     }
 
@@ -204,19 +206,48 @@ impl Kms {
         key: &KeyArn,
         context: &EncryptionContext,
     ) -> Result<(), KmsError> {
+        let named = (key.as_str(), key.account().as_str());
+        self.record_denied_of(request, denied, named, context).await
+    }
+
+    /// The same, where the name of the key is an alias of another account that leads nowhere.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::Audit`]: the caller is told that instead.
+    pub async fn record_denied_alias(
+        &self,
+        request: &RequestContext,
+        denied: &Denied,
+        context: &EncryptionContext,
+    ) -> Result<(), KmsError> {
+        let caller = request.principal.account.as_str();
+        let owner = denied.resource.split(':').nth(4).unwrap_or(caller);
+        let named = (denied.resource.as_str(), owner);
+        self.record_denied_of(request, denied, named, context).await
+    }
+
+    async fn record_denied_of(
+        &self,
+        request: &RequestContext,
+        denied: &Denied,
+        named: (&str, &str),
+        context: &EncryptionContext,
+    ) -> Result<(), KmsError> {
         let error = KmsError::AccessDenied(denied.clone());
         let origin = Origin::of(request);
         let caller = By::Caller(&request.principal, &origin);
         let operation = denied.action.strip_prefix("kms:").unwrap_or(denied.action);
-        self.record_data(caller, operation, key, context, Err(&error))
+        self.record_data(caller, operation, named, context, Err(&error))
             .await
     }
 
+    /// `named`: the ARN of the key, and whose it is.
     async fn record_data(
         &self,
         by: By<'_>,
         operation: &str,
-        key: &KeyArn,
+        (arn, owner): (&str, &str),
         context: &EncryptionContext,
         outcome: Result<KeyMaterialId, &KmsError>,
     ) -> Result<(), KmsError> {
@@ -228,7 +259,7 @@ impl Kms {
             name => name,
         };
         let mut request = Map::new();
-        request.insert("keyId".to_owned(), json!(key.as_str()));
+        request.insert("keyId".to_owned(), json!(arn));
         match name {
             "GenerateDataKey" => request.insert("keySpec".to_owned(), json!("AES_256")),
             _ => request.insert("encryptionAlgorithm".to_owned(), json!("SYMMETRIC_DEFAULT")),
@@ -258,14 +289,14 @@ impl Kms {
             name,
             time: self.time(),
             who,
-            account: key.account().as_str(),
+            account: owner,
             region: self.region(),
             read_only: true,
             request,
             response: details,
             additional,
             resource_type: KEY_TYPE,
-            resources: vec![key.to_string()],
+            resources: vec![arn.to_owned()],
             outcome: outcome.err().map(|error| CodedError::of(error).outcome()),
         })
         .await
@@ -274,6 +305,23 @@ impl Kms {
     /// Records what the service has done of itself. It is done: if it cannot be recorded, the chain says later that a
     /// record is missing.
     pub(super) async fn record_own(&self, name: &str, key: &KeyArn, details: Value) {
+        if let Err(error) = self.record_own_before(name, key, details).await {
+            tracing::error!(event = "audit.lost", name, %key, %error);
+        }
+    }
+
+    /// Records what the service is about to do of itself. Twice does no harm: what comes after it may fail, and is done
+    /// again.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::Audit`]: then it is not to be done.
+    pub(super) async fn record_own_before(
+        &self,
+        name: &str,
+        key: &KeyArn,
+        details: Value,
+    ) -> Result<(), KmsError> {
         let details = match details {
             Value::Object(details) => details,
             _ => Map::new(),
@@ -293,9 +341,7 @@ impl Kms {
             resources: vec![key.to_string()],
             outcome: None,
         };
-        if let Err(error) = self.record(event).await {
-            tracing::error!(event = "audit.lost", name, %key, %error);
-        }
+        self.record(event).await
     }
 
     /// Makes checkpoints of the audit whenever they are due, for ever. While the HSM is away they are made up for.

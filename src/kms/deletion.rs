@@ -3,8 +3,8 @@
 //! A key that objects depend on may be kept by a setting: then it is neither scheduled nor, should something depend on
 //! it still or again when the window is over, destroyed before nothing does.
 //!
-//! When the window is over the head is marked as being destroyed, from which there is no way back. Then every backing
-//! key is destroyed in the token. Then one batch deletes the head, the backing keys' rows, the aliases and the policy:
+//! When the window is over the head is marked as being destroyed, from which there is no way back. Then that is recorded
+//! in the audit, and without that it goes no further. Then every backing key is destroyed in the token. Then one batch deletes the head, the backing keys' rows, the aliases and the policy:
 //! the commit point. Each step can be repeated, so that a crash between any two is made good by the next run.
 
 use strongroom_hsm::{HsmError, HsmGroup};
@@ -218,12 +218,19 @@ impl Kms {
         // Nothing makes backing keys for a key in this state, and no wrap or unwrap begins.
         let rows = self.rows().await?;
         let head = rows.head(&owner).await?.record;
+        let mut backings = Vec::new();
         for version in head.recorded_versions() {
             let backing = rows.backing(&owner, version).await?.record;
-            let id = backing.id();
             let hsms = self.all_hsms_of(&rows, &owner, &backing).await?;
             check_there(&hsms, &backing).await?;
-            for hsm in hsms {
+            backings.push((version, backing));
+        }
+        // From here on there is no way back. A record twice does no harm, none would.
+        let details = serde_json::json!({ "keyId": key.as_str() });
+        self.record_own_before("DeleteKey", key, details).await?;
+        for (version, backing) in backings {
+            let id = backing.id();
+            for hsm in self.all_hsms_of(&rows, &owner, &backing).await? {
                 hsm.destroy_key(id).await.map_err(KmsError::hsm)?;
             }
             self.wraps.forget(id);
@@ -259,9 +266,6 @@ impl Kms {
                 batch = batch.and(policy.delete());
             }
             batch = batch.and(grants::delete_all(&rows, key.key_id()).await?);
-            // Recorded before it is done for good: a record twice does no harm, none would.
-            let details = serde_json::json!({ "keyId": key.as_str() });
-            self.record_own("DeleteKey", key, details).await;
             if self.commit(batch).await? {
                 self.tell(key);
                 tracing::info!(event = "kms.key.destroyed", %key);

@@ -395,20 +395,27 @@ impl Kms {
             )
             .await?;
         let material = made.record().material();
+        let mut recorded = false;
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             match self.rotation(&made, owner, from, &rotation, now).await {
                 Ok(Some(batch)) => {
+                    // Before it is done: a record of what is then done later does no harm, none would.
+                    if let (Owner::Key(key), false) = (owner, recorded) {
+                        let details = serde_json::json!({
+                            "keyId": key.as_str(),
+                            "rotationType": rotation.name(),
+                            "currentKeyMaterialId": material.to_string(),
+                        });
+                        if let Err(error) = self.record_own_before("RotateKey", key, details).await
+                        {
+                            self.abandon(made).await;
+                            return Err(error);
+                        }
+                        recorded = true;
+                    }
                     // After an error of the store the batch may have been applied: the key is not touched then.
                     if self.commit(batch).await? {
                         tracing::info!(event = "kms.key.rotated", label = owner.label(version), %material, ?rotation);
-                        if let Owner::Key(key) = owner {
-                            let details = serde_json::json!({
-                                "keyId": key.as_str(),
-                                "rotationType": rotation.name(),
-                                "currentKeyMaterialId": material.to_string(),
-                            });
-                            self.record_own("RotateKey", key, details).await;
-                        }
                         return Ok(true);
                     }
                 }

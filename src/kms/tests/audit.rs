@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use strongroom_hsm::testing::fault::{Fault, Op};
 
-use super::{DECRYPT, GENERATE, Rig, context, may, may_key, request, text};
+use super::{DAY, DECRYPT, GENERATE, Rig, context, may, may_key, request, text};
 use crate::audit::query::{Filter, query};
 use crate::audit::verify::{Expected, verify};
 use crate::audit::{Audit, AuditSettings, Checkpoint, Durability, OnFailure};
@@ -272,6 +272,66 @@ async fn without_a_record_no_key_is_used_and_nothing_is_changed() {
     rig.api_ok("CreateKey", json!({})).await;
     let verified = verify(&rig.audit_dir(), None, &[]).expect("readable");
     assert_eq!((verified.findings_in_all, verified.gaps.len()), (0, 1));
+}
+
+#[tokio::test]
+async fn what_cannot_be_undone_is_recorded_before_it_is_done() {
+    let rig = Rig::audited().await;
+    let (dying, turning) = (rig.key().await, rig.key().await);
+    rig.kms
+        .enable_key_rotation(&may_key("kms:EnableKeyRotation", &turning), &turning, 90)
+        .await
+        .expect("enabled");
+    rig.kms
+        .schedule_key_deletion(&may_key("kms:ScheduleKeyDeletion", &dying), &dying, 7)
+        .await
+        .expect("scheduled");
+    let before = rig.token_keys().await;
+    rig.clock.shift_to(91 * DAY);
+    let room = crate::audit::room_of_tests(&rig.audit_dir());
+    *room.lock().expect("no panic") = Some(0);
+    let _logged = rig.kms.rotate_due_keys().await;
+    let _logged = rig.kms.destroy_due_keys().await;
+    assert_eq!(rig.token_keys().await, before, "nothing without a record");
+    *room.lock().expect("no panic") = None;
+    for _ in 0..100 {
+        if rig.kms.check_audit().is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // And with one, the process may die right after it.
+    rig.faults.always(Op::Destroy, Fault::Fail);
+    let _outage = rig.kms.destroy_due_keys().await;
+    assert_eq!(rig.token_keys().await, before);
+    let event = rig.last_event();
+    assert_eq!(event["eventName"], "DeleteKey");
+    assert_eq!(event["resources"][0]["ARN"], dying.as_str());
+    rig.faults.heal();
+    assert_eq!(rig.kms.destroy_due_keys().await.expect("gone"), 1);
+    assert_eq!(rig.kms.rotate_due_keys().await.expect("rotated"), 1);
+    assert_eq!(rig.last_event()["eventName"], "RotateKey");
+}
+
+#[tokio::test]
+async fn a_denial_for_an_alias_that_leads_nowhere_is_recorded() {
+    let rig = Rig::audited().await;
+    let alias = "arn:aws:kms:us-west-2:210987654321:alias/none";
+    let denied = Denied {
+        principal: "arn:aws:iam::123456789012:user/ann".to_owned(),
+        action: GENERATE,
+        resource: alias.to_owned(),
+        reason: "because no resource-based policy allows the action".to_owned(),
+        own: false,
+    };
+    rig.kms
+        .record_denied_alias(&request(), &denied, &context(&[]))
+        .await
+        .expect("recorded");
+    let event = rig.last_event();
+    assert_eq!(event["errorCode"], "AccessDenied");
+    assert_eq!(event["resources"][0]["ARN"], alias);
+    assert_eq!(event["recipientAccountId"], "210987654321");
 }
 
 #[tokio::test]
