@@ -15,6 +15,7 @@ use crate::audit::{
     Who, cut,
 };
 use crate::auth::{AccountId, Origin, Principal};
+use crate::kms::Kms;
 
 /// What a call is about.
 pub(super) trait Managing {
@@ -169,7 +170,7 @@ impl Call {
     /// # Errors
     ///
     /// When it cannot be recorded.
-    pub(super) async fn end(self, front: &Front, failed: Option<&S3Error>) -> S3Result<()> {
+    pub(super) async fn end(self, kms: &Kms, failed: Option<&S3Error>) -> S3Result<()> {
         let mut request = self.parameters;
         request.insert("bucketName".to_owned(), json!(cut(&self.bucket, CHARS_MAX)));
         let outcome = failed.map(|error| {
@@ -183,7 +184,7 @@ impl Call {
             time: self.time,
             who: Who::Caller(&self.principal, &self.origin),
             account: self.account.as_str(),
-            region: front.kms.region(),
+            region: kms.region(),
             read_only: false,
             request,
             response: Map::new(),
@@ -192,6 +193,83 @@ impl Call {
             resources: vec![format!("arn:aws:s3:::{}", cut(&self.bucket, CHARS_MAX))],
             outcome,
         };
-        front.kms.record(event).await.map_err(error::kms)
+        kms.record(event).await.map_err(error::kms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use serde_json::Map;
+    use strongroom_hsm::testing::memory::MemoryToken;
+    use strongroom_hsm::{HsmGroup, HsmHandle, HsmSettings};
+
+    use super::Call;
+    use crate::audit::query::{Filter, query};
+    use crate::audit::{Audit, AuditSettings, Durability, OnFailure, ServerId};
+    use crate::auth::{AccountId, Origin, Principal, RequestContext};
+    use crate::clock::ShiftedClock;
+    use crate::kms::{
+        Kms, KmsSettings, WRAP_COUNT_BLOCK_DEFAULT, WRAPS_PER_BACKING_KEY_MAX_DEFAULT,
+    };
+    use crate::meta::RedbMeta;
+    use crate::s3::recorded;
+
+    #[tokio::test]
+    async fn a_call_that_panics_is_recorded() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let settings = AuditSettings {
+            dir: directory.path().join("audit"),
+            durability: Durability::Interval(Duration::from_millis(10)),
+            on_failure: OnFailure::Refuse,
+            file_bytes_max: 1 << 20,
+            checkpoint_records: 1000,
+            checkpoint_interval: Duration::from_mins(1),
+        };
+        let dir = settings.dir.clone();
+        let clock = Arc::new(ShiftedClock::default());
+        let audit = Audit::open(ServerId::random(), None, settings, clock.clone());
+        let hsm = HsmSettings {
+            workers: 1,
+            queue: 8,
+            deadline: Duration::from_secs(5),
+            verify_wraps: true,
+        };
+        let hsm = HsmHandle::start(Arc::new(MemoryToken::new()), hsm).expect("workers");
+        let meta = RedbMeta::open(&directory.path().join("meta")).expect("a store");
+        let account = AccountId::parse("123456789012").expect("an account");
+        let settings = KmsSettings {
+            account: account.clone(),
+            region: "us-west-2".to_owned(),
+            wraps_per_backing_key_max: WRAPS_PER_BACKING_KEY_MAX_DEFAULT,
+            wrap_count_block: WRAP_COUNT_BLOCK_DEFAULT,
+        };
+        let kms = Kms::new(Arc::new(meta), HsmGroup::from(hsm), clock, settings)
+            .with_audit(Arc::new(audit.expect("an audit")));
+        let caller = RequestContext::new(Principal::root(account.clone(), "AKIATEST"), "request-1");
+        let call = Call {
+            name: "PutBucketPolicy",
+            bucket: "vault".to_owned(),
+            parameters: Map::new(),
+            principal: caller.principal.clone(),
+            origin: Origin::of(&caller),
+            time: caller.time,
+            account,
+        };
+        let answered: s3s::S3Result<()> =
+            recorded(&kms, call, async { panic!("in the operation") }).await;
+        assert_eq!(answered.expect_err("told").code().as_str(), "InternalError");
+        let mut events = Vec::new();
+        query(&dir, &Filter::default(), |_, event| {
+            events.push(event.clone());
+            Ok(true)
+        })
+        .expect("readable");
+        assert_eq!(events.len(), 1);
+        assert_eq!(events[0]["eventName"], "PutBucketPolicy");
+        assert_eq!(events[0]["errorCode"], "InternalError");
+        assert_eq!(events[0]["resources"][0]["ARN"], "arn:aws:s3:::vault");
     }
 }

@@ -108,9 +108,8 @@ macro_rules! operations {
                 let front = self.clone();
                 to_its_end(async move {
                     let call = audit::Call::begin(&front, &request).await?;
-                    let answer = $managing_path(&front, request).await;
-                    call.end(&front, answer.as_ref().err()).await?;
-                    answer
+                    let kms = Arc::clone(&front.kms);
+                    recorded(&kms, call, async move { $managing_path(&front, request).await }).await
                 })
                 .await
             })*
@@ -127,6 +126,17 @@ async fn to_its_end<T: Send + 'static>(
 ) -> S3Result<T> {
     let answered = tokio::spawn(answer.in_current_span()).await;
     answered.unwrap_or_else(|panic| Err(error::internal(panic)))
+}
+
+/// Records how a call went, also one that panics.
+async fn recorded<T: Send + 'static>(
+    kms: &Kms,
+    call: audit::Call,
+    answer: impl Future<Output = S3Result<T>> + Send + 'static,
+) -> S3Result<T> {
+    let answer = to_its_end(answer).await;
+    call.end(kms, answer.as_ref().err()).await?;
+    answer
 }
 
 operations! {

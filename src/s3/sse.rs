@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::error::{coded, kms};
 use super::{Front, error};
 use crate::auth::RequestContext;
-use crate::kms::{Ask, EncryptionContext, KeyArn, KeyRef};
+use crate::kms::{Ask, EncryptionContext, KeyArn, KeyRef, KmsError};
 use crate::store::context::{self, ContextError, arn_of_wrap};
 use crate::store::record::{BucketRecord, DefaultEncryption, KeptContext, SseRecord};
 use crate::store::{CustomerKey, KeyAccess, SseTarget, StoreError};
@@ -152,7 +152,7 @@ impl Front {
         let arn = arn_of_wrap(bucket_key, bucket, key);
         // What a policy sees of the context: all of it, with or without a bucket key.
         let context = full_context(&caller_context, &arn)?;
-        let (key, named) = self.resolve(caller, key_name.as_deref()).await?;
+        let (key, named) = self.resolve(caller, key_name.as_deref(), &context).await?;
         let named = named.as_ref();
         let proof = self
             .may_key(caller, "kms:GenerateDataKey", &key, named, &context)
@@ -173,6 +173,7 @@ impl Front {
         &self,
         caller: &RequestContext,
         name: Option<&str>,
+        context: &EncryptionContext,
     ) -> S3Result<(KeyArn, Option<KeyRef>)> {
         let Some(name) = name else {
             let account = &caller.principal.account;
@@ -182,6 +183,10 @@ impl Front {
         let named = KeyRef::parse(name).map_err(kms)?;
         let ask = Ask::new("kms:GenerateDataKey");
         let key = self.kms.resolve_for(caller, &ask, &named).await;
+        if let Err(KmsError::AccessDenied(denied)) = &key {
+            let recorded = self.kms.record_denied_alias(caller, denied, context).await;
+            recorded.map_err(kms)?;
+        }
         let key = key.map_err(kms)?;
         Ok((key, Some(named)))
     }
