@@ -5,11 +5,15 @@
 //! place for, the request that S3 was answering, is the member `s3Request`: action, ARN of bucket or object, request id,
 //! address and agent.
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
 use super::writer::timestamp;
 use crate::auth::{Identity, Origin, Principal};
+
+#[cfg(test)]
+mod tests;
 
 /// `eventSource` of the KMS.
 pub const KMS_SOURCE: &str = "kms.amazonaws.com";
@@ -39,8 +43,18 @@ pub(crate) const POLICY_CHARS_MAX: usize = 131_072;
 pub(crate) const MESSAGE_CHARS_MAX: usize = 2048;
 /// The longest name of an operation, which may be anything.
 pub(crate) const NAME_CHARS_MAX: usize = 64;
-/// The longest access key id that is only claimed.
-const ACCESS_KEY_ID_CHARS_MAX: usize = 128;
+/// The longest record, in bytes. What a record has beside parameters and elements is far below it, whatever comes.
+pub(crate) const RECORD_BYTES_MAX: usize = 2 * 1024 * 1024;
+const TOO_LONG: &str = "the record would be too long";
+/// The longest ARN.
+const ARN_CHARS_MAX: usize = 2048;
+/// The most resources of a record; no operation has as many.
+const RESOURCES_MAX: usize = 64;
+/// In the place of what may be a secret, as `CloudTrail` has it.
+const HIDDEN: &str = "HIDDEN_DUE_TO_SECURITY_REASONS";
+/// Random characters of an access key id, behind its prefix, and what they are of.
+const ACCESS_KEY_ID_CHARS: usize = 16;
+const ACCESS_KEY_ID_PREFIXES: [&str; 2] = ["AKIA", "ASIA"];
 /// The most characters of what a client says that it is.
 const USER_AGENT_CHARS_MAX: usize = 256;
 
@@ -58,6 +72,8 @@ pub enum Who<'a> {
     Stranger {
         /// The access key that the request claims to be signed with.
         access_key_id: Option<&'a str>,
+        /// Whether there is such an access key here.
+        is_known: bool,
         /// The request.
         origin: &'a Origin,
     },
@@ -104,67 +120,89 @@ pub struct Event<'a> {
 }
 
 impl Event<'_> {
-    /// Its record: JSON without a line feed.
-    pub fn record(self) -> Vec<u8> {
-        let is_via_s3 = self.is_via_s3();
-        let mut record = Map::new();
-        let mut put = |name: &str, value: Value| record.insert(name.to_owned(), value);
-        put("eventVersion", json!(VERSION));
-        put("userIdentity", self.identity());
-        put("eventTime", json!(timestamp(self.time)));
-        put("eventSource", json!(self.source));
-        put("eventName", json!(self.name));
-        put("awsRegion", json!(self.region));
+    /// Its record: JSON without a line feed, of at most [`RECORD_BYTES_MAX`] bytes. What a caller has sent so much of that
+    /// the record would be longer is left out, and the record says so.
+    pub fn record(mut self) -> Vec<u8> {
+        let record = self.members();
+        if record.len() <= RECORD_BYTES_MAX {
+            return record;
+        }
+        let omitted = Map::from_iter([
+            ("omitted".to_owned(), json!(true)),
+            ("originalSize".to_owned(), json!(record.len())),
+            ("reason".to_owned(), json!(TOO_LONG)),
+        ]);
+        for told in [&mut self.request, &mut self.response] {
+            if !told.is_empty() {
+                told.clone_from(&omitted);
+            }
+        }
+        self.members()
+    }
+
+    fn members(&self) -> Vec<u8> {
+        let mut record = Members::begin();
+        record.put("eventVersion", VERSION);
+        record.put("userIdentity", &self.identity());
+        record.put("eventTime", &timestamp(self.time));
+        record.put("eventSource", self.source);
+        record.put("eventName", &cut(self.name, NAME_CHARS_MAX));
+        record.put("awsRegion", self.region);
         let (address, agent) = self.from();
-        put("sourceIPAddress", json!(address));
+        record.put("sourceIPAddress", &address);
         if let Some(agent) = agent {
-            put("userAgent", json!(agent));
+            record.put("userAgent", &agent);
         }
         if let Some((code, message)) = &self.outcome {
-            put("errorCode", json!(code));
-            put("errorMessage", json!(message));
+            record.put("errorCode", code);
+            record.put("errorMessage", &cut(message, MESSAGE_CHARS_MAX));
         }
-        let or_null = |map: Map<String, Value>| {
-            let map = Some(map).filter(|map| !map.is_empty());
-            map.map_or(Value::Null, Value::Object)
-        };
-        put("requestParameters", or_null(self.request));
+        let or_null = |map| Some(map).filter(|map: &&Map<_, _>| !map.is_empty());
+        record.put("requestParameters", &or_null(&self.request));
         if matches!(self.who, Who::Service) {
-            put("responseElements", Value::Null);
-            put("serviceEventDetails", or_null(self.response));
+            record.put("responseElements", &());
+            record.put("serviceEventDetails", &or_null(&self.response));
         } else {
-            put("responseElements", or_null(self.response));
+            record.put("responseElements", &or_null(&self.response));
         }
         if !self.additional.is_empty() {
-            put("additionalEventData", Value::Object(self.additional));
+            record.put("additionalEventData", &self.additional);
         }
         if let Some(origin) = self.who.origin() {
-            put("requestID", json!(origin.request_id));
+            record.put("requestID", &origin.request_id);
         }
-        put("eventID", json!(uuid::Uuid::new_v4().to_string()));
-        put("readOnly", json!(self.read_only));
+        record.put("eventID", &uuid::Uuid::new_v4().to_string());
+        record.put("readOnly", &self.read_only);
         let resource = |arn: &String| {
+            let arn = cut(arn, ARN_CHARS_MAX);
             // A bucket's ARN names no account.
             let own = arn.split(':').nth(4).filter(|account| !account.is_empty());
             let account = own.unwrap_or(self.account);
             json!({ "accountId": account, "type": self.resource_type, "ARN": arn })
         };
         if !self.resources.is_empty() {
-            put("resources", self.resources.iter().map(resource).collect());
+            let resources: Vec<_> = self
+                .resources
+                .iter()
+                .take(RESOURCES_MAX)
+                .map(resource)
+                .collect();
+            record.put("resources", &resources);
         }
         let kind = match self.who {
             Who::Service => "AwsServiceEvent",
             Who::Caller(..) | Who::Stranger { .. } => "AwsApiCall",
         };
-        put("eventType", json!(kind));
-        put("managementEvent", json!(true));
-        put("recipientAccountId", json!(self.account));
-        put("eventCategory", json!("Management"));
-        if is_via_s3 && let Some(request) = self.who.origin().and_then(s3_request) {
-            put("s3Request", request);
+        record.put("eventType", kind);
+        record.put("managementEvent", &true);
+        record.put("recipientAccountId", self.account);
+        record.put("eventCategory", "Management");
+        if self.is_via_s3()
+            && let Some(request) = self.who.origin().and_then(s3_request)
+        {
+            record.put("s3Request", &request);
         }
-        // A map of JSON values always serialises.
-        serde_json::to_vec(&record).unwrap_or_default()
+        record.end()
     }
 
     /// Whether S3 used a key on the caller's behalf.
@@ -179,10 +217,17 @@ impl Event<'_> {
             Who::Service => {
                 return json!({ "accountId": self.account, "invokedBy": AWS_INTERNAL });
             }
-            Who::Stranger { access_key_id, .. } => {
-                let claimed = access_key_id.map(|id| cut(id, ACCESS_KEY_ID_CHARS_MAX));
-                return match claimed {
-                    Some(id) => json!({ "type": "Unknown", "accessKeyId": id }),
+            Who::Stranger {
+                access_key_id,
+                is_known,
+                ..
+            } => {
+                return match access_key_id {
+                    Some(id) if is_known || is_made_as_ids_are(id) => {
+                        json!({ "type": "Unknown", "accessKeyId": id })
+                    }
+                    // Who takes one for the other sends the secret here, and a record is for ever.
+                    Some(_) => json!({ "type": "Unknown", "accessKeyId": HIDDEN }),
                     None => json!({ "type": "Unknown" }),
                 };
             }
@@ -235,6 +280,53 @@ impl Event<'_> {
             _ => (AWS_INTERNAL.to_owned(), Some(AWS_INTERNAL.to_owned())),
         }
     }
+}
+
+/// A JSON object that is written as it is made: there is one for each use of a key.
+struct Members(Vec<u8>);
+
+impl Members {
+    /// What most records have room in.
+    const BYTES_AT_FIRST: usize = 1536;
+
+    fn begin() -> Self {
+        let mut bytes = Vec::with_capacity(Self::BYTES_AT_FIRST);
+        bytes.push(b'{');
+        Self(bytes)
+    }
+
+    /// `name` is not escaped.
+    fn put(&mut self, name: &'static str, value: &(impl Serialize + ?Sized)) {
+        if self.0.len() > 1 {
+            self.0.push(b',');
+        }
+        self.0.push(b'"');
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.extend_from_slice(b"\":");
+        let begins = self.0.len();
+        // Strings and maps with string keys always serialise.
+        if serde_json::to_writer(&mut self.0, value).is_err() {
+            self.0.truncate(begins);
+            self.0.extend_from_slice(b"null");
+        }
+    }
+
+    fn end(mut self) -> Vec<u8> {
+        self.0.push(b'}');
+        self.0
+    }
+}
+
+/// Whether an access key id has the form of those that are made here and at AWS, which no secret has.
+fn is_made_as_ids_are(id: &str) -> bool {
+    let mut prefixes = ACCESS_KEY_ID_PREFIXES.into_iter();
+    let random = prefixes.find_map(|prefix| id.strip_prefix(prefix));
+    random.is_some_and(|random| {
+        random.len() == ACCESS_KEY_ID_CHARS
+            && random
+                .bytes()
+                .all(|byte| matches!(byte, b'A'..=b'Z' | b'2'..=b'7'))
+    })
 }
 
 fn address(origin: &Origin) -> String {

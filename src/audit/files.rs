@@ -1,17 +1,25 @@
 //! The files of a chain: their names, and what is in one.
 
 use std::ffi::OsStr;
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// The longest line that is read. No record is nearly as long.
+use super::RECORD_BYTES_MAX;
+
+/// The longest line that is read, with its line feed.
 pub(super) const LINE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+// No record is nearly as long.
+const _: () = assert!(2 * RECORD_BYTES_MAX as u64 <= LINE_BYTES_MAX);
 
 const PREFIX: &str = "audit-";
 const SUFFIX: &str = ".jsonl";
 const DIGITS: usize = 20;
+/// What stands behind the name of a file that was set aside, perhaps with a number.
+const ASIDE: &str = ".unreadable";
+/// The most files that are set aside under one name.
+const ASIDE_MAX: u32 = 1000;
 
 /// The file whose first record has this sequence.
 pub(super) fn path(dir: &Path, first: u64) -> PathBuf {
@@ -38,6 +46,49 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     Ok(files)
 }
 
+/// Sets a file aside of which nothing reads: it may be evidence. Answers its name there. What a crash leaves of that is
+/// there twice.
+pub(super) fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    for number in 1..=ASIDE_MAX {
+        let mut name = path.as_os_str().to_owned();
+        name.push(ASIDE);
+        if number > 1 {
+            name.push(format!("-{number}"));
+        }
+        let aside = PathBuf::from(name);
+        match options.open(&aside) {
+            Ok(mut copy) => {
+                io::copy(&mut File::open(path)?, &mut copy)?;
+                copy.sync_all()?;
+                std::fs::remove_file(path)?;
+                return Ok(aside);
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other("too many files are set aside"))
+}
+
+/// The names of the files that were set aside.
+pub(super) fn list_aside(dir: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let is_aside = name
+            .to_str()
+            .and_then(|name| name.split_once(ASIDE))
+            .is_some_and(|(name, _)| first_of(OsStr::new(name)).is_some());
+        if is_aside {
+            names.push(name.to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
 /// Makes the directory, with mode 0700, and its name durable.
 pub(super) fn make_dir(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
@@ -62,6 +113,8 @@ pub(super) struct Lines {
 pub(super) enum Read<'a> {
     /// A whole line, without its line feed.
     Line(&'a [u8]),
+    /// A line beyond [`LINE_BYTES_MAX`]: no server has written it so, and it is passed over.
+    TooLong,
     /// What stands behind the last line feed of the file.
     Rest(&'a [u8]),
     /// Nothing more.
@@ -78,17 +131,21 @@ impl Lines {
 
     /// # Errors
     ///
-    /// When the file cannot be read, and for a line beyond [`LINE_BYTES_MAX`].
+    /// When the file cannot be read.
     pub(super) fn next(&mut self) -> io::Result<Read<'_>> {
         self.line.clear();
         let mut bounded = (&mut self.file).take(LINE_BYTES_MAX);
         let read = bounded.read_until(b'\n', &mut self.line)?;
+        let is_bound = bounded.limit() == 0;
         if read == 0 {
             return Ok(Read::End);
         }
+        if is_bound && !self.line.ends_with(b"\n") {
+            self.file.skip_until(b'\n')?;
+            return Ok(Read::TooLong);
+        }
         match self.line.strip_suffix(b"\n") {
             Some(line) => Ok(Read::Line(line)),
-            None if bounded.limit() == 0 => Err(io::Error::other("a line is too long")),
             None => Ok(Read::Rest(&self.line)),
         }
     }

@@ -18,7 +18,7 @@
 //! line   = {"seq":SEQUENCE,"hash":"HASH","record":RECORD} LF
 //! ```
 //!
-//! without any other space: SEQUENCE in decimal without leading zeros, HASH in 64 lower-case hex digits, RECORD a JSON
+//! without any other space, and of no more than 4 MiB, of which a record has at most 2 MiB: SEQUENCE in decimal without leading zeros, HASH in 64 lower-case hex digits, RECORD a JSON
 //! object without a line feed. Sequences count from 1 and leave none out, over all files. The hash is
 //!
 //! ```text
@@ -31,7 +31,8 @@
 //!
 //! A record with the member `auditRecord` is no event but says something of the chain: `File` begins every
 //! file and repeats server id and hash of the record before, so that a file can be verified alone; `Start` and `Stop`
-//! are of the server's process; `Resumed` says that records could not be written for a while, how many and why;
+//! are of the server's process; `Resumed` says that records could not be written for a while, how many and why; `Lost`
+//! says how many did not come so far because the queue was full, and the times of the first and the last of them;
 //! `Checkpoint` says that the record with this sequence had this hash, with the HSM's proof of it.
 //!
 //! # Checkpoints
@@ -53,7 +54,8 @@
 //! A record is written to the kernel before the answer leaves that it is about: it survives the death of the process.
 //! With `sync = "always"` it is on stable storage by then, too. With `sync = "interval"`, the default, it is within the
 //! interval: a loss of power can take the records of the last interval, a second by default, whose answers had left.
-//! A last line that was cut off is left where it is; the `File` record of the next file says its length and hash.
+//! A last line that was cut off is left where it is; the `File` record of the next file says its length and hash. A file
+//! of which no line reads is set aside under its name with `.unreadable` behind it; only an empty one is deleted.
 //!
 //! Who can write to the disk, but not ask the HSM, can change or cut only what no checkpoint attests yet: the records
 //! since the last one, at most those of `checkpoint_s` seconds or `checkpoint_records` records (more while the HSM was
@@ -89,7 +91,8 @@ pub use event::{
     ROLE_TYPE, S3_SOURCE, STS_SOURCE, Who,
 };
 pub(crate) use event::{
-    CHARS_MAX, MESSAGE_CHARS_MAX, NAME_CHARS_MAX, POLICY_CHARS_MAX, cut, lower_first,
+    CHARS_MAX, MESSAGE_CHARS_MAX, NAME_CHARS_MAX, POLICY_CHARS_MAX, RECORD_BYTES_MAX, cut,
+    lower_first,
 };
 pub use note::{Checkpoint, ServerId};
 pub(crate) use writer::timestamp;

@@ -113,6 +113,16 @@ pub(super) enum Note {
         lost: u64,
         reason: String,
     },
+    /// Records that were wanted and never came so far as to be written, all since this was said before.
+    Lost {
+        time: String,
+        /// When the first of them was given up.
+        first: String,
+        /// And the last.
+        last: String,
+        lost: u64,
+        reason: String,
+    },
     /// [`Checkpoint`].
     Checkpoint {
         time: String,

@@ -161,7 +161,12 @@ pub fn query(
 ) -> io::Result<()> {
     for (_, path) in files::list(dir)? {
         let mut lines = Lines::open(&path)?;
-        while let Read::Line(line) = lines.next()? {
+        loop {
+            let line = match lines.next()? {
+                Read::Line(line) => line,
+                Read::TooLong => continue,
+                Read::Rest(_) | Read::End => break,
+            };
             let Some(Line { record, .. }) = Line::parse(line) else {
                 continue;
             };

@@ -152,6 +152,9 @@ pub struct Verified {
     pub torn: Vec<String>,
     /// Times in which records could not be written, as the chain says.
     pub gaps: Vec<String>,
+    /// Files that were set aside since nothing of them reads: left by a process that died as it began them, or by
+    /// somebody else.
+    pub aside: Vec<String>,
     /// Checkpoints, whose proofs the HSM has to check.
     pub checkpoints: Vec<PlacedCheckpoint>,
     /// What is wrong, at most [`FINDINGS_MAX`].
@@ -175,6 +178,7 @@ pub fn verify(dir: &Path, archived: Option<Head>, expected: &[Expected]) -> io::
     for (first, path) in files::list(dir)? {
         reader.file(first, &path)?;
     }
+    reader.verified.aside = files::list_aside(dir)?;
     Ok(reader.end())
 }
 
@@ -209,6 +213,7 @@ impl Reader {
             self.line += 1;
             match lines.next().map_err(|error| at(path, &error))? {
                 Read::Line(line) => self.line(first, line),
+                Read::TooLong => self.unreadable(),
                 Read::Rest(rest) => {
                     self.torn = Torn::of(rest).map(|torn| {
                         let place = format!(
@@ -226,9 +231,7 @@ impl Reader {
 
     fn line(&mut self, first: u64, line: &[u8]) {
         let Some(Line { head, record }) = Line::parse(line) else {
-            self.unreadable += 1;
-            let sequence = self.before.map(|before| before.sequence + self.unreadable);
-            self.found(sequence, Wrong::Unreadable);
+            self.unreadable();
             return;
         };
         self.verified.records += 1;
@@ -246,6 +249,13 @@ impl Reader {
             self.recent.pop_front();
         }
         self.recent.push_back(head);
+    }
+
+    fn unreadable(&mut self) {
+        self.unreadable += 1;
+        let before = self.before.map(|before| before.sequence);
+        let sequence = before.map(|before| before.saturating_add(self.unreadable));
+        self.found(sequence, Wrong::Unreadable);
     }
 
     /// The first line of a file.
@@ -373,6 +383,16 @@ impl Reader {
                 reason,
             }) => self.verified.gaps.push(format!(
                 "{} line {}, record {}: {lost} records could not be written from {since} to {time}: {reason}",
+                self.name, self.line, head.sequence
+            )),
+            Some(Note::Lost {
+                first,
+                last,
+                lost,
+                reason,
+                ..
+            }) => self.verified.gaps.push(format!(
+                "{} line {}, record {}: {lost} records are not here, the first of {first} and the last of {last}: {reason}",
                 self.name, self.line, head.sequence
             )),
             Some(note @ Note::Checkpoint { .. }) => {

@@ -35,6 +35,8 @@ const QUEUE_RECORDS_MAX: usize = 4096;
 const GROUP_RECORDS_MAX: usize = 512;
 /// Longest wait for a place in the queue, and then for the answer.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Why a record never came into the queue.
+const UNQUEUED: &str = "the disk did not answer, and the queue was full";
 /// How often the thread tries by itself to write again.
 const HEAL_PAUSE: Duration = Duration::from_millis(500);
 
@@ -130,10 +132,37 @@ struct Shared {
     /// Whether this process has made a checkpoint.
     has_checkpoint: AtomicBool,
     why: Mutex<String>,
+    /// What the chain does not yet say to be lost.
+    unqueued: Mutex<Option<Unqueued>>,
     due: Notify,
 }
 
+/// Records that never came into the queue.
+#[derive(Debug, Clone, Copy)]
+struct Unqueued {
+    count: u64,
+    first: OffsetDateTime,
+    last: OffsetDateTime,
+}
+
 impl Shared {
+    fn unqueued(&self) -> std::sync::MutexGuard<'_, Option<Unqueued>> {
+        self.unqueued.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts what never came into the queue.
+    fn lose(&self, lost: Unqueued) {
+        let mut unqueued = self.unqueued();
+        *unqueued = Some(match *unqueued {
+            None => lost,
+            Some(before) => Unqueued {
+                count: before.count.saturating_add(lost.count),
+                first: before.first.min(lost.first),
+                last: before.last.max(lost.last),
+            },
+        });
+    }
+
     fn unattested(&self) -> u64 {
         let attested = self.attested.load(Ordering::Acquire);
         self.wanting
@@ -349,6 +378,12 @@ impl Audit {
         // What never came into the queue, nobody else counts.
         if outcome.is_err() && !queued.load(Ordering::Relaxed) {
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
+            let now = self.clock.now();
+            self.shared.lose(Unqueued {
+                count: 1,
+                first: now,
+                last: now,
+            });
         }
         outcome
     }
@@ -434,6 +469,10 @@ impl Writer {
             }
             self.turn(&mut group);
         }
+        // The loss has no record behind it to go with.
+        if self.shared.unqueued().is_some() {
+            let _logged = self.write(&[]);
+        }
         let _logged = self.flush();
     }
 
@@ -511,14 +550,31 @@ impl Writer {
             };
             (note.record(), true)
         });
-        let all: Vec<_> = resumed.iter().chain(records).collect();
+        let unqueued = self.shared.unqueued().take();
+        let lost = unqueued.map(|unqueued| {
+            let note = Note::Lost {
+                time: timestamp(self.clock.now()),
+                first: timestamp(unqueued.first),
+                last: timestamp(unqueued.last),
+                lost: unqueued.count,
+                reason: UNQUEUED.to_owned(),
+            };
+            (note.record(), true)
+        });
+        let notes: Vec<_> = resumed.into_iter().chain(lost).collect();
+        let all: Vec<_> = notes.iter().chain(records).collect();
         let (whole, outcome) = match self.files.append(all.iter().map(|(record, _)| &**record)) {
             Ok(()) => (all.len(), Ok(())),
             Err(Problem { whole, source }) => (whole, Err(source)),
         };
         let written = all.iter().take(whole);
         self.count(written.map(|(_, wants)| *wants));
-        let whole = whole.saturating_sub(usize::from(resumed.is_some()));
+        if let Some(unqueued) = unqueued
+            && whole < notes.len()
+        {
+            self.shared.lose(unqueued);
+        }
+        let whole = whole.saturating_sub(notes.len());
         match outcome {
             Ok(()) => {
                 self.recovered();

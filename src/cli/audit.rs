@@ -203,6 +203,9 @@ fn print(found: &Verified, asked: bool) {
     for torn in &found.torn {
         println!("torn        {torn}");
     }
+    for aside in &found.aside {
+        println!("set aside   {aside}: nothing of this file reads");
+    }
     for gap in &found.gaps {
         println!("gap         {gap}");
     }
@@ -244,6 +247,7 @@ fn print_json(found: &Verified, asked: bool) -> Result<(), CliError> {
         "checkpoints": found.checkpoints.len(),
         "checkpoints_checked": asked,
         "torn": found.torn,
+        "set_aside": found.aside,
         "gaps": found.gaps,
         "findings": findings,
         "findings_in_all": found.findings_in_all,

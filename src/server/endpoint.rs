@@ -18,7 +18,7 @@ use time::OffsetDateTime;
 use tracing::{Instrument, error, info, info_span, warn};
 
 use super::body::TimedBody;
-use super::refusals::{Refusals, Refused};
+use super::refusals::{Known, Refusals, Refused};
 use super::{health, metrics};
 use crate::auth::payload::{BodyError, BoxError, VerifiedBody};
 use crate::auth::sigv4::{AuthError, Claim, Service, Verified, Verifier};
@@ -319,7 +319,7 @@ impl Endpoint {
         claim: Result<Claim<'_>, AuthError>,
         from: Claimant,
     ) -> Result<Verified, Refusal> {
-        let mut access_key_id = None;
+        let (mut access_key_id, mut is_known) = (None, false);
         let claimed = async {
             let claim = claim.map_err(IamError::NotAuthenticated)?;
             access_key_id = Some(claim.access_key_id().to_owned());
@@ -327,6 +327,7 @@ impl Endpoint {
                 .iam
                 .lookup(claim.access_key_id(), claim.session_token())
                 .await?;
+            is_known = true;
             claim.verify(holder).map_err(IamError::NotAuthenticated)
         };
         let claimed = claimed.await;
@@ -334,7 +335,7 @@ impl Endpoint {
         claimed.map_err(|error| match error {
             IamError::NotAuthenticated(error) => {
                 log_refusal(&error);
-                self.note_refusal(&error, access_key_id, from);
+                self.note_refusal(&error, access_key_id, is_known, from);
                 Refusal::Caller(error)
             }
             error if error.is_outage() => {
@@ -349,9 +350,20 @@ impl Endpoint {
     }
 
     /// Counts a refusal, and records it within bounds: whether or not its caller waits, who need not wait for it.
-    fn note_refusal(&self, error: &AuthError, access_key_id: Option<String>, from: Claimant) {
+    fn note_refusal(
+        &self,
+        error: &AuthError,
+        access_key_id: Option<String>,
+        is_known: bool,
+        from: Claimant,
+    ) {
         let now = self.clock.now();
-        let Some(told) = self.refusals.count(error, now) else {
+        let known = access_key_id.as_deref().filter(|_| is_known);
+        let known = known.map(|access_key_id| Known {
+            access_key_id,
+            source_ip: from.origin.source_ip,
+        });
+        let Some(told) = self.refusals.count(error, known, now) else {
             return;
         };
         let (refusals, error) = (Arc::clone(&self.refusals), error.clone());
@@ -359,6 +371,7 @@ impl Endpoint {
             let refused = Refused {
                 service: from.service,
                 access_key_id: access_key_id.as_deref(),
+                is_known,
                 error: &error,
                 origin: &from.origin,
             };

@@ -19,6 +19,8 @@ use crate::clock::Clock;
 /// What a line has beside its record, at most.
 const LINE_OVERHEAD_BYTES: u64 = 128;
 
+const UNFLUSHED: &str = "the file before could not be flushed";
+
 /// Why an append failed.
 pub(super) struct Problem {
     /// So many of the records are in the file all the same.
@@ -73,6 +75,9 @@ pub(super) struct Files {
     _lock: File,
     #[cfg(test)]
     pub(super) room: Arc<std::sync::Mutex<Option<usize>>>,
+    /// So many flushes fail.
+    #[cfg(test)]
+    pub(super) bad_syncs: Arc<std::sync::atomic::AtomicU64>,
 }
 
 impl Files {
@@ -104,14 +109,15 @@ impl Files {
             _lock: lock,
             #[cfg(test)]
             room: crate::audit::tests::room(&settings.dir),
+            #[cfg(test)]
+            bad_syncs: crate::audit::tests::bad_syncs(&settings.dir),
         };
         let mut rewritten = false;
         for (_, path) in files::list(&settings.dir)?.into_iter().rev() {
             let end = End::of(&path, attested)?;
             rewritten |= end.rewritten;
             let Some(head) = end.head else {
-                // Not one whole line: a process died while it began this file, and nothing hangs on it.
-                std::fs::remove_file(&path)?;
+                opened.pass(&path)?;
                 continue;
             };
             opened.go_on(&path, head, &end)?;
@@ -133,6 +139,21 @@ impl Files {
             }
         }
         Ok(opened)
+    }
+
+    /// Makes way for a file in the place of one of which no line reads. A process may have died while it began it; but
+    /// it may be what somebody has left of records.
+    fn pass(&self, path: &Path) -> io::Result<()> {
+        if std::fs::symlink_metadata(path)?.len() == 0 {
+            return std::fs::remove_file(path);
+        }
+        let aside = files::set_aside(path)?;
+        tracing::warn!(
+            event = "audit.set_aside",
+            file = %aside.display(),
+            "nothing of a file of the audit reads; it is set aside"
+        );
+        files::flush_dir(&self.dir)
     }
 
     /// Goes on behind the end of a file.
@@ -217,8 +238,8 @@ impl Files {
         let Some(current) = &self.current else {
             return Ok(());
         };
-        current.file.sync_data().inspect_err(|error| {
-            self.leave(format!("the file before could not be flushed: {error}"));
+        self.sync(&current.file).inspect_err(|error| {
+            self.leave(format!("{UNFLUSHED}: {error}"));
         })
     }
 
@@ -231,11 +252,14 @@ impl Files {
             if wrong.is_none() && fits && current.day == self.clock.now().date() {
                 return Ok(current);
             }
-            let closed = match &wrong {
-                None => current.file.sync_data(),
-                Some(_) => Ok(()),
-            };
-            let begun = closed.and_then(|()| self.begin(wrong.as_deref()));
+            if wrong.is_none()
+                && let Err(error) = self.sync(&current.file)
+            {
+                // The next flush would succeed, whatever this one has lost.
+                self.leave(format!("{UNFLUSHED}: {error}"));
+                return Err(error);
+            }
+            let begun = self.begin(wrong.as_deref());
             if begun.is_err() {
                 // It may be as it was when we try again.
                 self.current = Some(current);
@@ -315,6 +339,24 @@ impl Files {
     }
 
     #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "the disk of a test fails")]
+    fn sync(&self, file: &File) -> io::Result<()> {
+        file.sync_data()
+    }
+
+    #[cfg(test)]
+    fn sync(&self, file: &File) -> io::Result<()> {
+        use std::sync::atomic::Ordering::Relaxed;
+        let fails = self
+            .bad_syncs
+            .fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1));
+        match fails {
+            Ok(_) => Err(io::Error::other("input/output error")),
+            Err(_) => file.sync_data(),
+        }
+    }
+
+    #[cfg(not(test))]
     #[expect(clippy::unused_self, reason = "the disk of a test has a limit")]
     fn write_some(&self, file: &mut File, bytes: &[u8]) -> io::Result<usize> {
         file.write(bytes)
@@ -357,6 +399,10 @@ impl End {
         loop {
             let line = match lines.next()? {
                 Read::Line(line) => line,
+                Read::TooLong => {
+                    end.damaged = true;
+                    continue;
+                }
                 Read::Rest(rest) => {
                     end.rest = rest.to_vec();
                     return Ok(end);

@@ -106,7 +106,9 @@ pub(super) async fn record(
         Ok(Some(xml)) if !looks => xml.taken(&ELEMENTS),
         _ => Map::new(),
     };
-    let role = call.form.raw("RoleArn").filter(|_| answer.is_ok());
+    // Only then is it a role that is there, and not anything that a caller has called so.
+    let is_about_a_role = service == Service::Sts && operation == "AssumeRole" && answer.is_ok();
+    let role = call.form.raw("RoleArn").filter(|_| is_about_a_role);
     let origin = Origin::of(call.context);
     let event = Event {
         source,
@@ -120,7 +122,7 @@ pub(super) async fn record(
         response,
         additional: Map::new(),
         resource_type: ROLE_TYPE,
-        resources: role.map(str::to_owned).into_iter().collect(),
+        resources: role.map(|role| cut(role, CHARS_MAX)).into_iter().collect(),
         outcome: answer.as_ref().err().map(WireError::outcome),
     };
     kms.record(event).await

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{ALLOW_ALL, HOME, Iam, Rig, Service, accounts, kms, tag};
+use super::{ALLOW_ALL, HOME, Iam, Rig, Service, accounts, kms, root, tag};
 use crate::audit::query::{Filter, query};
 use crate::audit::{Audit, AuditSettings, Durability, OnFailure, ServerId, room_of_tests};
 use crate::auth::Principal;
@@ -203,4 +203,28 @@ async fn without_a_record_nothing_is_changed() {
     );
     assert_eq!(rig.rows().await, before);
     *room.lock().expect("no panic") = None;
+}
+
+#[tokio::test]
+async fn no_caller_makes_the_audit_unreadable_or_says_what_a_call_was_about() {
+    let rig = Rig::audited();
+    rig.ok("Action=ListUsers&RoleArn=arn:aws:iam::210987654321:role/other")
+        .await;
+    assert_eq!(rig.last_event()["resources"], Value::Null);
+    let long = "%01".repeat(1_000_000);
+    // Not by what prints the form when it fails.
+    let ask = async |form: String| rig.ask_as(root(), Service::Iam, &form).await.0;
+    let form = format!("Action=ListUsers&RoleArn={long}");
+    assert_eq!(ask(form).await, 200);
+    let event = rig.last_event();
+    assert_eq!(event["eventName"], "ListUsers");
+    assert_eq!(event["resources"], Value::Null);
+    let form = format!(
+        "Action=ListUsers&Policy={long}&PolicyDocument={long}&AssumeRolePolicyDocument={long}"
+    );
+    assert_eq!(ask(form).await, 200);
+    let event = rig.last_event();
+    assert_eq!(event["requestParameters"]["omitted"], true);
+    let verified = crate::audit::verify::verify(&rig.audit_dir(), None, &[]).expect("readable");
+    assert_eq!(verified.findings, []);
 }

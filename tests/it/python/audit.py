@@ -137,6 +137,11 @@ def what_is_denied_and_what_a_rewrap_does_is_recorded():
         assert denied["eventName"] == "Decrypt" and denied["errorCode"] == "AccessDenied", denied
         assert denied["s3Request"]["resource"] == "arn:aws:s3:::vault/a" and denied["s3Request"]["action"] == "s3:GetObject"
         assert denied["resources"][0]["ARN"] == one["Arn"] and "explicit deny" in denied["errorMessage"]
+        nowhere = f"arn:aws:kms:{s.region}:210987654321:alias/none"
+        refused("AccessDenied", s3.put_object, Bucket="vault", Key="c", Body=b"A", ServerSideEncryption="aws:kms",
+                SSEKMSKeyId=nowhere)
+        denied, = _events(s, "--outcome", "denied", "--key", nowhere)
+        assert denied["eventName"] == "GenerateDataKey" and denied["s3Request"]["resource"] == "arn:aws:s3:::vault/c", denied
         put, = _events(s, "--event", "PutKeyPolicy")
         assert json.loads(put["requestParameters"]["policy"]) == closed
         kms.put_key_policy(KeyId=one["KeyId"], Policy=policy)
@@ -207,19 +212,30 @@ def refused_signatures_are_counted_and_recorded_within_bounds():
         stranger = _client_of(s, "kms", "AKIASTRANGERSTRANGER", "x" * 40)
         for _ in range(20):
             refused("UnrecognizedClientException", stranger.list_keys)
-        refused("SignatureDoesNotMatch", _client_of(s, "s3", s.key_id, "x" * 40).list_buckets)
+        for _ in range(5):
+            refused("SignatureDoesNotMatch", _client_of(s, "s3", s.key_id, "x" * 40).list_buckets)
         with urllib.request.urlopen(f"{s.endpoint}/metrics") as answer:
             text = answer.read().decode()
         assert 'strongroom_auth_refused_total{code="InvalidAccessKeyId"} 20' in text, text
-        assert 'strongroom_auth_refused_total{code="SignatureDoesNotMatch"} 1' in text, text
+        assert 'strongroom_auth_refused_total{code="SignatureDoesNotMatch"} 5' in text, text
         s.stop()
         alone = _events(s, "--event", "AuthenticationRefused")
-        assert [e["errorCode"] for e in alone] == ["InvalidAccessKeyId"] * 3 + ["SignatureDoesNotMatch"], alone
+        assert [e["errorCode"] for e in alone] == ["InvalidAccessKeyId"] * 3 + ["SignatureDoesNotMatch"] * 3, alone
         assert alone[0]["userIdentity"] == {"type": "Unknown", "accessKeyId": "AKIASTRANGERSTRANGER"}
         assert alone[0]["sourceIPAddress"] == "127.0.0.1" and alone[0]["additionalEventData"]["service"] == "kms.amazonaws.com"
         assert alone[3]["userIdentity"]["accessKeyId"] == s.key_id
         rest, = _events(s, "--event", "AuthenticationsRefused")
-        assert rest["serviceEventDetails"]["errorCodes"] == {"InvalidAccessKeyId": 17}, rest
+        assert rest["serviceEventDetails"]["errorCodes"] == {"InvalidAccessKeyId": 17, "SignatureDoesNotMatch": 2}, rest
+        tried, = rest["serviceEventDetails"]["accessKeys"]
+        assert tried == {"accessKeyId": s.key_id, "count": 2, "firstSourceIPAddress": "127.0.0.1",
+                         "lastSourceIPAddress": "127.0.0.1"}, tried
+        s.start()
+        # Who takes the one for the other has not put the secret into the audit.
+        refused("UnrecognizedClientException", _client_of(s, "kms", s.secret, s.key_id).list_keys)
+        s.stop()
+        hidden = _events(s, "--event", "AuthenticationRefused")[-1]
+        assert hidden["userIdentity"] == {"type": "Unknown", "accessKeyId": "HIDDEN_DUE_TO_SECURITY_REASONS"}, hidden
+        assert s.secret not in "".join(path.read_text() for path in (s.data / "audit").iterdir())
         _verify(s)
 
 
