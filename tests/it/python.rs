@@ -268,6 +268,7 @@ python_tests! {
         every_account_has_its_own_keys_aliases_and_default_key
         a_key_of_another_account_takes_both_policies_and_its_arn
         objects_go_across_accounts_under_a_key_of_either
+        signatures_and_key_pairs_take_both_policies_too
         a_rewrap_takes_objects_to_a_key_of_another_account
         keys_that_were_there_before_read_on_and_the_auditor_sees_all
     }

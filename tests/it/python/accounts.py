@@ -262,10 +262,13 @@ def a_rewrap_takes_objects_to_a_key_of_another_account():
                 found = ours.s3.get_object(Bucket=bucket, Key=str(at))
                 assert (found["Body"].read(), found["SSEKMSKeyId"]) == (BODY, two), found
             assert json.loads(_strongroom(s, "key", "usage", "--json", one, account=ours))["Objects"] == 0
-            assert json.loads(_strongroom(s, "key", "usage", "--json", two, account=theirs))["Objects"] == 4
+            used = json.loads(_strongroom(s, "key", "usage", "--json", two, account=theirs))
+            shown = [] if theirs is second else [bucket]        # the operator sees whose buckets they are
+            assert (used["Objects"], [one["Bucket"] for one in used["Buckets"]]) == (4, shown), used
+            assert used["OtherBuckets"]["Objects"] == 4 - 4 * len(shown), used
             listed = _strongroom(s, "rewrap", "list", account=ours)
             assert one in listed and two in listed, listed
-            assert one not in _strongroom(s, "rewrap", "list", account=theirs)
+            assert (one in _strongroom(s, "rewrap", "list", account=theirs)) == (theirs is first)
 
 
 def keys_that_were_there_before_read_on_and_the_auditor_sees_all():
@@ -299,6 +302,38 @@ def keys_that_were_there_before_read_on_and_the_auditor_sees_all():
             assert found == [(FIRST, FIRST, FIRST, None), (SECOND, SECOND, SECOND, None), (FIRST, SECOND, SECOND, None),
                              (SECOND, FIRST, FIRST, "AccessDenied")], found
         eventually(told, 5)
+
+
+def signatures_and_key_pairs_take_both_policies_too():
+    with Server() as s:
+        ours, theirs = _two(s)
+        signing = ours.kms.create_key(KeySpec="RSA_2048", KeyUsage="SIGN_VERIFY")["KeyMetadata"]["Arn"]
+        wrapping = ours.key()
+        anna, how = theirs.anna_kms, {"KeyId": signing, "SigningAlgorithm": "RSASSA_PSS_SHA_256", "Message": b"x"}
+        signature = ours.kms.sign(**how)["Signature"]
+
+        def denied():
+            refused("AccessDeniedException", anna.sign, **how)
+            refused("AccessDeniedException", anna.verify, Signature=signature, **how)
+            refused("AccessDeniedException", anna.get_public_key, KeyId=signing)
+            refused("AccessDeniedException", anna.generate_data_key_pair, KeyId=wrapping, KeyPairSpec="ECC_NIST_P256")
+
+        denied()                                            # neither
+        theirs.lets_anna("kms:*")
+        denied()                                            # the caller's own policy alone
+        for key in signing, wrapping:
+            ours.shares(key, theirs.root)
+        theirs.forbids_anna()
+        denied()                                            # the key's policy alone
+        theirs.lets_anna("kms:*")
+        assert anna.verify(Signature=signature, **how)["SignatureValid"]
+        assert ours.kms.verify(Signature=anna.sign(**how)["Signature"], **how)["KeyId"] == signing
+        mine = anna.get_public_key(KeyId=signing)
+        assert (mine["KeyId"], mine["PublicKey"]) == (signing, ours.kms.get_public_key(KeyId=signing)["PublicKey"])
+        pair = anna.generate_data_key_pair(KeyId=wrapping, KeyPairSpec="ECC_NIST_P256")
+        assert pair["KeyId"] == wrapping, pair
+        opened = ours.kms.decrypt(CiphertextBlob=pair["PrivateKeyCiphertextBlob"])["Plaintext"]
+        assert opened == pair["PrivateKeyPlaintext"]
 
 
 if __name__ == "__main__":
