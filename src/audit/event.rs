@@ -120,7 +120,7 @@ pub struct Event<'a> {
 }
 
 impl Event<'_> {
-    /// Its record: JSON without a line feed, of at most [`RECORD_BYTES_MAX`] bytes. What a caller has sent so much of that
+    /// Its record: JSON without a line feed, of at most 2 MiB. What a caller has sent so much of that
     /// the record would be longer is left out, and the record says so.
     pub fn record(mut self) -> Vec<u8> {
         let record = self.members();

@@ -152,7 +152,7 @@ impl Kms {
     ///
     /// # Errors
     ///
-    /// [`KmsError::Busy`] when [`PAIRS_AT_ONCE_MAX`] others are still being made after [`TURN_WAIT_MAX`]; by the key's
+    /// [`KmsError::Busy`] when it was not this pair's turn within ten seconds, since two are made at a time; by the key's
     /// state, the HSM and the records.
     pub async fn generate_data_key_pair(
         &self,
