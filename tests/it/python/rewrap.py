@@ -355,7 +355,7 @@ def a_key_in_use_goes_with_a_warning_or_not_at_all():
         s3.create_multipart_upload(Bucket="vault", Key="m", ServerSideEncryption="aws:kms", SSEKMSKeyId=key)
         said = _strongroom(s, "key", "schedule-deletion", key)
         assert "PendingDeletion" in said and "1 objects (9 bytes) and 1 multipart uploads depend on it" in said, said
-        event, = re.findall('event="kms.key.deletion_scheduled".*', (s.dir / "log").read_text())
+        event, = re.findall('event="kms.key.dependants".*because="kms.key.deletion_scheduled".*', (s.dir / "log").read_text())
         assert "objects=1 bytes=9 uploads=1" in event, event
     with Server(config="refuse_deletion_while_in_use = true") as s:
         s3, kms = s.client(), s.client("kms")
