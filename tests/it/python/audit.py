@@ -230,12 +230,16 @@ def refused_signatures_are_counted_and_recorded_within_bounds():
         assert tried == {"accessKeyId": s.key_id, "count": 2, "firstSourceIPAddress": "127.0.0.1",
                          "lastSourceIPAddress": "127.0.0.1"}, tried
         s.start()
-        # Who takes the one for the other has not put the secret into the audit.
-        refused("UnrecognizedClientException", _client_of(s, "kms", s.secret, s.key_id).list_keys)
+        # Who takes the one for the other has not put the secret into the audit. One with a slash is no credential at all.
+        secret = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY00"
+        refused("UnrecognizedClientException", _client_of(s, "kms", secret, s.key_id).list_keys)
+        slashed = "/".join([secret[:20], secret[20:]])
+        refused("IncompleteSignatureException", _client_of(s, "kms", slashed, s.key_id).list_keys)
         s.stop()
-        hidden = _events(s, "--event", "AuthenticationRefused")[-1]
+        hidden = _events(s, "--event", "AuthenticationRefused", "--outcome", "InvalidAccessKeyId")[-1]
         assert hidden["userIdentity"] == {"type": "Unknown", "accessKeyId": "HIDDEN_DUE_TO_SECURITY_REASONS"}, hidden
-        assert s.secret not in "".join(path.read_text() for path in (s.data / "audit").iterdir())
+        text = "".join(path.read_text() for path in (s.data / "audit").iterdir())
+        assert secret[:20] not in text and secret[20:] not in text
         _verify(s)
 
 
