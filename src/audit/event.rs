@@ -8,6 +8,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::writer::timestamp;
 use crate::auth::{Identity, Origin, Principal};
@@ -120,10 +121,15 @@ pub struct Event<'a> {
 }
 
 impl Event<'_> {
-    /// Its record: JSON without a line feed, of at most 2 MiB. What a caller has sent so much of that
-    /// the record would be longer is left out, and the record says so.
-    pub fn record(mut self) -> Vec<u8> {
-        let record = self.members();
+    /// Its record, and the `eventID` in it. The record is JSON without a line feed, of at most 2 MiB: what a caller has
+    /// sent so much of that it would be longer is left out, and the record says so.
+    pub fn record(mut self) -> (Uuid, Vec<u8>) {
+        let id = Uuid::new_v4();
+        (id, self.bytes(id))
+    }
+
+    fn bytes(&mut self, id: Uuid) -> Vec<u8> {
+        let record = self.members(id);
         if record.len() <= RECORD_BYTES_MAX {
             return record;
         }
@@ -137,10 +143,10 @@ impl Event<'_> {
                 told.clone_from(&omitted);
             }
         }
-        self.members()
+        self.members(id)
     }
 
-    fn members(&self) -> Vec<u8> {
+    fn members(&self, id: Uuid) -> Vec<u8> {
         let mut record = Members::begin();
         record.put("eventVersion", VERSION);
         record.put("userIdentity", &self.identity());
@@ -171,7 +177,7 @@ impl Event<'_> {
         if let Some(origin) = self.who.origin() {
             record.put("requestID", &origin.request_id);
         }
-        record.put("eventID", &uuid::Uuid::new_v4().to_string());
+        record.put("eventID", &id.to_string());
         record.put("readOnly", &self.read_only);
         let resource = |arn: &String| {
             let arn = cut(arn, ARN_CHARS_MAX);

@@ -270,16 +270,17 @@ impl Audit {
         Ok(())
     }
 
-    /// Appends a record: a JSON object without a line feed. Returns when it is as durable as the settings say.
+    /// Appends a record: a JSON object without a line feed. Returns when it is as durable as the settings say. `false`: it
+    /// is lost, and the settings let it go on without.
     ///
     /// # Errors
     ///
     /// [`AuditError`], unless key use goes on without records.
-    pub async fn append(&self, record: Vec<u8>) -> Result<(), AuditError> {
-        let appended = self.append_any(record, true).await;
-        match (&appended, self.settings.on_failure) {
-            (Err(_), OnFailure::Continue) => Ok(()),
-            _ => appended,
+    pub async fn append(&self, record: Vec<u8>) -> Result<bool, AuditError> {
+        match self.append_any(record, true).await {
+            Ok(()) => Ok(true),
+            Err(_lost) if self.settings.on_failure == OnFailure::Continue => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

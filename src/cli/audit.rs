@@ -467,10 +467,23 @@ impl Line<'_> {
     }
 
     fn date(value: &Value, name: &str) -> String {
-        let seconds = value.get(name).and_then(Value::as_f64).unwrap_or_default();
-        #[expect(clippy::cast_possible_truncation, reason = "a date in whole seconds")]
-        let time = time::OffsetDateTime::from_unix_timestamp(seconds as i64).ok();
-        time.map_or_else(String::new, |time| time.date().to_string())
+        value.get(name).map(client::date).unwrap_or_default()
+    }
+
+    /// How much depends on the backing key; nothing is told of the server's own keys.
+    fn dependants(&self, name: &str) -> String {
+        let dependants = self.version.get("Dependants");
+        let count = dependants.and_then(|dependants| dependants.get(name));
+        count.map_or_else(String::new, Value::to_string)
+    }
+
+    /// When the key was last used; since when it was not, if it was not; nothing of the server's own keys.
+    fn last_used(&self) -> String {
+        match self.key.pointer("/KeyLastUsage/Timestamp") {
+            Some(used) => client::date(used),
+            None if self.key.get("KeyLastUsage").is_none() => String::new(),
+            None => format!("not since {}", Self::date(self.key, "TrackingStartDate")),
+        }
     }
 
     /// Days since the current backing key was made.
@@ -488,7 +501,7 @@ impl Line<'_> {
 
 type Column = (&'static str, fn(&Line<'_>) -> String);
 
-const COLUMNS: [Column; 25] = [
+const COLUMNS: [Column; 30] = [
     ("key", |line| text(line.key, "/Name")),
     ("account", |line| text(line.key, "/Account")),
     ("aliases", |line| {
@@ -503,6 +516,10 @@ const COLUMNS: [Column; 25] = [
     ("manager", |line| text(line.key, "/KeyManager")),
     ("state", |line| text(line.key, "/KeyState")),
     ("created", |line| Line::date(line.key, "CreationDate")),
+    ("last_used", |line| line.last_used()),
+    ("last_operation", |line| {
+        text(line.key, "/KeyLastUsage/Operation")
+    }),
     ("rotation_age_days", |line| line.age()),
     ("rotation_period_days", |line| {
         line.key
@@ -530,6 +547,11 @@ const COLUMNS: [Column; 25] = [
     ("token_group", |line| text(line.version, "/TokenGroup")),
     ("token", |line| text(line.version, "/Token")),
     ("scheme", |line| text(line.version, "/Scheme")),
+    ("objects", |line| line.dependants("Objects")),
+    ("bytes", |line| line.dependants("Bytes")),
+    ("multipart_uploads", |line| {
+        line.dependants("MultipartUploads")
+    }),
     ("opens", |line| {
         line.version
             .get("Opens")
@@ -580,10 +602,18 @@ fn print_line(line: &Line<'_>) {
         format!("{name}={}", if value.is_empty() { "-" } else { &value })
     });
     println!(
-        "{name:<36} {:<15} v{version}{current} {material}… {} age {:>4} d  {:<16} {}  {}  {opens}",
+        "{name:<36} {:<15} v{version}{current} {material}… {} age {:>4} d  used {:<20} objects {:<8} {:<16} {}  {}  {opens}",
         text(line.key, "/KeyState"),
         Line::date(line.version, "CreationDate"),
         line.age(),
+        match line.last_used() {
+            unknown if unknown.is_empty() => "-".to_owned(),
+            known => known,
+        },
+        match line.dependants("Objects") {
+            unknown if unknown.is_empty() => "-".to_owned(),
+            known => known,
+        },
         text(line.version, "/Scheme"),
         text(line.version, "/Token"),
         attributes.join(" "),

@@ -27,6 +27,14 @@ pub(super) struct Client {
     secret: SecretString,
 }
 
+/// The day, of seconds since 1970 as the wire has them.
+pub(super) fn date(seconds: &Value) -> String {
+    let seconds = seconds.as_f64().unwrap_or_default();
+    #[expect(clippy::cast_possible_truncation, reason = "a date in whole seconds")]
+    let time = time::OffsetDateTime::from_unix_timestamp(seconds as i64).ok();
+    time.map_or_else(String::new, |time| time.date().to_string())
+}
+
 /// Runs `work` with a client of the server at `endpoint`; without one, of what the environment names.
 pub(super) fn run(
     endpoint: Option<String>,

@@ -8,6 +8,7 @@ use super::client::{self, Client, text};
 use super::rewrap::counts;
 
 const USAGE: &str = "Strongroom.GetKeyUsage";
+const LAST_USAGE: &str = "GetKeyLastUsage";
 
 /// Manage KMS keys of a running server.
 #[derive(Debug, Args)]
@@ -35,7 +36,7 @@ enum KeyCommand {
         #[arg(long, value_name = "ID")]
         key_store: Option<String>,
     },
-    /// Everything about a key, and what depends on it
+    /// Everything about a key, what depends on it, and when it was last used
     Describe(KeyArg),
     /// What depends on a key: by material and by bucket
     Usage {
@@ -115,15 +116,18 @@ impl KeyCommand {
                 let mut answer = client
                     .kms("DescribeKey", &json!({ "KeyId": key.key }))
                     .await?;
-                let usage = client.call(USAGE, &json!({ "KeyId": key.key })).await;
-                let metadata = answer.pointer_mut("/KeyMetadata");
-                match (usage, metadata.and_then(Value::as_object_mut)) {
-                    (Ok(usage), Some(metadata)) => {
-                        metadata.insert("Usage".into(), usage);
+                let id = text(&answer, "/KeyMetadata/KeyId");
+                let usage = client.call(USAGE, &json!({ "KeyId": id })).await;
+                let last = client.kms(LAST_USAGE, &json!({ "KeyId": id })).await;
+                // Who may describe a key may not therefore know more of it.
+                let told = [("Usage", usage), ("LastUsage", last)];
+                if let Some(metadata) = answer.pointer_mut("/KeyMetadata") {
+                    for (name, told) in told {
+                        match told {
+                            Ok(told) => metadata[name] = told,
+                            Err(error) => eprintln!("{name} cannot be told: {error}"),
+                        }
                     }
-                    // Who may describe a key may not therefore know what depends on it.
-                    (Err(error), _) => eprintln!("what depends on it cannot be told: {error}"),
-                    (Ok(_), None) => {}
                 }
                 show(answer.get("KeyMetadata"))
             }
@@ -151,6 +155,11 @@ impl KeyCommand {
                 match usage {
                     Ok(usage) => println!("{} depend on it", counts(&usage, "")),
                     Err(error) => eprintln!("what depends on it cannot be told: {error}"),
+                }
+                let id = key_id(client, &key.key).await?;
+                match client.kms(LAST_USAGE, &json!({ "KeyId": id })).await {
+                    Ok(told) => println!("{}", last_use(&told)),
+                    Err(error) => eprintln!("when it was last used cannot be told: {error}"),
                 }
                 Ok(())
             }
@@ -189,6 +198,23 @@ async fn usage(client: &Client, key: &str, as_json: bool) -> Result<(), CliError
         counts(&usage, "/OtherBuckets")
     );
     Ok(())
+}
+
+/// What `GetKeyLastUsage` answers, in words.
+fn last_use(told: &Value) -> String {
+    match told.pointer("/KeyLastUsage/Timestamp") {
+        Some(used) => format!(
+            "last used {} for {}",
+            client::date(used),
+            text(told, "/KeyLastUsage/Operation")
+        ),
+        None => format!(
+            "not used since {}",
+            told.get("TrackingStartDate")
+                .map(client::date)
+                .unwrap_or_default()
+        ),
+    }
 }
 
 async fn list(client: &Client) -> Result<(), CliError> {

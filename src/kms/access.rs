@@ -32,6 +32,9 @@ const OPERATORS: [&str; 8] = [
     "strongroom:VerifyAuditCheckpoints",
 ];
 
+/// Actions for which `kms:TrailingDaysWithoutKeyUsage` says something.
+const ASKED_ABOUT_LAST_USE: [&str; 2] = ["kms:DisableKey", "kms:ScheduleKeyDeletion"];
+
 /// What a caller wants to do with a key, as policies and grants are asked about it.
 #[derive(Debug, Clone)]
 pub struct Ask<'a> {
@@ -186,7 +189,18 @@ impl Kms {
         let head = rows.head_if_any(&Owner::Key(key.clone())).await?;
         let head = head.map(|head| head.record);
         let policy = self.policy_of(&rows, key, head.is_some()).await?;
-        let add = |values: &mut Values| add_values(values, caller, ask, head.as_ref());
+        let idle = match &head {
+            Some(head) if ASKED_ABOUT_LAST_USE.contains(&ask.action) => {
+                Some(self.days_without_use(&rows, key.key_id(), head).await?)
+            }
+            _ => None,
+        };
+        let add = |values: &mut Values| {
+            add_values(values, caller, ask, head.as_ref());
+            if let Some(days) = idle {
+                values.add("kms:TrailingDaysWithoutKeyUsage", days.to_string());
+            }
+        };
         let decide = |grant| {
             let side = side(key, &policy, grant);
             authorise(caller, Action(ask.action), resource(key), side, add)

@@ -16,6 +16,7 @@ use minicbor::{Decode, Encode};
 use serde_json::{Map, Value, json};
 use strongroom_hsm::DataKey;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::api::CodedError;
 use super::context::EncryptionContext;
@@ -149,16 +150,18 @@ impl Kms {
         }
     }
 
-    /// Records something; it is as durable then as the settings say. Nothing without an audit.
+    /// Records something; it is as durable then as the settings say. Answers the record's `eventID`; nothing without one.
     ///
     /// # Errors
     ///
     /// [`KmsError::Audit`], unless the settings let it go on without records.
-    pub(crate) async fn record(&self, event: Event<'_>) -> Result<(), KmsError> {
-        match &self.audit {
-            Some(audit) => audit.append(event.record()).await.map_err(KmsError::Audit),
-            None => Ok(()),
-        }
+    pub(crate) async fn record(&self, event: Event<'_>) -> Result<Option<Uuid>, KmsError> {
+        let Some(audit) = &self.audit else {
+            return Ok(None);
+        };
+        let (id, record) = event.record();
+        let is_written = audit.append(record).await.map_err(KmsError::Audit)?;
+        Ok(is_written.then_some(id))
     }
 
     /// Records the use of a key that `proof` allowed, and how it went.
@@ -173,8 +176,14 @@ impl Kms {
         let action = proof.action().0;
         let operation = action.strip_prefix("kms:").unwrap_or(action);
         let named = (key.as_str(), key.account().as_str());
-        self.record_data(caller, operation, named, context, outcome)
-            .await
+        let event = self
+            .record_data(caller, operation, named, context, outcome)
+            .await?;
+        if outcome.is_ok() {
+            let request = proof.origin().request_id.as_str();
+            self.note_use(key, operation, event, Some(request));
+        }
+        Ok(())
     }
 
     /// Records that a re-wrap used a key, and how it went.
@@ -190,8 +199,13 @@ impl Kms {
             _ => &rewrap.to,
         };
         let named = (key.as_str(), key.account().as_str());
-        self.record_data(By::Rewrap(rewrap), operation, named, context, outcome)
-            .await
+        let event = self
+            .record_data(By::Rewrap(rewrap), operation, named, context, outcome)
+            .await?;
+        if outcome.is_ok() {
+            self.note_use(key, operation, event, None);
+        }
+        Ok(())
     }
 
     /// Records that S3 was denied the use of a key on a caller's behalf.
@@ -239,7 +253,8 @@ impl Kms {
         let caller = By::Caller(&request.principal, &origin);
         let operation = denied.action.strip_prefix("kms:").unwrap_or(denied.action);
         self.record_data(caller, operation, named, context, Err(&error))
-            .await
+            .await?;
+        Ok(())
     }
 
     /// `named`: the ARN of the key, and whose it is.
@@ -250,9 +265,9 @@ impl Kms {
         (arn, owner): (&str, &str),
         context: &EncryptionContext,
         outcome: Result<KeyMaterialId, &KmsError>,
-    ) -> Result<(), KmsError> {
+    ) -> Result<Option<Uuid>, KmsError> {
         if !self.is_audited() {
-            return Ok(());
+            return Ok(None);
         }
         let name = match operation {
             "ReEncryptFrom" | "ReEncryptTo" => "ReEncrypt",
@@ -341,7 +356,8 @@ impl Kms {
             resources: vec![key.to_string()],
             outcome: None,
         };
-        self.record(event).await
+        self.record(event).await?;
+        Ok(())
     }
 
     /// Makes checkpoints of the audit whenever they are due, for ever. While the HSM is away they are made up for.

@@ -13,7 +13,7 @@ use super::error::{KmsError, WrongState};
 use super::key::{BackingRecord, KeyArn, KeyId, KeyRecord, KeyState, Owner, Timestamp};
 use super::policy::{POLICY_NAME, PolicyRecord};
 use super::table::{self, Loaded};
-use super::{COMMIT_ATTEMPTS_MAX, Kms, aliases, check_proof, grants};
+use super::{COMMIT_ATTEMPTS_MAX, Dependent, KeyUses, Kms, aliases, check_proof, grants, last_use};
 use crate::auth::Authorised;
 use crate::meta::table as tables;
 
@@ -28,12 +28,16 @@ pub const DELETION_WINDOW_DAYS_DEFAULT: u32 = 30;
 pub(super) const LIST_STEP: usize = 500;
 
 /// A deletion that is scheduled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deletion {
     /// After this the key is destroyed.
     pub date: Timestamp,
     /// The window, in days.
     pub window_days: u32,
+    /// What depends on the key, if it could be counted.
+    pub dependent: Option<Dependent>,
+    /// When it was last used, if that could be read.
+    pub uses: Option<KeyUses>,
 }
 
 /// Some heads, and after which key id there may be more.
@@ -43,7 +47,8 @@ pub(super) struct Heads {
 }
 
 impl Kms {
-    /// Schedules the deletion of a key. It is of no use from now on. The log says what still depends on it.
+    /// Schedules the deletion of a key. It is of no use from now on. The log and the answer say what still depends on it, and
+    /// when it was last used.
     ///
     /// # Errors
     ///
@@ -70,9 +75,21 @@ impl Kms {
             Ok(())
         })
         .await?;
-        tracing::info!(event = "kms.key.deletion_scheduled", %key, window_days);
-        self.log_dependants(key, "kms.key.deletion_scheduled").await;
-        Ok(Deletion { date, window_days })
+        let uses = self.uses_if_known(key).await;
+        let last = uses.as_ref().and_then(|uses| uses.last.as_ref());
+        tracing::info!(
+            event = "kms.key.deletion_scheduled",
+            %key,
+            window_days,
+            last_use = last.map(|last| last.at.to_string()),
+            last_operation = last.map(|last| last.operation),
+        );
+        Ok(Deletion {
+            date,
+            window_days,
+            dependent: self.log_dependants(key, "kms.key.deletion_scheduled").await,
+            uses,
+        })
     }
 
     /// Cancels a scheduled deletion. The key is Disabled then.
@@ -266,6 +283,7 @@ impl Kms {
                 batch = batch.and(policy.delete());
             }
             batch = batch.and(grants::delete_all(&rows, key.key_id()).await?);
+            batch = batch.and(last_use::delete(&rows, key.key_id()).await?);
             if self.commit(batch).await? {
                 self.tell(key);
                 tracing::info!(event = "kms.key.destroyed", %key);

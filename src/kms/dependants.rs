@@ -249,21 +249,28 @@ impl Kms {
             .map(|dependants| dependants.rows(key.key_id()))
     }
 
-    /// Says in the log what depends on a key that is of no use any more.
-    pub(super) async fn log_dependants(&self, key: &KeyArn, because: &'static str) {
+    /// Says in the log what depends on a key that is of no use any more, and answers it if it can be counted.
+    pub(super) async fn log_dependants(
+        &self,
+        key: &KeyArn,
+        because: &'static str,
+    ) -> Option<Dependent> {
         let all = Scope::default();
         match self.usage(key.key_id(), ALL_VERSIONS, &all).await {
             Ok(usage) => {
+                let total = usage.total();
                 let Dependent {
                     objects,
                     bytes,
                     uploads,
-                } = usage.total();
+                } = total;
                 tracing::info!(event = "kms.key.dependants", %key, because, objects, bytes, uploads);
+                Some(total)
             }
             // It is of no use all the same.
             Err(error) => {
                 tracing::warn!(event = "kms.key.dependants", %key, because, %error);
+                None
             }
         }
     }

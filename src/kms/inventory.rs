@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use strongroom_hsm::{Fact, HsmError, HsmGroup, HsmResult, Report, TokenInfo, ToolSpec};
 
+use super::dependants::ALL_VERSIONS;
 use super::error::KmsError;
 use super::internal::InternalKey;
 use super::key::{
@@ -12,7 +13,7 @@ use super::key::{
 };
 use super::stores::KeyStoreId;
 use super::table::Rows;
-use super::{Kms, Page, check_proof_of, mac, table};
+use super::{Dependent, KeyUses, Kms, Page, Scope, check_proof_of, mac, table};
 use crate::auth::{Authorised, Resource};
 use crate::meta::table as tables;
 
@@ -31,6 +32,8 @@ pub struct InventoryEntry {
     pub state: KeyState,
     /// When it was made.
     pub created: Timestamp,
+    /// When it was last used; nothing of the server's own keys.
+    pub uses: Option<KeyUses>,
     /// When it is rotated by itself.
     pub rotation: Option<RotationSchedule>,
     /// The custom key store in which its backing keys are made.
@@ -64,6 +67,8 @@ pub struct InventoryVersion {
     pub scheme: &'static str,
     /// Wraps that were reserved under it: no more than so many were made.
     pub wraps_reserved: u64,
+    /// What depends on it; nothing is told of the server's own keys.
+    pub dependent: Option<Dependent>,
     /// Whether its canary opened in the token just now; else why not.
     pub opens: Result<(), String>,
     /// What each token of the group told of its objects just now. Nothing where the token keeps no objects (TPM).
@@ -149,6 +154,15 @@ impl Kms {
         record: KeyRecord,
         reports: &mut Reports,
     ) -> Result<InventoryEntry, KmsError> {
+        let (uses, usage) = match &owner {
+            Owner::Key(arn) => {
+                let key = arn.key_id();
+                let uses = self.uses(rows, key, &record).await?;
+                let usage = self.usage(key, ALL_VERSIONS, &Scope::default()).await?;
+                (Some(uses), Some(usage.versions))
+            }
+            Owner::Internal(_) => (None, None),
+        };
         let mut versions = Vec::new();
         let mut rotated = record.created;
         for version in record.recorded_versions() {
@@ -158,6 +172,8 @@ impl Kms {
                 .await?;
             told.is_waiting = record.pending_version() == Some(version);
             told.is_current = version == record.current;
+            let dependent = usage.as_ref().map(|usage| usage.get(&version));
+            told.dependent = dependent.map(|dependent| dependent.copied().unwrap_or_default());
             if told.is_current {
                 rotated = backing.rotated.unwrap_or(backing.created);
             }
@@ -175,6 +191,7 @@ impl Kms {
             manager: record.manager,
             state,
             created: record.created,
+            uses,
             rotation: record.rotation,
             store: record.store,
             versions,
@@ -196,6 +213,7 @@ impl Kms {
             manager: KeyManager::Internal,
             state: KeyState::Enabled,
             created: backing.created,
+            uses: None,
             rotation: None,
             store: None,
             rotated: backing.created,
@@ -250,6 +268,7 @@ impl Kms {
             token: backing.token().to_owned(),
             scheme,
             wraps_reserved: backing.wraps_reserved,
+            dependent: None,
             opens,
             objects,
             unasked: unasked.map(ToString::to_string).collect(),

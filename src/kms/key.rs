@@ -245,6 +245,15 @@ impl Timestamp {
     }
 }
 
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match OffsetDateTime::from_unix_timestamp(self.0.div_euclid(1000)) {
+            Ok(time) => f.write_str(&crate::audit::timestamp(time)),
+            Err(_out_of_range) => write!(f, "{} ms", self.0),
+        }
+    }
+}
+
 /// Who manages a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 #[cbor(index_only)]

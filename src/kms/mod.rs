@@ -54,6 +54,7 @@ mod inventory;
 mod key;
 mod key_pair;
 mod keys;
+mod last_use;
 mod mac;
 mod policy;
 mod rewrap;
@@ -98,6 +99,7 @@ pub use key::{
 };
 pub use key_pair::{GeneratedPair, KeyPairSpec};
 pub use keys::{DESCRIPTION_CHARS_MAX, ImportStatus, KeyMetadata, NewKey};
+pub use last_use::{KeyUses, LastUse};
 pub use policy::{POLICY_CHARS_MAX, POLICY_NAME};
 pub use rewrap::{
     NewRewrap, REWRAP_RATE_MAX, REWRAPS_MAX, REWRAPS_OPEN_MAX, Rewrap, RewrapCounts, RewrapId,
@@ -116,6 +118,7 @@ pub use stores::{
 pub use tags::{TAG_NAME_CHARS_MAX, TAG_VALUE_CHARS_MAX, TAGS_PER_KEY_MAX};
 
 use key::{KeyRecord, Owner};
+use last_use::LastUses;
 use mac::MetadataMac;
 pub(crate) use table::{Loaded, Rows};
 use wraps::WrapCounts;
@@ -161,6 +164,7 @@ pub struct Kms {
     /// Who keeps what was wrapped here; nobody without.
     dependants: Option<Arc<dyn Dependants>>,
     refuse_deletion_while_in_use: bool,
+    last_uses: LastUses,
     /// That a re-wrap was begun.
     rewraps: Notify,
     /// Turns of those who make key pairs.
@@ -205,6 +209,7 @@ impl Kms {
         clock: Arc<dyn Clock>,
         settings: KmsSettings,
     ) -> Self {
+        let last_uses = LastUses::new(Timestamp::of(clock.now()));
         Self {
             meta,
             groups: groups.into(),
@@ -218,6 +223,7 @@ impl Kms {
             process: *uuid::Uuid::new_v4().as_bytes(),
             dependants: None,
             refuse_deletion_while_in_use: false,
+            last_uses,
             rewraps: Notify::new(),
             pairs: Arc::new(Semaphore::new(key_pair::PAIRS_AT_ONCE_MAX)),
             audit: None,

@@ -7,6 +7,8 @@
 //! a ‖ account ‖ : ‖ alias name    alias of another account       AliasRecord
 //! y ‖ key id ‖ policy name        key policy                     PolicyRecord
 //! g ‖ key id ‖ grant id           grant                          GrantRecord
+//! l                               since when uses are kept        last_use::SinceRecord
+//! l ‖ key id                      last use of a KMS key          last_use::LastUseRecord
 //! n ‖ name                        head of an internal key        KeyRecord
 //! n ‖ name ‖ 0 ‖ version          one of its backing keys        BackingRecord
 //! n ‖ "metadata-mac"              the MAC key itself             mac::MacRecord     without MAC
@@ -80,6 +82,12 @@ pub(super) fn policy_row(key_id: KeyId, name: &str) -> Vec<u8> {
         name.as_bytes(),
     ]
     .concat()
+}
+
+pub(super) fn last_use_row(key_id: Option<KeyId>) -> Vec<u8> {
+    let mut row = vec![table::KMS_LAST_USE];
+    row.extend(key_id.iter().flat_map(KeyId::as_bytes));
+    row
 }
 
 pub(super) fn intent_row(id: &BackingKeyId) -> Vec<u8> {
@@ -251,7 +259,8 @@ impl Rows {
             .and(self.put(row, record))
     }
 
-    fn put<T: Encode<()>>(&self, row: Vec<u8>, record: &T) -> Batch {
+    /// Puts a record, whatever is there.
+    pub(super) fn put<T: Encode<()>>(&self, row: Vec<u8>, record: &T) -> Batch {
         let stored = self.mac.seal(&row, &codec::encode(record));
         Batch::new().put(row, stored)
     }

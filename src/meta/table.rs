@@ -46,6 +46,9 @@ pub const KMS_STORES: u8 = b'x';
 /// Internal keys by name: never addressable by the KMS API. Owner: `kms`.
 pub const KMS_INTERNAL: u8 = b'n';
 
+/// Last use of a KMS key by key id; and since when they are kept. Owner: `kms`.
+pub const KMS_LAST_USE: u8 = b'l';
+
 /// The server's first account: one row. Owner: `kms`.
 pub const KMS_FIRST_ACCOUNT: u8 = b'F';
 

@@ -193,7 +193,8 @@ impl Call {
             resources: vec![format!("arn:aws:s3:::{}", cut(&self.bucket, CHARS_MAX))],
             outcome,
         };
-        kms.record(event).await.map_err(error::kms)
+        kms.record(event).await.map_err(error::kms)?;
+        Ok(())
     }
 }
 

@@ -44,6 +44,8 @@ use stream::TimedStream;
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// The most headers of a request.
 const HEADERS_MAX: usize = 128;
+/// Longest wait until the last uses of keys are written.
+const LAST_USES_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Longest wait for the audit's last checkpoint.
 const AUDIT_END_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Pause after a connection could not be accepted, for want of file descriptors for instance.
@@ -230,6 +232,8 @@ impl Server {
         let maintenance = tokio::spawn(maintenance);
         let kms = Arc::clone(&self.parts.kms);
         let checkpoints = tokio::spawn(async move { kms.keep_audit().await });
+        let kms = Arc::clone(&self.parts.kms);
+        let last_uses = tokio::spawn(async move { kms.keep_last_uses().await });
         // As above: nobody else runs what is under way.
         let rewraps = tokio::spawn(self.parts.store.clone().run_rewraps(true));
         let places = Arc::new(Semaphore::new(self.limits.connections));
@@ -277,6 +281,12 @@ impl Server {
         }
         connections.shutdown().await;
         checkpoints.abort();
+        last_uses.abort();
+        match tokio::time::timeout(LAST_USES_WAIT_MAX, self.parts.kms.write_last_uses()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(event = "kms.last_use.not_written", %error),
+            Err(_elapsed) => warn!(event = "kms.last_use.not_written", "it takes too long"),
+        }
         self.endpoint.end_refusals().await;
         match tokio::time::timeout(AUDIT_END_WAIT_MAX, self.parts.kms.end_audit()).await {
             Ok(Ok(())) => {}

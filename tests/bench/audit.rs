@@ -149,7 +149,7 @@ fn record(request: &RequestContext) -> Vec<u8> {
         resources: vec![key.into()],
         outcome: None,
     };
-    event.record()
+    event.record().1
 }
 
 async fn load(

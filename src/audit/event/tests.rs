@@ -41,7 +41,7 @@ fn a_record_is_whole_up_to_its_limit_and_says_beyond_it_that_it_is_not() {
         let mut event = event(Who::Caller(&context.principal, &origin), "GetUser");
         event.request = Map::from_iter([("text".to_owned(), json!(text))]);
         event.response = Map::from_iter([("made".to_owned(), json!(true))]);
-        event.record()
+        event.record().1
     };
     let left = RECORD_BYTES_MAX - of("").len();
     // Each of them is six bytes of a record.
@@ -70,7 +70,7 @@ fn nothing_else_makes_a_record_long() {
     event.resources = vec![long.clone(); 100];
     event.outcome = Some(("AccessDenied".to_owned(), long.clone()));
     event.request = Map::from_iter([(long.clone(), json!(long))]);
-    let record = event.record();
+    let (_, record) = event.record();
     assert!(record.len() <= RECORD_BYTES_MAX, "{}", record.len());
     assert_eq!(read(&record)["requestParameters"]["omitted"], true);
 }
@@ -85,7 +85,7 @@ fn a_secret_in_the_place_of_an_access_key_id_is_not_recorded() {
             is_known,
             origin: &origin,
         };
-        let record = read(&event(who, "AuthenticationRefused").record());
+        let record = read(&event(who, "AuthenticationRefused").record().1);
         record["userIdentity"]["accessKeyId"].clone()
     };
     for id in ["AKIAIOSFODNN7EXAMPLE", "ASIA234567ABCDEFGHIJ"] {

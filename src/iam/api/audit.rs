@@ -125,7 +125,8 @@ pub(super) async fn record(
         resources: role.map(|role| cut(role, CHARS_MAX)).into_iter().collect(),
         outcome: answer.as_ref().err().map(WireError::outcome),
     };
-    kms.record(event).await
+    kms.record(event).await?;
+    Ok(())
 }
 
 fn parameters(form: &Form) -> Map<String, Value> {

@@ -124,16 +124,13 @@ fn is_read_only(operation: &str) -> bool {
             .any(|beginning| operation.starts_with(beginning))
 }
 
-/// Records a request and how it went.
+/// Records a request and how it went; and notes that its keys were used, if they were.
 pub(super) async fn record(
     call: &Call<'_>,
     target: &str,
     body: &[u8],
     answer: &Result<Bytes, WireError>,
 ) -> Result<(), KmsError> {
-    if !call.kms.is_audited() {
-        return Ok(());
-    }
     let (source, operation) = match target.split_once('.') {
         Some((_, operation)) if target.starts_with(TARGET_PREFIX) => (KMS_SOURCE, operation),
         Some(("Strongroom", operation)) => (OWN_SOURCE, operation),
@@ -145,7 +142,8 @@ pub(super) async fn record(
         Ok(body) if !read_only => taken(body, &ELEMENTS),
         _ => Map::new(),
     };
-    let mut keys = call.noted.keys();
+    let used = call.noted.keys();
+    let mut keys: Vec<_> = used.iter().map(ToString::to_string).collect();
     if keys.is_empty() {
         let made = response.get("keyMetadata").and_then(|made| made.get("arn"));
         keys.extend(made.and_then(Value::as_str).map(str::to_owned));
@@ -153,7 +151,6 @@ pub(super) async fn record(
     // Of keys of several accounts, that of the first one that was decided about.
     let account = keys.first().and_then(|arn| arn.split(':').nth(4));
     let account = account.map(str::to_owned);
-    let materials = call.noted.materials().into_iter();
     let event = Event {
         source,
         name: &name,
@@ -166,14 +163,19 @@ pub(super) async fn record(
         read_only,
         request: taken(body, &PARAMETERS),
         response,
-        additional: materials
-            .map(|(name, material)| (name.to_owned(), material.into()))
-            .collect(),
+        additional: call.noted.additional(),
         resource_type: KEY_TYPE,
         resources: keys,
         outcome: answer.as_ref().err().map(WireError::outcome),
     };
-    call.kms.record(event).await
+    let recorded = call.kms.record(event).await?;
+    if answer.is_ok() && source == KMS_SOURCE {
+        let request = call.context.request_id.as_str();
+        for key in &used {
+            call.kms.note_use(key, &name, recorded, Some(request));
+        }
+    }
+    Ok(())
 }
 
 impl WireError {

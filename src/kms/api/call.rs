@@ -2,6 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use serde_json::{Map, Value};
+
 use super::members::{GrantTokens, Unhonoured};
 use crate::auth::{AccountId, Authorised, Origin, RequestContext, Resource};
 use crate::kms::{AliasName, GrantId, KeyArn, KeyMaterialId, KeyRef, Kms, KmsError};
@@ -11,24 +13,22 @@ pub(super) use crate::kms::Ask;
 /// What a request was found to be about: for its record in the audit.
 #[derive(Debug, Default)]
 pub(super) struct Noted {
-    keys: Mutex<Vec<String>>,
-    materials: Mutex<Vec<(&'static str, String)>>,
+    keys: Mutex<Vec<KeyArn>>,
+    additional: Mutex<Map<String, Value>>,
 }
 
 impl Noted {
-    /// ARNs of the keys that were decided about, each once, in order.
-    pub(super) fn keys(&self) -> Vec<String> {
+    /// The keys that were decided about, each once, in order.
+    pub(super) fn keys(&self) -> Vec<KeyArn> {
         let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         keys.clone()
     }
 
-    /// The backing keys that were used, each with what it was used for.
-    pub(super) fn materials(&self) -> Vec<(&'static str, String)> {
-        let used = self
-            .materials
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        used.clone()
+    /// What is known beyond request and answer: `additionalEventData`.
+    pub(super) fn additional(&self) -> Map<String, Value> {
+        let additional = &self.additional;
+        let additional = additional.lock().unwrap_or_else(PoisonError::into_inner);
+        additional.clone()
     }
 }
 
@@ -102,19 +102,21 @@ impl Call<'_> {
     fn note(&self, key: &KeyArn) {
         let noted = &self.noted.keys;
         let mut keys = noted.lock().unwrap_or_else(PoisonError::into_inner);
-        if !keys.iter().any(|noted| noted == key.as_str()) {
-            keys.push(key.to_string());
+        if !keys.contains(key) {
+            keys.push(key.clone());
         }
     }
 
     /// Notes a backing key that was used, under the name that `CloudTrail` has for it.
     pub(super) fn used(&self, name: &'static str, material: KeyMaterialId) {
-        let mut used = self
-            .noted
-            .materials
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        used.push((name, material.to_string()));
+        self.tell(name, material.to_string());
+    }
+
+    /// Notes what is to be in the record beside request and answer.
+    pub(super) fn tell(&self, name: &'static str, value: impl Into<Value>) {
+        let additional = &self.noted.additional;
+        let mut additional = additional.lock().unwrap_or_else(PoisonError::into_inner);
+        additional.insert(name.to_owned(), value.into());
     }
 
     /// The proof that the caller may do this to an alias.

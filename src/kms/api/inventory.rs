@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::call::{Ask, Call};
 use super::keys::state;
+use super::last_use::LastUsage;
 use super::members::{Constraints, Paging, marker, seconds};
+use super::rewrap::Counts;
 use crate::audit::{Checkpoint, Head, ServerId};
 use crate::kms::{InventoryEntry, InventoryVersion, KeyId, KeyManager, KmsError, ObjectFacts};
 
@@ -47,6 +49,10 @@ struct Entry {
     key_state: &'static str,
     creation_date: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    key_last_usage: Option<LastUsage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tracking_start_date: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     rotation_period_in_days: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_rotation_date: Option<f64>,
@@ -71,6 +77,8 @@ struct Version {
     token: String,
     scheme: &'static str,
     wraps_reserved: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dependants: Option<Counts>,
     /// Whether its canary opened just now.
     opens: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -102,6 +110,8 @@ impl From<InventoryEntry> for Entry {
             },
             key_state: state(entry.state),
             creation_date: seconds(entry.created),
+            tracking_start_date: entry.uses.as_ref().map(|uses| seconds(uses.since)),
+            key_last_usage: entry.uses.map(|uses| LastUsage::of(uses.last)),
             rotation_period_in_days: entry.rotation.map(|schedule| schedule.period_days),
             next_rotation_date: entry.rotation.map(|schedule| seconds(schedule.next)),
             last_rotation_date: seconds(entry.rotated),
@@ -124,6 +134,7 @@ impl From<InventoryVersion> for Version {
             token: version.token,
             scheme: version.scheme,
             wraps_reserved: version.wraps_reserved,
+            dependants: version.dependent.map(Counts::from),
             opens: version.opens.is_ok(),
             error: version.opens.err(),
             objects: version.objects.into_iter().map(Object::from).collect(),

@@ -2,9 +2,11 @@
 //! `CancelKeyDeletion`.
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::call::{Ask, Call};
 use super::import::expiration_model;
+use super::last_use;
 use super::members::{Constraints, Paging, SYMMETRIC_DEFAULT, Unhonoured, marker, seconds, there};
 use super::policy::check_document;
 use super::stores::check_id_if_any;
@@ -454,6 +456,17 @@ pub(super) async fn schedule_key_deletion(
         )
         .await?;
     let deletion = call.kms.schedule_key_deletion(&proof, &key, window).await?;
+    if let Some(dependent) = deletion.dependent {
+        let dependants = json!({
+            "objects": dependent.objects,
+            "bytes": dependent.bytes,
+            "multipartUploads": dependent.uploads,
+        });
+        call.tell("dependants", dependants);
+    }
+    if let Some(uses) = &deletion.uses {
+        call.tell("lastUsage", last_use::told(uses));
+    }
     Ok(ScheduledKeyDeletion {
         key_id: key.to_string(),
         deletion_date: seconds(deletion.date),

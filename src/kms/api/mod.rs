@@ -23,6 +23,7 @@ mod import;
 mod inventory;
 mod key_pair;
 mod keys;
+mod last_use;
 mod mac;
 mod members;
 mod policy;
@@ -65,11 +66,10 @@ const KEY_INVENTORY: &str = "Strongroom.KeyInventory";
 const VERIFY_CHECKPOINTS: &str = "Strongroom.VerifyAuditCheckpoints";
 
 /// Operations of the API that are not here.
-const UNSUPPORTED: [&str; 6] = [
+const UNSUPPORTED: [&str; 5] = [
     "Decapsulate",
     "DeriveSharedSecret",
     "Encapsulate",
-    "GetKeyLastUsage",
     "ReplicateKey",
     "UpdatePrimaryRegion",
 ];
@@ -189,6 +189,7 @@ async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, W
         }
         "GenerateMac" => answer(mac::generate_mac(call, read(body)?).await),
         "GenerateRandom" => answer(data::generate_random(call, read(body)?).await),
+        "GetKeyLastUsage" => answer(last_use::get_key_last_usage(call, read(body)?).await),
         "GetKeyPolicy" => answer(policy::get_key_policy(call, read(body)?).await),
         "GetKeyRotationStatus" => {
             answer(rotation::get_key_rotation_status(call, read(body)?).await)

@@ -21,7 +21,7 @@ const PREFIX_CHARS_MAX: usize = 1024;
 /// How much depends on something.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Counts {
+pub(super) struct Counts {
     objects: u64,
     bytes: u64,
     multipart_uploads: u64,

@@ -24,6 +24,7 @@ mod held;
 mod hmac;
 mod import;
 mod integrity;
+mod last_use;
 mod left;
 mod life;
 mod materials;
