@@ -14,9 +14,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::hmac;
 use minicbor::{Decode, Encode};
-use strongroom_hsm::{DataKey, SecretBytes, Wrapped};
+use strongroom_hsm::{DataKey, HsmError, SecretBytes, Wrapped};
 
 use super::backing::{Kind, Target};
 use super::error::KmsError;
@@ -131,6 +132,15 @@ impl Kms {
             .await
             .map_err(KmsError::hsm)?;
         sealed.wrapped = wrapped.as_bytes().to_vec();
+        // It takes the place of the only wrap that there is, whatever the settings say of decrypting back.
+        let opens = match self.unwrap_mac(&sealed).await {
+            Ok(opened) => verify_slices_are_equal(opened.expose(), key.expose()).is_ok(),
+            Err(KmsError::Damaged(_)) => false,
+            Err(error) => return Err(error),
+        };
+        if !opens {
+            return Err(KmsError::hsm(HsmError::WrapNotReadable));
+        }
         let row = table::internal_row(NAME);
         let batch = batch
             .unchanged(row.as_slice(), Some(&stored))

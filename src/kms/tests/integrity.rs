@@ -1,5 +1,11 @@
 //! Rows that were tampered with are not used.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use strongroom_hsm::testing::fault::{Fault, Op};
+use strongroom_hsm::{HsmHandle, HsmSettings};
+
 use super::{Rig, account, round_trip};
 use crate::kms::{KeyRef, KmsError};
 use crate::meta::{Batch, KeyRange, table};
@@ -133,4 +139,31 @@ async fn one_damaged_key_does_not_keep_the_others_from_being_destroyed() {
         .await
         .expect("rows");
     assert_eq!(left.len(), 1);
+}
+
+#[tokio::test]
+async fn a_wrap_of_the_mac_key_that_does_not_open_takes_no_place() {
+    let mut rig = Rig::new();
+    let key = rig.key().await;
+    let settings = HsmSettings {
+        workers: 2,
+        queue: 256,
+        deadline: Duration::from_secs(5),
+        verify_wraps: false,
+    };
+    rig.hsm = HsmHandle::start(Arc::new(rig.faults.clone()), settings).expect("workers");
+    rig.restart();
+    rig.faults.always(Op::Wrap, Fault::Corrupt);
+    let sealing = rig.kms.commit_sealing(Batch::new()).await;
+    assert!(
+        matches!(sealing, Err(KmsError::Unavailable(_))),
+        "{sealing:?}"
+    );
+    rig.faults.heal();
+    rig.restart();
+    assert!(!rig.kms.has_sealed_all().await.expect("known"));
+    round_trip(&rig.kms, &key).await.expect("as it was");
+    assert!(rig.kms.commit_sealing(Batch::new()).await.expect("sealed"));
+    rig.restart();
+    round_trip(&rig.kms, &key).await.expect("as it was");
 }
