@@ -14,6 +14,8 @@ use crate::auth::policy::{Document, Kind, Malformed};
 /// Parsed policies that are kept. One more, and all are forgotten.
 pub const DOCUMENTS_MAX: usize = 4096;
 
+const UNREADABLE: IamError = IamError::Damaged("a policy does not read");
+
 /// What a policy is for, which decides what it may say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
@@ -40,7 +42,7 @@ impl Documents {
         }
         let document = parse(of, text)
             .map(Arc::new)
-            .map_err(|_malformed| IamError::Damaged("a policy does not read"))?;
+            .map_err(|_malformed| UNREADABLE)?;
         let mut documents = self.lock();
         if documents.len() >= DOCUMENTS_MAX {
             documents.clear();
@@ -53,6 +55,15 @@ impl Documents {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 32], Arc<Document>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A trust policy that was checked before it was stored. It is not kept: it is asked once for a whole session.
+///
+/// # Errors
+///
+/// As [`Documents::stored`].
+pub(super) fn stored_trust(text: &str) -> Result<Document, IamError> {
+    parse(Use::Trust, text).map_err(|_malformed| UNREADABLE)
 }
 
 /// Checks a policy before it is stored.

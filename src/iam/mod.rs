@@ -60,7 +60,6 @@ pub use inline::{
 pub use keys::ACCESS_KEYS_OF_USER_MAX;
 pub use names::{Kind, NAME_CHARS_MAX, PATH_CHARS_MAX, SHORT_NAME_CHARS_MAX};
 pub use policies::{MANAGED_CHARS_MAX, POLICIES_MAX, VERSIONS_MAX};
-pub use principals::{Bound, may_mean};
 pub use roles::TRUST_CHARS_MAX;
 pub use secrets::SESSION_TOKEN_CHARS_MAX;
 pub use sessions::{CHAINED_SECONDS_MAX, SESSION_POLICY_CHARS_MAX, SESSION_SECONDS_MIN};

@@ -1,41 +1,29 @@
-//! Whom a policy means. A policy names users and roles by ARN, and a name may be used again; so when a policy is stored,
-//! the unique id is kept of everyone it names, and later only that one is meant. Who is renamed is meant no more.
+//! Whom a policy or a grant means when it is stored: see [`auth::policy`](crate::auth::policy::Bound).
 
-use std::collections::BTreeMap;
-
+use super::Iam;
 use super::error::IamError;
 use super::names::{Kind, is_name, is_path};
-use super::{Iam, find_entity};
-use crate::auth::policy::Document;
-use crate::auth::{AccountId, Identity, Principal};
-use crate::kms::Rows;
+use super::record::{self, EntityRecord};
+use crate::auth::AccountId;
+use crate::auth::policy::{Bound, Document};
+use crate::kms::{BindError, Identities, Rows};
 
-/// Unique ids by the ARN as a policy writes it.
-pub type Bound = BTreeMap<String, String>;
-
-impl Iam {
-    /// The unique ids of the users and roles that a policy names.
-    ///
-    /// # Errors
-    ///
-    /// [`IamError::MalformedPolicy`] when it names an account, a user or a role that is not here.
-    pub async fn bind(&self, policy: &Document) -> Result<Bound, IamError> {
-        let rows = self.kms.rows().await?;
+#[async_trait::async_trait]
+impl Identities for Iam {
+    async fn bind(&self, principals: &[&str]) -> Result<Bound, BindError> {
+        let rows = self.kms.rows().await.map_err(BindError::Kms)?;
         let mut bound = Bound::new();
-        for name in policy.principals() {
-            let invalid = || {
-                IamError::MalformedPolicy(format!(
-                    "Invalid principal in policy: \"AWS\":\"{name}\""
-                ))
-            };
+        for name in principals {
+            let invalid = || BindError::Nobody((*name).to_owned());
             match Written::parse(name).ok_or_else(invalid)? {
-                Written::Everybody => {}
+                Written::Everybody | Written::Nobody => {}
                 Written::Account(account) => {
                     self.accounts.find(&account).ok_or_else(invalid)?;
                 }
                 Written::Entity(kind, account, entity, arn) => {
-                    let id = id_of(&rows, kind, &account, entity, arn).await?;
-                    bound.insert(name.to_owned(), id.ok_or_else(invalid)?);
+                    let id = id_of(&rows, kind, &account, entity, arn);
+                    let id = id.await?;
+                    bound.insert((*name).to_owned(), id.ok_or_else(invalid)?);
                 }
             }
         }
@@ -43,26 +31,26 @@ impl Iam {
     }
 }
 
-/// Whether a policy that was bound so can mean the caller: wherever it names the caller's ARN, it means this very user
-/// or role.
-pub fn may_mean(bound: &Bound, caller: &Principal) -> bool {
-    let (id, role) = match &caller.identity {
-        Identity::Root => return true,
-        Identity::User(user) => (&user.id, None),
-        Identity::Session(session) => {
-            let arn = Kind::Role.arn(&caller.account, &session.path, &session.role);
-            (&session.role_id, Some(arn))
-        }
-    };
-    [Some(caller.arn()), role]
-        .into_iter()
-        .flatten()
-        .all(|arn| bound.get(&arn).is_none_or(|meant| meant == id))
+impl Iam {
+    /// Whom a trust policy means.
+    ///
+    /// # Errors
+    ///
+    /// [`IamError::MalformedPolicy`] when it names an account, a user or a role that is not here.
+    pub(super) async fn bind_trust(&self, trust: &Document) -> Result<Bound, IamError> {
+        let principals: Vec<_> = trust.principals().collect();
+        self.bind(&principals).await.map_err(|error| match error {
+            BindError::Nobody(_) => IamError::MalformedPolicy(error.to_string()),
+            BindError::Kms(error) => error.into(),
+        })
+    }
 }
 
 /// A principal as a policy writes it.
 enum Written<'a> {
     Everybody,
+    /// A federated user: there is none here.
+    Nobody,
     Account(AccountId),
     /// Kind, account and name; its ARN, where that is what was written.
     Entity(Kind, AccountId, &'a str, Option<&'a str>),
@@ -85,6 +73,9 @@ impl<'a> Written<'a> {
                 role,
                 None,
             ));
+        }
+        if name.contains(":federated-user/") {
+            return Some(Self::Nobody);
         }
         let (account, resource) = name.strip_prefix("arn:aws:iam::")?.split_once(':')?;
         let account = AccountId::parse(account)?;
@@ -111,10 +102,12 @@ async fn id_of(
     account: &AccountId,
     name: &str,
     arn: Option<&str>,
-) -> Result<Option<String>, IamError> {
-    let found = find_entity(rows, account, kind, name).await?;
-    let found = found.map(|found| found.record);
+) -> Result<Option<String>, BindError> {
+    let row = record::entity_row(kind, account, name);
+    let found = rows.load::<EntityRecord>("identity", row).await;
+    let found = found.map_err(BindError::Kms)?.map(|found| found.record);
     Ok(found
+        .filter(|record| record.kind() == kind)
         .filter(|record| arn.is_none_or(|arn| record.arn(account) == arn))
         .map(|record| record.id))
 }

@@ -25,7 +25,7 @@ impl Iam {
         session_seconds_max: u32,
     ) -> Result<EntityRecord, IamError> {
         let own = Own::Role {
-            bound: self.bind(&check_trust(trust)?).await?,
+            bound: self.bind_trust(&check_trust(trust)?).await?,
             trust: trust.to_owned(),
             description: description.to_owned(),
             session_seconds_max,
@@ -75,7 +75,7 @@ impl Iam {
         name: &str,
         document: &str,
     ) -> Result<(), IamError> {
-        let meant = self.bind(&check_trust(document)?).await?;
+        let meant = self.bind_trust(&check_trust(document)?).await?;
         self.update(proof, &["iam:UpdateAssumeRolePolicy"], name, |own| {
             if let Own::Role { trust, bound, .. } = own {
                 document.clone_into(trust);

@@ -3,10 +3,9 @@
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use super::documents::{Use, check};
+use super::documents::{Use, check, stored_trust};
 use super::error::IamError;
 use super::names::{Kind, folded, new_access_key_id, new_secret, parse_role_arn};
-use super::principals::may_mean;
 use super::record::{EntityRecord, Own};
 use super::secrets::SessionRecord;
 use super::{Iam, find_entity};
@@ -89,7 +88,7 @@ impl Iam {
         else {
             return Err(IamError::Damaged("a role that is none"));
         };
-        let trust = self.documents.stored(Use::Trust, trust)?;
+        let trust = stored_trust(trust)?.meaning(bound.clone());
         let side = Side::Role {
             owner: &account,
             trust: &trust,
@@ -108,9 +107,6 @@ impl Iam {
             },
         )
         .map_err(|_unsaid_whether_there_is_one| denied())?;
-        if !may_mean(bound, principal) {
-            return Err(denied());
-        }
         let is_chained = matches!(principal.identity, Identity::Session(_));
         let seconds = session_seconds(is_chained, ask.seconds, *session_seconds_max)?;
         self.check_session_policies(&rows, &account, ask).await?;

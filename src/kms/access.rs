@@ -14,7 +14,7 @@ use super::grants::{self, GrantId, GrantOperation, NewGrant, Wanted};
 use super::key::{KeyArn, KeyId, KeyRecord, KeyRef, Owner};
 use super::policy::{POLICY_NAME, PolicyRecord, default_document};
 use super::table::{self, Rows};
-use crate::auth::policy::{Denial, Document, Kind, Named, PolicyKind, Side, Values};
+use crate::auth::policy::{Denial, Document, Named, PolicyKind, Side, Values};
 use crate::auth::{AccountId, Action, Authorised, Denied, RequestContext, Resource, authorise};
 
 /// The most key policies that are kept as they were read.
@@ -104,21 +104,19 @@ impl<'a> Ask<'a> {
 
 /// Policies as they were last read: what is stored, and what it says.
 #[derive(Debug, Default)]
-pub(super) struct ReadPolicies(Mutex<HashMap<KeyId, (String, Arc<Document>)>>);
+pub(super) struct ReadPolicies(Mutex<HashMap<KeyId, (PolicyRecord, Arc<Document>)>>);
 
 impl ReadPolicies {
-    fn document(&self, key: KeyId, text: String) -> Result<Arc<Document>, KmsError> {
+    fn document(&self, key: KeyId, record: PolicyRecord) -> Result<Arc<Document>, KmsError> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, document)) = kept.get(&key).filter(|(was, _)| *was == text) {
+        if let Some((_, document)) = kept.get(&key).filter(|(was, _)| *was == record) {
             return Ok(Arc::clone(document));
         }
-        let document = Document::parse(&text, Kind::Resource)
-            .map_err(|_malformed| KmsError::Damaged("a key policy does not read"))?;
-        let document = Arc::new(document);
+        let document = Arc::new(record.read()?);
         if kept.len() >= POLICIES_KEPT_MAX {
             kept.clear();
         }
-        kept.insert(key, (text, Arc::clone(&document)));
+        kept.insert(key, (record, Arc::clone(&document)));
         Ok(document)
     }
 }
@@ -292,15 +290,15 @@ impl Kms {
     ) -> Result<Arc<Document>, KmsError> {
         // Who may not even ask about a key that is not there, or is of another account than was named, learns nothing of
         // it.
-        let text = if is_there {
+        let record = if is_there {
             let row = table::policy_row(key.key_id(), POLICY_NAME);
             let stored = rows.load::<PolicyRecord>("key policy", row).await?;
             let stored = stored.ok_or(KmsError::Damaged("a key policy is missing"))?;
-            stored.record.document
+            stored.record
         } else {
-            default_document(key.account())
+            PolicyRecord::of_accounts(default_document(key.account()))
         };
-        self.read_policies.document(key.key_id(), text)
+        self.read_policies.document(key.key_id(), record)
     }
 }
 

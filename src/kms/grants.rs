@@ -17,8 +17,8 @@ use super::error::KmsError;
 use super::key::{KeyArn, KeyId, Owner, Timestamp};
 use super::spec::KeyUsage;
 use super::table::{self, Rows};
-use super::{COMMIT_ATTEMPTS_MAX, Kms, Page, check_proof, check_proof_of};
-use crate::auth::policy::{Named, names};
+use super::{BindError, COMMIT_ATTEMPTS_MAX, Kms, Page, check_proof, check_proof_of};
+use crate::auth::policy::{Bound, Named, names};
 use crate::auth::{AccountId, Authorised, Identity, Principal, Resource};
 use crate::meta::{Batch, KeyRange, table as tables};
 
@@ -212,6 +212,9 @@ pub(super) struct GrantRecord {
     created: Timestamp,
     #[n(2)]
     issuing_account: String,
+    /// Unique ids of those whom it names, if they are users or roles; not said of a grant from before they were kept.
+    #[n(3)]
+    bound: Option<Bound>,
 }
 
 /// A grant.
@@ -274,10 +277,16 @@ pub(super) struct Wanted<'a> {
 }
 
 impl GrantRecord {
+    /// How `written`, one of its principals, names somebody.
+    fn names(&self, written: &str, principal: &Principal) -> Option<Named> {
+        let id = self.bound.as_ref().and_then(|bound| bound.get(written));
+        names(written, id.map(String::as_str), principal)
+    }
+
     /// How the grant names the caller, if it allows what is wanted.
     fn allows(&self, wanted: Wanted<'_>) -> Option<Named> {
         let Self { grant, .. } = self;
-        let named = names(&grant.grantee, wanted.principal)?;
+        let named = self.names(&grant.grantee, wanted.principal)?;
         let allowed = grant.operations.contains(&wanted.operation) && self.is_within(wanted);
         allowed.then_some(named)
     }
@@ -378,6 +387,7 @@ impl Kms {
         check_proof(proof, &[ACTION], key)?;
         let owner = Owner::Key(key.clone());
         let id = GrantId::random()?;
+        let bound = self.bind_grant(terms).await?;
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             let rows = self.rows().await?;
             let head = rows.head(&owner).await?;
@@ -393,7 +403,10 @@ impl Kms {
             }
             if terms.name.is_some() {
                 let grants = grants_of(&rows, key.key_id()).await?;
-                if let Some((id, _)) = grants.iter().find(|(_, record)| record.grant == *terms) {
+                let alike = |record: &GrantRecord| {
+                    record.grant == *terms && record.bound.as_ref() == Some(&bound)
+                };
+                if let Some((id, _)) = grants.iter().find(|(_, record)| alike(record)) {
                     return Ok((*id, self.grant_token(key.key_id(), *id).await?));
                 }
             }
@@ -408,6 +421,7 @@ impl Kms {
                 grant: terms.clone(),
                 created: self.now(),
                 issuing_account: proof.principal().account.to_string(),
+                bound: Some(bound.clone()),
             };
             let batch = rows
                 .insert(grant_row(key.key_id(), id), &record)
@@ -417,6 +431,19 @@ impl Kms {
             }
         }
         Err(KmsError::Busy)
+    }
+
+    async fn bind_grant(&self, terms: &NewGrant) -> Result<Bound, KmsError> {
+        let principals = [Some(&terms.grantee), terms.retiring.as_ref()];
+        let principals = principals.into_iter().flatten();
+        let principals: Vec<_> = principals.map(String::as_str).collect();
+        let bound = self.bind_principals(&principals).await;
+        bound.map_err(|error| match error {
+            BindError::Nobody(arn) => {
+                KmsError::InvalidArn(format!("ARN does not refer to a valid principal: {arn}"))
+            }
+            BindError::Kms(error) => error,
+        })
     }
 
     /// Lists a key's grants by id.
@@ -498,13 +525,12 @@ impl Kms {
     /// # Errors
     ///
     /// [`KmsError::NotFound`].
-    pub async fn grant(&self, key: &KeyArn, id: GrantId) -> Result<Grant, KmsError> {
+    pub(super) async fn grant(&self, key: &KeyArn, id: GrantId) -> Result<GrantRecord, KmsError> {
         let rows = self.rows().await?;
         rows.head(&Owner::Key(key.clone())).await?;
         let row = grant_row(key.key_id(), id);
         let found = rows.load::<GrantRecord>("grant", row).await?;
-        let found = found.ok_or_else(|| no_grant(id))?;
-        Ok(entry(id, key.clone(), found.record))
+        Ok(found.ok_or_else(|| no_grant(id))?.record)
     }
 
     /// Ends a grant: kms:RevokeGrant, or kms:RetireGrant by who may.
@@ -585,19 +611,20 @@ fn no_grant(id: GrantId) -> KmsError {
     KmsError::NotFound(format!("Grant ID {id} not found"))
 }
 
-impl Grant {
+impl GrantRecord {
     /// How the grant names who may retire it without any policy saying so: the retiring principal, the grantee if
     /// `RetireGrant` is among the operations, and the root of the account that made it (AWS KMS Developer Guide,
     /// "Retiring and revoking grants").
     pub(super) fn retirable_by(&self, principal: &Principal) -> Option<Named> {
-        let retiring = self.terms.retiring.as_deref();
-        let grantee = Some(self.terms.grantee.as_str())
-            .filter(|_| self.terms.operations.contains(&GrantOperation::RetireGrant));
+        let Self { grant, .. } = self;
+        let retiring = grant.retiring.as_deref();
+        let grantee = Some(grant.grantee.as_str())
+            .filter(|_| grant.operations.contains(&GrantOperation::RetireGrant));
         let named = [retiring, grantee].into_iter().flatten();
         let is_issuer = matches!(principal.identity, Identity::Root)
             && principal.account.as_str() == self.issuing_account;
         named
-            .filter_map(|arn| names(arn, principal))
+            .filter_map(|arn| self.names(arn, principal))
             .find(|named| *named != Named::Account)
             .or(is_issuer.then_some(Named::Itself))
     }
@@ -667,6 +694,7 @@ mod tests {
             grant: grant.clone(),
             created: Timestamp::of(time::OffsetDateTime::UNIX_EPOCH),
             issuing_account: String::new(),
+            bound: None,
         };
         let named = record.allows(Wanted {
             principal: &root(),
@@ -715,6 +743,7 @@ mod tests {
             grant: grant(&[CreateGrant, Decrypt], subset(&[("a", "1")])),
             created: Timestamp::of(time::OffsetDateTime::UNIX_EPOCH),
             issuing_account: String::new(),
+            bound: None,
         };
         for (child, may) in [
             (grant(&[Decrypt], subset(&[("a", "1")])), true),

@@ -89,13 +89,13 @@ impl Kms {
         check_description(&new.description)?;
         let account = &proof.principal().account;
         self.check_store_for(account, new.store.as_ref())?;
-        let document = match new.policy {
+        let policy = match new.policy {
             Some(document) => {
                 let who = (account, proof.principal());
-                policy::check(&document, "*", who, new.bypass_lockout_check)?;
-                document
+                self.checked_policy(&document, "*", who, new.bypass_lockout_check)
+                    .await?
             }
-            None => policy::default_document(account),
+            None => PolicyRecord::of_accounts(policy::default_document(account)),
         };
         if new.store.is_some() && new.spec != KeySpec::SYMMETRIC_DEFAULT {
             return Err(KmsError::Unsupported(format!(
@@ -119,7 +119,7 @@ impl Kms {
         record.description = new.description;
         record.store = new.store;
         record.tags = tags::merge(&BTreeMap::new(), &new.tags)?;
-        self.make_key(record, &document, None)
+        self.make_key(record, &policy, None)
             .await?
             .ok_or(KmsError::internal("no alias can be taken"))
     }
@@ -141,8 +141,9 @@ impl Kms {
             let mut record =
                 KeyRecord::new(self.now(), KeyManager::Aws).of_account(account, self.account());
             S3_DESCRIPTION.clone_into(&mut record.description);
-            let document = policy::managed_document(account, self.region());
-            if let Some(metadata) = self.make_key(record, &document, Some(S3_ALIAS)).await? {
+            let policy = policy::managed_document(account, self.region());
+            let policy = PolicyRecord::of_accounts(policy);
+            if let Some(metadata) = self.make_key(record, &policy, Some(S3_ALIAS)).await? {
                 let details = serde_json::json!({ "aliasName": S3_ALIAS });
                 self.record_own("CreateKey", &metadata.arn, details).await;
                 return Ok(metadata.arn);
@@ -155,7 +156,7 @@ impl Kms {
     async fn make_key(
         &self,
         mut record: KeyRecord,
-        policy: &str,
+        policy: &PolicyRecord,
         alias: Option<&str>,
     ) -> Result<Option<KeyMetadata>, KmsError> {
         // Before anything else, for the records' MAC may need the HSM first.
@@ -220,19 +221,16 @@ impl Kms {
         made: Option<&MadeBacking>,
         owner: &Owner,
         record: &KeyRecord,
-        policy: &str,
+        policy: &PolicyRecord,
         alias: Option<&str>,
     ) -> Result<Option<(Batch, Option<KeyStoreOfKey>)>, KmsError> {
         let rows = self.rows().await?;
         let Owner::Key(arn) = owner else {
             return Err(KmsError::internal("an internal key has no policy"));
         };
-        let policy = PolicyRecord {
-            document: policy.to_owned(),
-        };
         let mut batch = rows
             .insert(table::head_row(owner), record)
-            .and(rows.insert(table::policy_row(arn.key_id(), POLICY_NAME), &policy));
+            .and(rows.insert(table::policy_row(arn.key_id(), POLICY_NAME), policy));
         if let Some(made) = made {
             batch = batch
                 .and(made.insert(&rows, owner, record.current))

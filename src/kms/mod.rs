@@ -22,7 +22,7 @@
 //! `rewrap`, `internal`, `held`, `audit`, `inventory`; the front end is [`api`].
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard, Notify, Semaphore};
@@ -48,6 +48,7 @@ mod grants;
 mod groups;
 mod held;
 mod hmac;
+mod identities;
 mod import;
 mod internal;
 mod inventory;
@@ -88,6 +89,7 @@ pub use grants::{
 pub use groups::{TokenGroups, cluster_id_of};
 pub use held::KeyWatch;
 pub use hmac::{MAC_BYTES_MAX, MAC_MESSAGE_BYTES_MAX};
+pub use identities::{BindError, Identities};
 pub use import::{
     IMPORT_BYTES_MAX, IMPORT_PAIRS_PER_KEY_MAX, IMPORT_PARAMETERS_VALID_MILLIS, ImportParameters,
     ImportedMaterial, MATERIAL_DESCRIPTION_CHARS_MAX, MATERIAL_VALID_DAYS_MAX, NewMaterial,
@@ -165,6 +167,7 @@ pub struct Kms {
     dependants: Option<Arc<dyn Dependants>>,
     refuse_deletion_while_in_use: bool,
     last_uses: LastUses,
+    identities: OnceLock<Weak<dyn Identities>>,
     /// That a re-wrap was begun.
     rewraps: Notify,
     /// Turns of those who make key pairs.
@@ -224,6 +227,7 @@ impl Kms {
             dependants: None,
             refuse_deletion_while_in_use: false,
             last_uses,
+            identities: OnceLock::new(),
             rewraps: Notify::new(),
             pairs: Arc::new(Semaphore::new(key_pair::PAIRS_AT_ONCE_MAX)),
             audit: None,

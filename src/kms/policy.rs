@@ -2,8 +2,8 @@
 
 use super::error::KmsError;
 use super::key::{KeyArn, KeyRecord, Owner};
-use super::{COMMIT_ATTEMPTS_MAX, Kms, check_proof, table};
-use crate::auth::policy::{Document, Kind, Values, may_change_key_policy};
+use super::{BindError, COMMIT_ATTEMPTS_MAX, Kms, check_proof, table};
+use crate::auth::policy::{Bound, Document, Kind, Values, may_change_key_policy};
 use crate::auth::{AccountId, Authorised, Principal};
 use minicbor::{Decode, Encode};
 
@@ -17,6 +17,29 @@ pub const POLICY_CHARS_MAX: usize = 131_072;
 pub(super) struct PolicyRecord {
     #[n(0)]
     pub(super) document: String,
+    /// Whom it meant when it was stored; not said of a policy from before that was kept.
+    #[n(1)]
+    pub(super) bound: Option<Bound>,
+}
+
+impl PolicyRecord {
+    /// A policy that names no user and no role.
+    pub(super) fn of_accounts(document: String) -> Self {
+        Self {
+            document,
+            bound: None,
+        }
+    }
+
+    /// What it says.
+    pub(super) fn read(&self) -> Result<Document, KmsError> {
+        let document = Document::parse(&self.document, Kind::Resource)
+            .map_err(|_malformed| KmsError::Damaged("a key policy does not read"))?;
+        Ok(match &self.bound {
+            Some(bound) => document.meaning(bound.clone()),
+            None => document,
+        })
+    }
 }
 
 impl Kms {
@@ -35,10 +58,9 @@ impl Kms {
         const ACTION: &str = "kms:PutKeyPolicy";
         check_proof(proof, &[ACTION], key)?;
         let who = (key.account(), proof.principal());
-        check(document, key.as_str(), who, bypass_lockout_check)?;
-        let record = PolicyRecord {
-            document: document.to_owned(),
-        };
+        let record = self
+            .checked_policy(document, key.as_str(), who, bypass_lockout_check)
+            .await?;
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             let rows = self.rows().await?;
             let head = rows.head(&Owner::Key(key.clone())).await?;
@@ -55,6 +77,31 @@ impl Kms {
             }
         }
         Err(KmsError::Busy)
+    }
+
+    /// Checks that `document` reads as a key policy and names those who exist and, unless told otherwise, that whoever
+    /// sets it could change it again.
+    pub(super) async fn checked_policy(
+        &self,
+        document: &str,
+        key_arn: &str,
+        who: (&AccountId, &Principal),
+        bypass_lockout_check: bool,
+    ) -> Result<PolicyRecord, KmsError> {
+        let policy = parse(document)?;
+        let policy = self.bind(policy).await.map_err(|error| match error {
+            BindError::Nobody(_) => KmsError::MalformedPolicy(
+                "Policy contains a statement with one or more invalid principals.".to_owned(),
+            ),
+            BindError::Kms(error) => error,
+        })?;
+        if !bypass_lockout_check {
+            check_lockout(&policy, key_arn, who)?;
+        }
+        Ok(PolicyRecord {
+            document: document.to_owned(),
+            bound: policy.bound().cloned(),
+        })
     }
 
     /// A key's policy.
@@ -148,29 +195,29 @@ pub(super) fn managed_document(account: &AccountId, region: &str) -> String {
     )
 }
 
-/// Checks that `document` reads as a key policy and, unless told otherwise, that whoever sets it could change it again.
-pub(super) fn check(
-    document: &str,
+fn parse(document: &str) -> Result<Document, KmsError> {
+    if document.chars().count() > POLICY_CHARS_MAX {
+        let message = "The policy is too long.".to_owned();
+        return Err(KmsError::MalformedPolicy(message));
+    }
+    Document::parse(document, Kind::Resource)
+        .map_err(|error| KmsError::MalformedPolicy(format!("The policy is not valid: {error}.")))
+}
+
+/// Checks that whoever sets a policy could change it again.
+fn check_lockout(
+    policy: &Document,
     key_arn: &str,
     (owner, principal): (&AccountId, &Principal),
-    bypass_lockout_check: bool,
 ) -> Result<(), KmsError> {
-    let malformed = |message: String| Err(KmsError::MalformedPolicy(message));
-    if document.chars().count() > POLICY_CHARS_MAX {
-        return malformed("The policy is too long.".to_owned());
-    }
-    let policy = match Document::parse(document, Kind::Resource) {
-        Ok(policy) => policy,
-        Err(error) => return malformed(format!("The policy is not valid: {error}.")),
-    };
     let mut values = Values::of(principal);
     values.add("kms:CallerAccount", principal.account.as_str());
-    if bypass_lockout_check || may_change_key_policy(principal, owner, key_arn, &policy, &values) {
+    if may_change_key_policy(principal, owner, key_arn, policy, &values) {
         return Ok(());
     }
-    malformed(
+    Err(KmsError::MalformedPolicy(
         "The new key policy will not allow you to update the key policy in the future.".to_owned(),
-    )
+    ))
 }
 
 #[cfg(test)]
@@ -179,9 +226,10 @@ mod tests {
     use crate::auth::policy::{Document, Kind};
     use crate::auth::{AccountId, Principal};
 
-    fn check(document: &str, account: &AccountId, bypass: bool) -> Result<(), KmsError> {
+    fn check(document: &str, account: &AccountId) -> Result<(), KmsError> {
         let root = Principal::root(account.clone(), "AKIA");
-        super::check(document, "arn:aws:kms:r:1:key/k", (account, &root), bypass)
+        let policy = super::parse(document)?;
+        super::check_lockout(&policy, "arn:aws:kms:r:1:key/k", (account, &root))
     }
 
     #[test]
@@ -196,18 +244,17 @@ mod tests {
 
     #[test]
     fn the_default_policy_passes_its_own_check() {
-        check(&default_document(&account()), &account(), false).expect("keeps root in");
+        check(&default_document(&account()), &account()).expect("keeps root in");
     }
 
     #[test]
-    fn a_policy_that_locks_root_out_needs_the_bypass() {
+    fn a_policy_that_locks_root_out_is_refused() {
         let other = default_document(&AccountId::parse("210987654321").expect("twelve digits"));
-        assert!(check(&other, &account(), false).is_err());
-        check(&other, &account(), true).expect("bypassed");
+        assert!(check(&other, &account()).is_err());
     }
 
     #[test]
-    fn what_is_no_policy_is_malformed_even_with_the_bypass() {
+    fn what_is_no_policy_is_malformed() {
         for document in [
             "",
             "{}",
@@ -215,7 +262,7 @@ mod tests {
             "{\"Statement\":[{}]}",
             "{\"Statement\":\"x\"}",
         ] {
-            assert!(check(document, &account(), true).is_err(), "{document}");
+            assert!(super::parse(document).is_err(), "{document}");
         }
     }
 }

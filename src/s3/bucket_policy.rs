@@ -12,6 +12,7 @@ use super::error::coded;
 use super::{Front, context, error};
 use crate::auth::policy::{Document, Kind, Side};
 use crate::auth::{Action, Resource, authorise};
+use crate::kms::BindError;
 use crate::store::BUCKET_POLICY_BYTES_MAX;
 
 const CONFIRM_REMOVE_SELF: &str = "x-amz-confirm-remove-self-bucket-access";
@@ -23,8 +24,12 @@ pub(super) async fn put(
 ) -> S3Result<S3Response<PutBucketPolicyOutput>> {
     let bucket = &request.input.bucket;
     let proof = front.may_bucket(&request, PUT, bucket).await?;
-    let policy = request.input.policy.as_str();
-    let document = check(policy, bucket)?;
+    let document = check(&request.input.policy, bucket)?;
+    let bound = front.store.bind_policy(document).await;
+    let document = bound.map_err(|error| match error {
+        BindError::Nobody(_) => malformed("Invalid principal in policy".to_owned()),
+        BindError::Kms(error) => error::kms(error),
+    })?;
     let confirmed = request.headers.get(CONFIRM_REMOVE_SELF);
     if confirmed.is_none_or(|value| value != "true") {
         let caller = context(&request)?;
@@ -38,7 +43,10 @@ pub(super) async fn put(
         let _again =
             authorise(caller, Action(PUT), resource, side, |_values| ()).map_err(error::denied)?;
     }
-    front.store.put_bucket_policy(&proof, Some(policy)).await?;
+    front
+        .store
+        .put_bucket_policy(&proof, Some(&document))
+        .await?;
     Ok(S3Response::with_status(
         PutBucketPolicyOutput {},
         StatusCode::NO_CONTENT,
@@ -81,13 +89,14 @@ pub(super) async fn delete(
     ))
 }
 
+fn malformed(message: String) -> S3Error {
+    let mut error = s3_error!(MalformedPolicy);
+    error.set_message(message);
+    error
+}
+
 /// Reads a policy of this bucket.
 fn check(text: &str, bucket: &str) -> S3Result<Document> {
-    let malformed = |message: String| -> S3Error {
-        let mut error = s3_error!(MalformedPolicy);
-        error.set_message(message);
-        error
-    };
     if text.len() > BUCKET_POLICY_BYTES_MAX {
         return Err(malformed(
             "Policy exceeds the maximum allowed document size.".to_owned(),

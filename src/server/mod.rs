@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -172,6 +172,8 @@ impl Server {
             );
         }
         let iam = Arc::new(Iam::new(Arc::clone(&kms), Arc::clone(&clock), accounts));
+        let identities: Weak<Iam> = Arc::downgrade(&iam);
+        kms.identify_by(identities);
         let verifier = Verifier::new(config.regions.clone(), Arc::clone(&clock));
         let owners = iam.accounts().all().map(|account| {
             let names = (account.canonical_id.clone(), account.display_name.clone());

@@ -1,5 +1,10 @@
 //! Policies of buckets: who may, by the bucket's own word.
 //!
+//! ```text
+//! 1 ‖ CBOR      PolicyRecord
+//! {…            the text alone, of a policy from before it was kept whom it means
+//! ```
+//!
 //! A policy's row is bound to the bucket's UUID and carries the MAC of the KMS's records, and the bucket's row says which
 //! policy there is, so that write access to the disk can neither change nor delete one. Until the HSM has been there once since the start, a bucket that has a policy is not
 //! served: what cannot be verified is not believed, and not passed over either.
@@ -7,17 +12,32 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use minicbor::{Decode, Encode};
+
 use super::bucket_row::{Bucket, is_verified, policy_digest};
 use super::record::{BucketRecord, Uuid, policy_row};
 use super::{Store, StoreError};
-use crate::auth::policy::{Document, Kind};
+use crate::auth::policy::{Bound, Document, Kind};
 use crate::auth::{AccountId, Authorised, DecidedBucket};
-use crate::meta::Snapshot;
+use crate::kms::BindError;
+use crate::meta::{Snapshot, codec};
 
 /// The longest policy of a bucket: AWS's limit.
 pub const BUCKET_POLICY_BYTES_MAX: usize = 20 * 1024;
 /// The most policies that are kept as they were read.
 const POLICIES_KEPT_MAX: usize = 1_000;
+
+/// What a row with a version begins with; no text of a policy does.
+const VERSION: u8 = 1;
+
+/// A policy, and whom it means.
+#[derive(Encode, Decode)]
+struct PolicyRecord {
+    #[n(0)]
+    text: String,
+    #[n(1)]
+    bound: Option<Bound>,
+}
 
 /// What decides about a bucket besides the caller's own policies.
 #[derive(Debug)]
@@ -112,12 +132,19 @@ impl Store {
         if let Some(policy) = self.read_policies.kept(bucket, &stored) {
             return Ok(policy);
         }
-        let text = self.kms.open_row("bucket policy", &row, &stored).await?;
-        let text = String::from_utf8(text).map_err(|_bytes| damaged())?;
-        let document = Document::parse(&text, Kind::Resource);
-        let document = Arc::new(document.map_err(|_malformed| damaged())?);
+        let record = self.kms.open_row("bucket policy", &row, &stored).await?;
+        let document = Arc::new(read(&record)?);
         self.read_policies.keep(*bucket, stored, &document);
         Ok(document)
+    }
+
+    /// `policy`, meaning those who have its names now: before it is set.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`].
+    pub async fn bind_policy(&self, policy: Document) -> Result<Document, BindError> {
+        self.kms.bind(policy).await
     }
 
     /// Sets the bucket's policy, or takes it away.
@@ -128,7 +155,7 @@ impl Store {
     pub async fn put_bucket_policy(
         &self,
         proof: &Authorised,
-        policy: Option<&str>,
+        policy: Option<&Document>,
     ) -> Result<(), StoreError> {
         self.require_verified(is_verified(proof)?).await?;
         self.commit_deciding(|| async {
@@ -139,7 +166,7 @@ impl Store {
             let (batch, digest) = match policy {
                 None => (batch.delete(row), None),
                 Some(policy) => {
-                    let sealed = self.kms.seal_row(&row, policy.as_bytes()).await?;
+                    let sealed = self.kms.seal_row(&row, &written(policy)).await?;
                     let digest = policy_digest(&sealed);
                     (batch.put(row, sealed), Some(digest))
                 }
@@ -153,6 +180,29 @@ impl Store {
         })
         .await
     }
+}
+
+fn written(policy: &Document) -> Vec<u8> {
+    let record = PolicyRecord {
+        text: policy.text().to_owned(),
+        bound: policy.bound().cloned(),
+    };
+    [&[VERSION], codec::encode(&record).as_slice()].concat()
+}
+
+fn read(record: &[u8]) -> Result<Document, StoreError> {
+    let record = match record.split_first() {
+        Some((&VERSION, record)) => codec::decode("bucket policy", record)?,
+        _ => PolicyRecord {
+            text: String::from_utf8(record.to_vec()).map_err(|_bytes| damaged())?,
+            bound: None,
+        },
+    };
+    let document = Document::parse(&record.text, Kind::Resource).map_err(|_malformed| damaged())?;
+    Ok(match record.bound {
+        Some(bound) => document.meaning(bound),
+        None => document,
+    })
 }
 
 fn damaged() -> StoreError {

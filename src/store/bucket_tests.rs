@@ -14,13 +14,17 @@ use super::{
     BucketsRequest, Conditions, ListRequest, PutRequest, SseTarget, Store, StoreError,
     StoreSettings, WriteConditions,
 };
-use crate::auth::policy::Side;
+use crate::auth::policy::{Document, Kind, Side};
 use crate::auth::{AccountId, Action, Authorised, Principal, Resource, authorise};
 use crate::kms::KmsError;
 use crate::meta::{Batch, codec, table};
 
 /// A use of a bucket by a proof.
 type Use = for<'a> fn(&'a Store, Authorised) -> BoxFuture<'a, Result<(), StoreError>>;
+
+fn document(text: &str) -> Document {
+    Document::parse(text, Kind::Resource).expect("a policy")
+}
 
 const OF_BUCKETS: [(&str, Use); 8] = [
     ("s3:ListBucket", |store, proof| {
@@ -40,7 +44,12 @@ const OF_BUCKETS: [(&str, Use); 8] = [
         async move { store.access_of(&proof).await.map(drop) }.boxed()
     }),
     ("s3:PutBucketPolicy", |store, proof| {
-        async move { store.put_bucket_policy(&proof, Some(POLICY)).await }.boxed()
+        async move {
+            store
+                .put_bucket_policy(&proof, Some(&document(POLICY)))
+                .await
+        }
+        .boxed()
     }),
     ("s3:DeleteBucketPolicy", |store, proof| {
         async move { store.put_bucket_policy(&proof, None).await }.boxed()
@@ -278,14 +287,14 @@ async fn a_policy_that_was_deleted_or_put_back_on_the_disk_closes_its_bucket() {
     let bucket = || Resource::Bucket(BUCKET.into());
     let proof = may_in(&rig.store, "s3:PutBucketPolicy", bucket()).await;
     rig.store
-        .put_bucket_policy(&proof, Some(POLICY))
+        .put_bucket_policy(&proof, Some(&document(POLICY)))
         .await
         .expect("set");
     let uuid = rig.store.load_bucket(&proof).await.expect("there").uuid;
     let first = load(&rig, &policy_row(&uuid)).await.expect("there");
     let other = POLICY.replace("Allow", "Deny");
     rig.store
-        .put_bucket_policy(&proof, Some(&other))
+        .put_bucket_policy(&proof, Some(&document(&other)))
         .await
         .expect("set");
     let second = load(&rig, &policy_row(&uuid)).await.expect("there");

@@ -296,6 +296,7 @@ python_tests! {
         a_session_signs_for_every_service_and_dies_with_its_role
         the_ready_policies_keep_duties_apart
         policies_are_enforced_as_of_now
+        a_name_that_is_used_again_is_somebody_else
         secrets_are_nowhere_on_the_disk
         without_the_hsm_after_a_restart_users_wait_and_root_works
         rows_that_were_tampered_with_are_refused

@@ -33,7 +33,7 @@ mod tests;
 pub use decide::{Decision, Denial, PolicyKind, Question, Side, decide, may_change_key_policy};
 pub use error::Malformed;
 pub use pattern::PATTERN_CHARS_MAX;
-pub use principal::{Named, names};
+pub use principal::{Bound, Named, names};
 pub use steps::STEPS_MAX;
 pub use values::Values;
 
@@ -68,6 +68,7 @@ enum Version {
 pub struct Document {
     text: String,
     statements: Vec<Statement>,
+    bound: Option<Bound>,
 }
 
 impl Document {
@@ -105,7 +106,23 @@ impl Document {
         Ok(Self {
             text: text.to_owned(),
             statements: parse_statements(nodes, kind, version)?,
+            bound: None,
         })
+    }
+
+    /// The same, meaning these users and roles.
+    #[must_use]
+    pub fn meaning(mut self, bound: Bound) -> Self {
+        for statement in &mut self.statements {
+            statement.bind(&bound);
+        }
+        self.bound = Some(bound);
+        self
+    }
+
+    /// Whom it means, if that was said.
+    pub fn bound(&self) -> Option<&Bound> {
+        self.bound.as_ref()
     }
 
     /// The policy as it was written.

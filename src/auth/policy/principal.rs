@@ -1,7 +1,10 @@
 //! Whom a policy or a grant names.
 //!
-//! IAM User Guide, "Principal" and "`NotPrincipal`". Names are compared as they are written: what a name meant when the
-//! policy was stored is not remembered.
+//! IAM User Guide, "Principal" and "`NotPrincipal`". A policy names users and roles by ARN, and a name may be used again;
+//! so when a policy or a grant is stored, the unique id is kept of everyone it names ([`Bound`]), and later that one is
+//! meant, under whatever name. What was stored before ids were kept means whoever has the name.
+
+use std::collections::BTreeMap;
 
 use super::error::Malformed;
 use super::json::Node;
@@ -21,11 +24,14 @@ pub enum Named {
     Itself,
 }
 
+/// Unique ids of users and roles, by the principal as a policy writes it. Of a session's ARN it is the id of its role.
+pub type Bound = BTreeMap<String, String>;
+
 /// Whether, and how, a principal as policies and grants write one is the caller: `*`, an account number, or the ARN
-/// of an account's root, a user, a role or a session of a role.
-pub fn names(written: &str, caller: &Principal) -> Option<Named> {
+/// of an account's root, a user, a role or a session of a role; `id` is that of the user or role that it was stored for.
+pub fn names(written: &str, id: Option<&str>, caller: &Principal) -> Option<Named> {
     let account = &caller.account;
-    if written == "*" || written == caller.arn() {
+    if written == "*" {
         return Some(Named::Itself);
     }
     if written == account.as_str() || written == root_arn(account) {
@@ -34,7 +40,15 @@ pub fn names(written: &str, caller: &Principal) -> Option<Named> {
             Identity::User(_) | Identity::Session(_) => Named::Account,
         });
     }
-    (role_arn(caller)? == written).then_some(Named::Role)
+    match &caller.identity {
+        Identity::Root => None,
+        Identity::User(user) => id
+            .map_or_else(|| written == caller.arn(), |id| user.id == id)
+            .then_some(Named::Itself),
+        Identity::Session(session) if id.is_some_and(|id| session.role_id != id) => None,
+        Identity::Session(_) if written == caller.arn() => Some(Named::Itself),
+        Identity::Session(_) => (role_arn(caller)? == written).then_some(Named::Role),
+    }
 }
 
 /// `arn:aws:iam::ACCOUNT:root`.
@@ -51,11 +65,24 @@ pub(super) fn role_arn(caller: &Principal) -> Option<String> {
     Some(format!("arn:aws:iam::{}:role{path}{role}", caller.account))
 }
 
+/// A principal as it is written, and the unique id of who it was stored for.
+#[derive(Debug)]
+struct Written {
+    name: String,
+    id: Option<String>,
+}
+
+impl Written {
+    fn names(&self, caller: &Principal) -> Option<Named> {
+        names(&self.name, self.id.as_deref(), caller)
+    }
+}
+
 /// The value of a `Principal` or a `NotPrincipal`.
 #[derive(Debug)]
 pub(super) struct Principals {
     /// `AWS`, and `*` for everybody.
-    aws: Vec<String>,
+    aws: Vec<Written>,
     /// Canonical ids of accounts.
     canonical: Vec<String>,
 }
@@ -75,7 +102,7 @@ impl Principals {
         };
         let members = match node {
             Node::Text(text) if text == "*" => {
-                principals.aws.push(text.clone());
+                principals.write(vec![text.clone()]);
                 return Ok(principals);
             }
             Node::Text(text) => return Err(Malformed::Principal(text.clone())),
@@ -99,7 +126,7 @@ impl Principals {
                 return Err(Malformed::Principal(bad.clone()));
             }
             match kind.as_str() {
-                "AWS" => principals.aws.extend(names),
+                "AWS" => principals.write(names),
                 "CanonicalUser" => principals.canonical.extend(names),
                 _ => {}
             }
@@ -107,30 +134,52 @@ impl Principals {
         Ok(principals)
     }
 
+    fn write(&mut self, names: Vec<String>) {
+        let names = names.into_iter();
+        self.aws
+            .extend(names.map(|name| Written { name, id: None }));
+    }
+
+    /// Says whom the names meant when they were stored.
+    pub(super) fn bind(&mut self, bound: &Bound) {
+        for written in &mut self.aws {
+            written.id = bound.get(&written.name).cloned();
+        }
+    }
+
     /// How the caller is named, at best.
     pub(super) fn name(&self, caller: &Principal, canonical_id: Option<&str>) -> Option<Named> {
-        let by_arn = self.aws.iter().filter_map(|name| names(name, caller)).max();
+        let by_arn = self.aws.iter().filter_map(|name| name.names(caller)).max();
         by_arn.max(self.account_by_canonical_id(caller, canonical_id))
     }
 
     /// Whether a `NotPrincipal` of these spares the caller: only if the caller, the role of its session and its account
     /// are all among them.
     pub(super) fn spare(&self, caller: &Principal, canonical_id: Option<&str>) -> bool {
-        if self.aws.iter().any(|name| name == "*") {
+        if self.aws.iter().any(|written| written.name == "*") {
             return true;
         }
-        let has = |arn: &str| self.aws.iter().any(|name| name == arn);
-        let account = has(caller.account.as_str())
-            || has(&root_arn(&caller.account))
-            || self.account_by_canonical_id(caller, canonical_id).is_some();
-        let role = role_arn(caller).is_none_or(|role| has(&role));
-        let itself = matches!(caller.identity, Identity::Root) || has(&caller.arn());
-        account && role && itself
+        let has = |how| {
+            let mut written = self.aws.iter();
+            written.any(|written| written.names(caller) == Some(how))
+        };
+        let by_canonical_id = self.account_by_canonical_id(caller, canonical_id);
+        match caller.identity {
+            Identity::Root => has(Named::Itself) || by_canonical_id.is_some(),
+            Identity::User(_) => {
+                (has(Named::Account) || by_canonical_id.is_some()) && has(Named::Itself)
+            }
+            Identity::Session(_) => {
+                (has(Named::Account) || by_canonical_id.is_some())
+                    && has(Named::Role)
+                    && has(Named::Itself)
+            }
+        }
     }
 
     /// Who is named by ARN or account number.
     pub(super) fn aws(&self) -> impl Iterator<Item = &str> {
-        self.aws.iter().map(String::as_str)
+        self.aws.iter().map(|written| written.name.as_str())
     }
 
     fn account_by_canonical_id(
@@ -253,7 +302,7 @@ mod tests {
                 session(&[], &[]),
             ),
         ] {
-            assert_eq!(names(written, &caller), None, "{written}");
+            assert_eq!(names(written, None, &caller), None, "{written}");
         }
     }
 
@@ -281,7 +330,7 @@ mod tests {
                 Named::Itself,
             ),
         ] {
-            assert_eq!(names(written, &caller), Some(how), "{written}");
+            assert_eq!(names(written, None, &caller), Some(how), "{written}");
         }
     }
 
@@ -307,6 +356,33 @@ mod tests {
             Some(Named::Account)
         );
         assert_eq!(by_id.name(&root(), Some(CANONICAL)), Some(Named::Itself));
+    }
+
+    #[test]
+    fn who_was_meant_is_named_by_its_id_and_nobody_else_of_its_name() {
+        let user = "arn:aws:iam::111122223333:user/alice";
+        let renamed = "arn:aws:iam::111122223333:user/alicia";
+        for written in [user, renamed] {
+            let named = names(written, Some("AIDAALICE"), &alice(&[]));
+            assert_eq!(named, Some(Named::Itself), "{written}");
+            assert_eq!(names(written, Some("AIDAOTHER"), &alice(&[])), None);
+        }
+        let role = "arn:aws:iam::111122223333:role/app/writer";
+        let night = "arn:aws:sts::111122223333:assumed-role/writer/night";
+        let day = "arn:aws:sts::111122223333:assumed-role/writer/day";
+        for (written, how) in [
+            (role, Some(Named::Role)),
+            (night, Some(Named::Itself)),
+            (day, None),
+        ] {
+            let caller = session(&[], &[]);
+            assert_eq!(names(written, Some("AROAWRITER"), &caller), how);
+            assert_eq!(names(written, Some("AROAOTHER"), &caller), None);
+        }
+        let mut spared = list(&["111122223333", user]);
+        spared.bind(&Bound::from([(user.to_owned(), "AIDAOTHER".to_owned())]));
+        assert!(!spared.spare(&alice(&[]), None));
+        assert_eq!(spared.name(&alice(&[]), None), Some(Named::Account));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::condition::Condition;
 use super::error::Malformed;
 use super::json::Node;
 use super::pattern::{ArnPattern, Pattern, Wildcards};
-use super::principal::{Named, Principals};
+use super::principal::{Bound, Named, Principals};
 use super::steps::Steps;
 use super::{Kind, Question, Version};
 
@@ -98,6 +98,14 @@ impl Statement {
                 .then_some(Named::Itself);
         }
         list.name(question.principal, question.canonical_id)
+    }
+
+    /// Says whom the names of its principals meant when they were stored.
+    pub(super) fn bind(&mut self, bound: &Bound) {
+        let lists = self.principals.iter_mut();
+        for principals in lists.flat_map(|principals| &mut principals.list) {
+            principals.bind(bound);
+        }
     }
 
     /// Whom the statement names by ARN or account number.

@@ -510,6 +510,70 @@ def policies_are_enforced_as_of_now():
         refused("AccessDenied", bob.get_object, Bucket="vault", Key="k", status=403)
 
 
+def a_name_that_is_used_again_is_somebody_else():
+    eve = f"arn:aws:iam::{ACCOUNT}:user/eve"
+    statement = {"Effect": "Allow", "Principal": {"AWS": eve}, "Resource": "*"}
+    root = {"Effect": "Allow", "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}, "Action": "kms:*", "Resource": "*"}
+    with Server() as s:
+        iam, kms, s3 = s.client("iam"), s.client("kms"), s.client()
+
+        def recreate():
+            for key in iam.list_access_keys(UserName="eve")["AccessKeyMetadata"]:
+                iam.delete_access_key(UserName="eve", AccessKeyId=key["AccessKeyId"])
+            iam.delete_user(UserName="eve")
+            return _user(s, "eve", None)
+
+        def key_policy(key):
+            statements = [root, {**statement, "Action": ["kms:Encrypt", "kms:DescribeKey"]}]
+            kms.put_key_policy(KeyId=key, Policy=json.dumps({"Version": "2012-10-17", "Statement": statements}))
+
+        def bucket_policy():
+            own = {**statement, "Action": "s3:ListBucket", "Resource": "arn:aws:s3:::vault"}
+            s3.put_bucket_policy(Bucket="vault", Policy=json.dumps({"Version": "2012-10-17", "Statement": [own]}))
+
+        def grant(key):
+            return kms.create_grant(KeyId=key, GranteePrincipal=eve, Operations=["Encrypt"], Name="one")["GrantId"]
+
+        key, granted = (kms.create_key()["KeyMetadata"]["KeyId"] for _ in range(2))
+        s3.create_bucket(Bucket="vault")
+        # Nobody can be meant who is not there.
+        refused("MalformedPolicyDocumentException", key_policy, key)
+        refused("MalformedPolicy", bucket_policy)
+        refused("InvalidArnException", grant, granted)
+        elsewhere = root | {"Principal": {"AWS": "arn:aws:iam::999999999999:root"}}
+        refused("MalformedPolicyDocumentException", kms.create_key,
+                Policy=json.dumps({"Version": "2012-10-17", "Statement": [root, elsewhere]}))
+
+        first = _user(s, "eve", None)
+        key_policy(key), bucket_policy()
+        first_grant = grant(granted)
+        uses = [lambda caller: _client(s, "kms", *caller).encrypt(KeyId=key, Plaintext=b"x"),
+                lambda caller: _client(s, "kms", *caller).encrypt(KeyId=granted, Plaintext=b"x"),
+                lambda caller: _client(s, "s3", *caller).list_objects_v2(Bucket="vault")]
+        for use in uses:
+            use(first)
+        # A new name changes nobody.
+        iam.update_user(UserName="eve", NewUserName="eva")
+        for use in uses:
+            use(first)
+        iam.update_user(UserName="eva", NewUserName="eve")
+
+        second = recreate()
+        for _ in range(2):
+            for use, code in zip(uses, ["AccessDeniedException", "AccessDeniedException", "AccessDenied"]):
+                refused(code, use, second)
+            s.stop()
+            s.start()
+            iam, kms, s3 = s.client("iam"), s.client("kms"), s.client()
+        # What is shown is what was written.
+        assert json.loads(kms.get_key_policy(KeyId=key)["Policy"])["Statement"][1]["Principal"] == {"AWS": eve}
+        # Until somebody says again who is meant.
+        key_policy(key), bucket_policy()
+        assert grant(granted) != first_grant
+        for use in uses:
+            use(second)
+
+
 def secrets_are_nowhere_on_the_disk():
     with Server() as s:
         key, secret = _user(s, "bob")

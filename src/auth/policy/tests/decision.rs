@@ -352,7 +352,7 @@ fn a_grant_is_an_allow_of_the_key_and_no_more() {
     let shut = resource(&[("Allow", THEIR_ACCOUNT)]);
     let denies = resource(&[("Deny", "*")]);
     let ask = |caller: &Principal, grantee: &str, policy: &Document| {
-        key(caller, "kms:Decrypt", policy, names(grantee, caller))
+        key(caller, "kms:Decrypt", policy, names(grantee, None, caller))
     };
     assert_eq!(ask(&alice(&[]), ROLE, &shut), lacking(Resource));
     assert_eq!(ask(&alice(&[]), OUR_ALICE, &denies), denied(Resource));

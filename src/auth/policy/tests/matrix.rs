@@ -169,7 +169,7 @@ impl Grant {
                     .iter()
                     .all(|(name, value)| context.get(name) == Some(value))
             });
-        allows.then(|| names(&self.grantee_principal, principal))?
+        allows.then(|| names(&self.grantee_principal, None, principal))?
     }
 }
 
