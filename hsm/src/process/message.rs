@@ -30,9 +30,11 @@
 //! | 25 | import key | tool ‖ wrapped material bytes ‖ same as: option key ‖ into: option (id ‖ label text) | 86 |
 //! | 26 | sign | tool ‖ algorithm u8 ‖ digest bytes | 8f |
 //!
-//! key = id ‖ blob bytes ‖ canary bytes. tool = id ‖ spec u8 ‖ proof bytes. abilities = dialect u8 ‖ list of (scheme u8 ‖ why not: option text) ‖ list of
-//! danger text ‖ why untried: option text. To open is to log in; to try is to find out the abilities; to begin, with
-//! these or with those that another worker found, is to have a session for what follows. The worker answers each request with one frame, or first, up to
+//! key = id ‖ blob bytes ‖ canary bytes. tool = id ‖ spec u8 ‖ proof bytes. abilities = dialect u8 ‖ list of
+//! (scheme u8 ‖ why not: option text) ‖ list of danger text ‖ why untried: option text.
+//!
+//! To open is to log in; to try is to find out the abilities; to begin, with these or with those that another worker
+//! found, is to have a session for what follows. The worker answers each request with one frame, or first, up to
 //! [`PIN_ASKS_MAX`] times, with 83:
 //!
 //! | kind | answer | fields |
@@ -59,9 +61,6 @@
 //! Hello has the same form in every version, so that two versions can tell each other apart.
 
 use std::borrow::Cow;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 
 use zeroize::Zeroizing;
 
@@ -69,11 +68,21 @@ use super::failure::{self, TEXT_BYTES_MAX};
 use super::objects::Access;
 use super::wire::{Broken, Fields, Fill, Frame, VERSION};
 use crate::pkcs11::pin::PIN_BYTES_MAX;
-use crate::pkcs11::{Abilities, Dialect, Pkcs11Config, TokenSelector};
+use crate::pkcs11::{Abilities, Pkcs11Config};
 use crate::{
-    BackingKey, BackingKeyId, Canary, Fact, HsmError, HsmHandle, HsmResult, KeyBlob, Material,
-    Report, SecretBytes, SignatureAlgorithm, TOOL_INPUT_BYTES_MAX, TokenInfo, ToolKey, ToolProof,
-    ToolSpec, WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, WrapScheme, Wrapped,
+    BackingKey, BackingKeyId, HsmError, HsmHandle, HsmResult, KeyBlob, Material, Report,
+    SecretBytes, SignatureAlgorithm, TOOL_INPUT_BYTES_MAX, TokenInfo, ToolKey, ToolProof, ToolSpec,
+    WRAP_AAD_BYTES_MAX, WRAP_PLAINTEXT_BYTES_MAX, Wrapped,
+};
+
+mod fields;
+#[cfg(test)]
+mod tests;
+
+use fields::{
+    count_of, read_abilities, read_blob, read_config, read_key, read_report, read_spec, read_tool,
+    read_wrapped, secret, write_abilities, write_blob, write_config, write_key, write_report,
+    write_tool, write_wrapped,
 };
 
 /// The most keys that a worker lists.
@@ -83,18 +92,6 @@ pub(super) const KEYS_MAX: usize = 65_536;
 pub(super) const PIN_ASKS_MAX: usize = 2;
 
 const MAGIC: &[u8; 14] = b"strongroom hsm";
-const PATH_BYTES_MAX: usize = 4096;
-const INIT_ARGS_BYTES_MAX: usize = 4096;
-/// The most facts and dangers of a report, and the most bytes of them all: both fit into an answer. Of a token with more
-/// keys than that not every key is reported, and the report says so.
-const FACTS_MAX: usize = 4096;
-const FACTS_BYTES_MAX: usize = 1536 * 1024;
-const DANGERS_MAX: usize = 1024;
-const DANGERS_BYTES_MAX: usize = 256 * 1024;
-/// The most schemes and dangers that abilities name, and the most bytes of what is said of each: all of them fit into a
-/// request.
-const FINDINGS_MAX: usize = 16;
-const FINDING_BYTES_MAX: usize = 512;
 /// The most bytes that a tool makes at once.
 const MADE_BYTES_MAX: usize = ToolProof::BYTES_MAX;
 /// The longest digest, that of SHA-512.
@@ -550,215 +547,6 @@ fn read_hello<'a>(from: &mut Fields<'a>) -> Result<&'a str, Broken> {
     from.text(TEXT_BYTES_MAX)
 }
 
-fn write_config(out: &mut Fill<'_>, config: &Pkcs11Config) -> HsmResult<()> {
-    let Pkcs11Config {
-        module,
-        token:
-            TokenSelector {
-                label,
-                serial,
-                manufacturer,
-                model,
-            },
-        // The parent reads the PIN; the worker need not know where it is.
-        pin_source: _,
-        scheme,
-        allow_unsafe,
-        init_args,
-    } = config;
-    out.bytes("module path", module.as_os_str().as_bytes(), PATH_BYTES_MAX)?;
-    for text in [label, serial, manufacturer, model] {
-        out.u8(u8::from(text.is_some()));
-        if let Some(text) = text {
-            out.bytes("token attribute", text.as_bytes(), TEXT_BYTES_MAX)?;
-        }
-    }
-    out.u8(scheme.map_or(0, |scheme| scheme as u8));
-    out.u8(u8::from(*allow_unsafe));
-    out.u8(u8::from(init_args.is_some()));
-    if let Some(text) = init_args {
-        out.bytes("init args", text.as_bytes(), INIT_ARGS_BYTES_MAX)?;
-    }
-    Ok(())
-}
-
-fn read_config(from: &mut Fields<'_>) -> Result<Pkcs11Config, Broken> {
-    let module = PathBuf::from(OsStr::from_bytes(from.bytes(PATH_BYTES_MAX)?));
-    let mut attribute = || {
-        from.flag()?
-            .then(|| from.text(TEXT_BYTES_MAX).map(str::to_owned))
-            .transpose()
-    };
-    Ok(Pkcs11Config {
-        module,
-        token: TokenSelector {
-            label: attribute()?,
-            serial: attribute()?,
-            manufacturer: attribute()?,
-            model: attribute()?,
-        },
-        pin_source: PathBuf::new(),
-        scheme: match from.u8()? {
-            0 => None,
-            byte => Some(WrapScheme::from_u8(byte).ok_or(Broken::Malformed("an unknown scheme"))?),
-        },
-        allow_unsafe: from.flag()?,
-        init_args: from
-            .flag()?
-            .then(|| from.text(INIT_ARGS_BYTES_MAX).map(str::to_owned))
-            .transpose()?,
-    })
-}
-
-/// Writes a report, or what fits of it.
-fn write_report(out: &mut Fill<'_>, report: &Report) {
-    let words = |out: &mut Fill<'_>, text: &str| out.words(text, TEXT_BYTES_MAX);
-    let number = |count: usize| u32::try_from(count).unwrap_or_default();
-    let sizes = report.facts.iter().map(|fact| {
-        let texts = [&fact.subject, &fact.name, &fact.value];
-        texts.iter().map(|text| size_of_words(text)).sum()
-    });
-    let told = fitting(sizes, FACTS_MAX - 1, FACTS_BYTES_MAX);
-    let left_out = report.facts.len().saturating_sub(told);
-    let note = (left_out > 0).then(|| Fact {
-        subject: "report".into(),
-        name: "facts that are left out".into(),
-        value: left_out.to_string(),
-    });
-    out.u32(number(told + usize::from(note.is_some())));
-    for fact in report.facts.iter().take(told).chain(&note) {
-        for text in [&fact.subject, &fact.name, &fact.value] {
-            words(out, text);
-        }
-    }
-    let sizes = report.dangers.iter().map(|danger| size_of_words(danger));
-    let told = fitting(sizes, DANGERS_MAX - 1, DANGERS_BYTES_MAX);
-    let left_out = report.dangers.len().saturating_sub(told);
-    let note = (left_out > 0).then(|| format!("{left_out} more dangers are left out"));
-    out.u32(number(told + usize::from(note.is_some())));
-    for danger in report.dangers.iter().take(told).chain(&note) {
-        words(out, danger);
-    }
-}
-
-fn size_of_words(text: &str) -> usize {
-    size_of::<u32>() + text.len().min(TEXT_BYTES_MAX)
-}
-
-/// How many of things with these sizes there may be.
-fn fitting(sizes: impl Iterator<Item = usize>, count_max: usize, bytes_max: usize) -> usize {
-    let mut bytes = 0_usize;
-    sizes
-        .take(count_max)
-        .take_while(|size| {
-            bytes = bytes.saturating_add(*size);
-            bytes <= bytes_max
-        })
-        .count()
-}
-
-fn read_report(from: &mut Fields<'_>) -> Result<Report, Broken> {
-    let mut report = Report::default();
-    for _ in 0..from.count(FACTS_MAX)? {
-        let mut text = || from.text(TEXT_BYTES_MAX).map(str::to_owned);
-        report.facts.push(Fact {
-            subject: text()?,
-            name: text()?,
-            value: text()?,
-        });
-    }
-    for _ in 0..from.count(DANGERS_MAX)? {
-        report.dangers.push(from.text(TEXT_BYTES_MAX)?.to_owned());
-    }
-    Ok(report)
-}
-
-fn write_abilities(out: &mut Fill<'_>, abilities: &Abilities) {
-    let Abilities {
-        dialect,
-        schemes,
-        dangers,
-        untried,
-    } = abilities;
-    let words = |out: &mut Fill<'_>, text: &str| out.words(text, FINDING_BYTES_MAX);
-    let reason = |out: &mut Fill<'_>, reason: Option<&String>| {
-        out.u8(u8::from(reason.is_some()));
-        if let Some(text) = reason {
-            words(out, text);
-        }
-    };
-    out.u8(dialect.to_byte());
-    let count = |length: usize| u32::try_from(length.min(FINDINGS_MAX)).unwrap_or_default();
-    out.u32(count(schemes.len()));
-    for (scheme, result) in schemes.iter().take(FINDINGS_MAX) {
-        out.u8(*scheme as u8);
-        reason(out, result.as_ref().err());
-    }
-    out.u32(count(dangers.len()));
-    for danger in dangers.iter().take(FINDINGS_MAX) {
-        words(out, danger);
-    }
-    reason(out, untried.as_ref());
-}
-
-fn read_abilities(from: &mut Fields<'_>) -> Result<Abilities, Broken> {
-    let reason = |from: &mut Fields<'_>| {
-        from.flag()?
-            .then(|| from.text(FINDING_BYTES_MAX).map(str::to_owned))
-            .transpose()
-    };
-    let dialect = Dialect::from_byte(from.u8()?).ok_or(Broken::Malformed("an unknown dialect"))?;
-    let mut schemes = Vec::new();
-    for _ in 0..from.count(FINDINGS_MAX)? {
-        let scheme = WrapScheme::from_u8(from.u8()?);
-        let scheme = scheme.ok_or(Broken::Malformed("an unknown scheme"))?;
-        schemes.push((scheme, reason(from)?.map_or(Ok(()), Err)));
-    }
-    let mut dangers = Vec::new();
-    for _ in 0..from.count(FINDINGS_MAX)? {
-        dangers.push(from.text(FINDING_BYTES_MAX)?.to_owned());
-    }
-    Ok(Abilities {
-        dialect,
-        schemes,
-        dangers,
-        untried: reason(from)?,
-    })
-}
-
-fn write_key(out: &mut Fill<'_>, key: &BackingKey) -> HsmResult<()> {
-    out.id(&key.id);
-    write_blob(out, &key.blob)?;
-    write_wrapped(out, &key.canary.0)
-}
-
-fn read_key(from: &mut Fields<'_>) -> Result<BackingKey, Broken> {
-    Ok(BackingKey {
-        id: from.id()?,
-        blob: read_blob(from)?,
-        canary: Canary(read_wrapped(from)?),
-    })
-}
-
-fn read_spec(from: &mut Fields<'_>) -> Result<ToolSpec, Broken> {
-    ToolSpec::from_byte(from.u8()?).ok_or(Broken::Malformed("an unknown tool"))
-}
-
-fn write_tool(out: &mut Fill<'_>, tool: &ToolKey) -> HsmResult<()> {
-    out.id(&tool.id);
-    out.u8(tool.spec.to_byte());
-    out.bytes("proof", tool.proof.as_bytes(), ToolProof::BYTES_MAX)
-}
-
-fn read_tool(from: &mut Fields<'_>) -> Result<ToolKey, Broken> {
-    Ok(ToolKey {
-        id: from.id()?,
-        spec: read_spec(from)?,
-        proof: ToolProof::from_bytes(from.bytes(ToolProof::BYTES_MAX)?)
-            .map_err(|_too_long| Broken::Malformed("a proof is too long"))?,
-    })
-}
-
 fn write_import(
     out: &mut Fill<'_>,
     material: &Material,
@@ -797,35 +585,3 @@ fn read_import<'a>(from: &mut Fields<'a>) -> Result<Request<'a>, Broken> {
         into: into.transpose()?,
     })
 }
-
-fn write_blob(out: &mut Fill<'_>, blob: &KeyBlob) -> HsmResult<()> {
-    out.bytes("key blob", blob.as_bytes(), KeyBlob::BYTES_MAX)
-}
-
-fn read_blob(from: &mut Fields<'_>) -> Result<KeyBlob, Broken> {
-    KeyBlob::from_bytes(from.bytes(KeyBlob::BYTES_MAX)?)
-        .map_err(|_too_long| Broken::Malformed("a key blob is too long"))
-}
-
-fn write_wrapped(out: &mut Fill<'_>, wrapped: &Wrapped) -> HsmResult<()> {
-    out.bytes("wrapped value", wrapped.as_bytes(), Wrapped::BYTES_MAX)
-}
-
-fn read_wrapped(from: &mut Fields<'_>) -> Result<Wrapped, Broken> {
-    Wrapped::from_bytes(from.bytes(Wrapped::BYTES_MAX)?)
-        .map_err(|_unauthentic| Broken::Malformed("a wrapped value is of no scheme"))
-}
-
-fn secret(bytes: &[u8]) -> Result<SecretBytes, Broken> {
-    SecretBytes::new(bytes.to_vec()).map_err(|_too_long| Broken::Malformed("a secret is too long"))
-}
-
-fn count_of(what: &'static str, count: usize, max: usize) -> HsmResult<u32> {
-    match u32::try_from(count) {
-        Ok(number) if count <= max => Ok(number),
-        _ => Err(HsmError::TooLong { what, bytes: count }),
-    }
-}
-
-#[cfg(test)]
-mod tests;

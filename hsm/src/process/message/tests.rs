@@ -4,8 +4,10 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::super::wire::{ANSWER_BYTES_MAX, Channel, REQUEST_BYTES_MAX};
+use super::fields::{DANGERS_MAX, FACTS_MAX};
 use super::*;
-use crate::{HashFunction, WrapScheme};
+use crate::pkcs11::Dialect;
+use crate::{Canary, Fact, HashFunction, WrapScheme};
 
 fn id(byte: u8) -> BackingKeyId {
     BackingKeyId::from_bytes([byte; BackingKeyId::BYTES])
