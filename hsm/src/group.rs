@@ -71,10 +71,10 @@ enum Made<'a> {
 }
 
 impl Made<'_> {
-    async fn proves_itself_in(self, member: &HsmHandle) -> bool {
+    async fn prove_in(self, member: &HsmHandle) -> HsmResult<()> {
         match self {
-            Self::Key(key) => member.probe(key).await.is_ok(),
-            Self::Tool(tool) => member.probe_tool(tool).await.is_ok(),
+            Self::Key(key) => member.probe(key).await,
+            Self::Tool(tool) => member.probe_tool(tool).await,
         }
     }
 }
@@ -145,7 +145,7 @@ impl HsmGroup {
         loop {
             let mut holders = 0;
             for member in self.members.iter() {
-                holders += usize::from(made.proves_itself_in(member).await);
+                holders += usize::from(made.prove_in(member).await.is_ok());
                 if holders >= quorum {
                     return Ok(());
                 }
@@ -381,19 +381,11 @@ impl HsmGroup {
     ///
     /// # Errors
     ///
-    /// Of the first key that does not.
+    /// Of the first key that does not. That it is not there, or is another key, is answered only when every member that
+    /// does not hold it says so: one that does not answer may hold it.
     pub async fn holds(&self, keys: &[BackingKey]) -> HsmResult<()> {
         for key in keys {
-            let (mut holders, mut last) = (0, nobody());
-            for member in self.members.iter() {
-                match member.probe(key).await {
-                    Ok(()) => holders += 1,
-                    Err(error) => last = error,
-                }
-            }
-            if holders < self.settings.quorum {
-                return Err(last);
-            }
+            self.in_quorum(Made::Key(key)).await?;
         }
         Ok(())
     }
@@ -402,20 +394,24 @@ impl HsmGroup {
     ///
     /// # Errors
     ///
-    /// Of the last member that does not hold it.
+    /// As [`HsmGroup::holds`]; of one that serves for a day, of the last member that does not hold it.
     pub async fn holds_tool(&self, tool: &ToolKey) -> HsmResult<()> {
         if tool.spec.is_passing() {
             return self.holder(tool).await.map(|_member| ());
         }
-        let (mut holders, mut last) = (0, nobody());
+        self.in_quorum(Made::Tool(tool)).await
+    }
+
+    async fn in_quorum(&self, made: Made<'_>) -> HsmResult<()> {
+        let (mut holders, mut missing) = (0, None);
         for member in self.members.iter() {
-            match member.probe_tool(tool).await {
+            match made.prove_in(member).await {
                 Ok(()) => holders += 1,
-                Err(error) => last = error,
+                Err(error) => missing = Some(less_certain(missing, error)),
             }
         }
         if holders < self.settings.quorum {
-            return Err(last);
+            return Err(missing.unwrap_or_else(nobody));
         }
         Ok(())
     }
@@ -516,6 +512,14 @@ fn another_may(error: &HsmError) -> bool {
         error,
         HsmError::Unauthentic | HsmError::TooLong { .. } | HsmError::Random(_)
     )
+}
+
+/// Of what members say that do not hold a key, what leaves open whether it is there.
+fn less_certain(known: Option<HsmError>, said: HsmError) -> HsmError {
+    match known {
+        None | Some(HsmError::KeyNotFound(_) | HsmError::Unfit { .. }) => said,
+        Some(open) => open,
+    }
 }
 
 fn nobody() -> HsmError {

@@ -187,3 +187,28 @@ async fn a_word_about_the_callers_data_is_final() {
     let after: u64 = group.health().iter().map(|health| health.calls).sum();
     assert_eq!(after - before, 1);
 }
+
+#[tokio::test]
+async fn a_key_is_missing_only_when_no_member_leaves_it_open() {
+    let spec = ToolSpec::Hmac(HashFunction::Sha256);
+    for down in [0, 1] {
+        let (one, two) = (MemoryToken::new(), MemoryToken::new());
+        let members = [member(&one), member(&two)];
+        let group = group(&members, 1);
+        // What neither has.
+        let elsewhere = HsmGroup::from(member(&MemoryToken::new()).hsm);
+        let key = elsewhere.generate_key(id(), "key").await.expect("a key");
+        let tool = elsewhere.generate_tool(id(), spec, "tool").await;
+        let tool = tool.expect("a tool");
+        let missing = group.holds(std::slice::from_ref(&key)).await;
+        assert!(
+            matches!(missing, Err(HsmError::KeyNotFound(_))),
+            "{missing:?}"
+        );
+        members[down].faults.always(Op::Probe, Fault::Fail);
+        members[down].faults.always(Op::ProbeTool, Fault::Fail);
+        for open in [group.holds(&[key]).await, group.holds_tool(&tool).await] {
+            assert!(matches!(&open, Err(error) if error.is_outage()), "{open:?}");
+        }
+    }
+}
