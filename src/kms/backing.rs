@@ -13,11 +13,16 @@
 //! of it is destroyed, and its intent proves that it may be: it says under the records' MAC which key it was for, that
 //! key is there and no version of it has its identity, and it is claimed first, so that nobody can commit it any more. Of a
 //! key that is not there it is reported and kept.
+//!
+//! What is imported again because its token seems to have lost it takes the place of a backing key that may be there still,
+//! perhaps in a member that answers later. The batch that records the one leaves a claimed intent of the other, which stays
+//! until the token that held it says that it is gone.
 
 use minicbor::{Decode, Encode};
 use strongroom_hsm::{BackingKeyId, HsmError, Material, ToolSpec};
 
 use super::Kms;
+use super::deletion::is_there;
 use super::error::KmsError;
 use super::key::{BackingRecord, Cause, KeyArn, KeyId, KeyRecord, Owner, Timestamp, name_of};
 use super::stores::Place;
@@ -68,6 +73,17 @@ struct Intent {
     /// Of material that is brought along: for which key, with the MAC of that.
     #[cbor(n(5), with = "minicbor::bytes")]
     import: Option<Vec<u8>>,
+    /// Of material that was recorded and that another took the place of: the token that held it, as people name it.
+    #[n(6)]
+    token: Option<String>,
+}
+
+/// Where the object of an intent is.
+enum Found {
+    There,
+    Gone,
+    /// Not in the tokens that are there, of which none is the one that held it.
+    Elsewhere,
 }
 
 /// What the MAC in an intent is made under: no row's key begins so.
@@ -160,6 +176,7 @@ impl Kms {
             reported: false,
             group: place.group.clone(),
             import,
+            token: None,
         };
         let intent = codec::encode(&intent);
         let row = table::intent_row(&id);
@@ -225,6 +242,37 @@ impl Kms {
         }
     }
 
+    /// In the batch that records another backing key of the same material in the place of `replaced`: has that destroyed.
+    pub(super) async fn see_destroyed(
+        &self,
+        (key, version): (&KeyArn, u32),
+        replaced: &BackingRecord,
+    ) -> Result<Batch, KmsError> {
+        let (mac, id) = (self.mac().await?, replaced.id());
+        let intent = Intent {
+            label: Owner::Key(key.clone()).label(version),
+            created: self.now(),
+            process: self.process,
+            reported: true,
+            // Of no custom key store: there are no imports.
+            group: None,
+            import: Some(mac.seal(&import_domain(&id), key.key_id().as_bytes())),
+            token: Some(replaced.token().to_owned()),
+        };
+        Ok(Batch::new().put(table::intent_row(&id), codec::encode(&intent)))
+    }
+
+    async fn find_made(&self, id: BackingKeyId, intent: &Intent) -> Result<Found, KmsError> {
+        let hsm = self.groups.recorded(intent.group.as_deref())?;
+        if hsm.contains(id).await.map_err(KmsError::hsm)? {
+            return Ok(Found::There);
+        }
+        match &intent.token {
+            Some(token) if !is_there(hsm, token).await? => Ok(Found::Elsewhere),
+            Some(_) | None => Ok(Found::Gone),
+        }
+    }
+
     /// Ends intents without an object and reports those with one; `again`, also those that were reported before. What an
     /// import left is destroyed.
     pub(super) async fn reconcile_intents(&self, again: bool) -> Result<(), KmsError> {
@@ -253,22 +301,26 @@ impl Kms {
                 continue;
             }
             let found = Batch::new().unchanged(row.as_slice(), Some(&stored));
-            let there = match self.groups.recorded(intent.group.as_deref()) {
-                Ok(hsm) => hsm.contains(id).await.map_err(KmsError::hsm),
-                Err(error) => Err(error),
-            };
-            let there = match there {
-                Ok(there) => there,
+            match self.find_made(id, &intent).await {
+                Ok(Found::There) => {}
+                Ok(Found::Gone) => {
+                    self.commit(found.delete(row)).await?;
+                    tracing::info!(event = "kms.intent.ended", backing_key = %id, label = intent.label);
+                    continue;
+                }
+                Ok(Found::Elsewhere) => {
+                    if again {
+                        report_elsewhere(&id, &intent);
+                    }
+                    continue;
+                }
                 // The tokens of other groups may answer.
                 Err(error) => {
                     outage.get_or_insert(error);
                     continue;
                 }
-            };
-            if !there {
-                self.commit(found.delete(row)).await?;
-                tracing::info!(event = "kms.intent.ended", backing_key = %id, label = intent.label);
-            } else if let Some(sealed) = &intent.import {
+            }
+            if let Some(sealed) = &intent.import {
                 let is_news = again || !intent.reported;
                 let ended = self.end_import_left(&id, sealed, (row, found), &intent, is_news);
                 if let Err(error) = ended.await {
@@ -311,6 +363,7 @@ impl Kms {
             reported: true,
             group: intent.group.clone(),
             import: intent.import.clone(),
+            token: intent.token.clone(),
             process: self.process,
             created: intent.created,
         });
@@ -343,6 +396,7 @@ impl Kms {
         }
         let hsm = self.groups.recorded(intent.group.as_deref())?;
         hsm.destroy_key(*id).await.map_err(KmsError::hsm)?;
+        self.wraps.forget(*id);
         self.commit(claimed.delete(row)).await?;
         tracing::info!(event = "kms.import.left_ended", backing_key = %id, label = intent.label);
         Ok(())
@@ -374,6 +428,16 @@ enum Use {
     Version(u32),
     /// Nothing is recorded of such a key.
     Unknown,
+}
+
+fn report_elsewhere(id: &BackingKeyId, intent: &Intent) {
+    tracing::warn!(
+        event = "kms.backing_key.elsewhere",
+        backing_key = %id,
+        label = intent.label,
+        token = intent.token,
+        "a token that is not there may hold this key, which another has taken the place of"
+    );
 }
 
 fn report_orphan(id: &BackingKeyId, label: &str) {

@@ -10,7 +10,7 @@
 use strongroom_hsm::{HsmError, HsmGroup};
 
 use super::error::{KmsError, WrongState};
-use super::key::{BackingRecord, KeyArn, KeyId, KeyRecord, KeyState, Owner, Timestamp};
+use super::key::{BackingRecord, KeyArn, KeyId, KeyRecord, KeyState, Owner, Timestamp, name_of};
 use super::policy::{POLICY_NAME, PolicyRecord};
 use super::table::{self, Loaded};
 use super::{COMMIT_ATTEMPTS_MAX, Dependent, KeyUses, Kms, aliases, check_proof, grants, last_use};
@@ -306,10 +306,8 @@ pub(super) async fn check_there(
         }
     }
     for hsm in hsms {
-        for info in hsm.infos().await {
-            if backing.is_in(&info.map_err(KmsError::hsm)?) {
-                return Ok(());
-            }
+        if is_there(hsm, backing.token()).await? {
+            return Ok(());
         }
     }
     Err(KmsError::Unavailable(HsmError::Unavailable {
@@ -320,4 +318,14 @@ pub(super) async fn check_there(
         ),
         source: None,
     }))
+}
+
+/// Whether this token, as people name it, is a member of the group and there.
+pub(super) async fn is_there(hsm: &HsmGroup, token: &str) -> Result<bool, KmsError> {
+    for info in hsm.infos().await {
+        if name_of(&info.map_err(KmsError::hsm)?) == token {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

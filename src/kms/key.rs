@@ -667,11 +667,6 @@ impl BackingRecord {
         &self.token
     }
 
-    /// Whether `token` is the one that holds it.
-    pub(super) fn is_in(&self, token: &TokenInfo) -> bool {
-        self.token == name_of(token)
-    }
-
     /// The tool as the HSM wants it named.
     pub(super) fn tool_key(&self) -> Result<ToolKey, KmsError> {
         let spec = KeySpec::of_record(self.tool).and_then(KeySpec::tool);

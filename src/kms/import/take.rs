@@ -48,6 +48,11 @@ impl Place {
         }
     }
 
+    /// Whether it has material in the token, as recorded.
+    fn is_present(self) -> bool {
+        matches!(self, Self::Known { present: true, .. })
+    }
+
     fn version(self) -> u32 {
         match self {
             Self::New(version) | Self::Known { version, .. } => version,
@@ -132,8 +137,12 @@ impl Kms {
             let made = self.make_backing(&target, kind, Cause::Creation, self.default_place());
             Some(made.await?)
         };
+        let replaces = made.is_some() && place.is_present();
         let id = self.commit_import(&import, made).await?;
         tracing::info!(event = "kms.import.done", %key, version = place.version(), material = %id);
+        if replaces && let Err(error) = self.reconcile_intents(false).await {
+            tracing::warn!(event = "kms.import.replaced_left", %key, %error);
+        }
         // It has served. If it cannot be destroyed now, the clock sees to it.
         if let Err(error) = self.end_pair(&ticket.pair, &pair_row(&ticket)).await {
             tracing::warn!(event = "kms.import.pair_left", pair = %ticket.pair, %error);
@@ -144,8 +153,7 @@ impl Kms {
 
     /// Whether the material is in the token already, and proves itself there. What the token has lost is made again.
     async fn is_in_token(&self, place: Place, material: &Material) -> Result<bool, KmsError> {
-        let (Place::Known { present: true, .. }, Some(recorded)) = (place, &material.same_as)
-        else {
+        let (true, Some(recorded)) = (place.is_present(), &material.same_as) else {
             return Ok(false);
         };
         let held = self.default_place().hsm;
@@ -328,6 +336,11 @@ impl Kms {
         });
         if let Some(made) = made {
             batch = batch.and(made.fulfil());
+        }
+        if let (Some(earlier), Some(_), true) = (&earlier, made, import.place.is_present()) {
+            // It seems to be lost. Wherever it is still, it is of nobody.
+            let replaced = (import.key, version);
+            batch = batch.and(self.see_destroyed(replaced, &earlier.record).await?);
         }
         let mut record = head.record.clone();
         record.material_there(version, import.expires);

@@ -236,7 +236,7 @@ async fn material_that_the_token_has_lost_is_brought_again() {
 }
 
 /// The identity of a key's first backing key.
-async fn backing_id(rig: &Rig, key: &Value) -> BackingKeyId {
+pub(super) async fn backing_id(rig: &Rig, key: &Value) -> BackingKeyId {
     let id = KeyId::parse(&text(&key["KeyId"])).expect("a key id");
     let owner = Owner::Key(rig.kms.key_arn(rig.kms.account(), id));
     let rows = rig.kms.rows().await.expect("rows");

@@ -27,6 +27,7 @@ mod integrity;
 mod last_use;
 mod left;
 mod life;
+mod lost;
 mod materials;
 mod old_rows;
 mod recovery;
