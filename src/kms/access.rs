@@ -322,6 +322,7 @@ fn add_values(
         values.add("kms:KeySpec", spec.name());
         values.add("kms:KeyUsage", spec.usage().name());
     }
+    values.add("kms:KeyOrigin", head.origin().name());
     values.add("kms:MultiRegion", "false");
     for (name, value) in &head.tags {
         values.add(&format!("aws:ResourceTag/{name}"), value.as_str());

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::error::{KmsError, WrongState};
 use super::import::record::ImportRecord;
 use super::internal::InternalKey;
-use super::spec::{KeySpec, KeyUsage};
+use super::spec::{KeyOrigin, KeySpec, KeyUsage};
 use super::stores::KeyStoreId;
 use crate::auth::AccountId;
 
@@ -396,6 +396,11 @@ impl KeyRecord {
             import: Some(ImportRecord::NONE_YET),
             ..self
         }
+    }
+
+    /// Where its material comes from.
+    pub(super) fn origin(&self) -> KeyOrigin {
+        KeyOrigin::of(self.import.is_some(), self.store.is_some())
     }
 
     /// Its key spec.

@@ -11,7 +11,7 @@ use super::key::{
     pending_import,
 };
 use super::policy::{self, POLICY_NAME, PolicyRecord};
-use super::spec::KeySpec;
+use super::spec::{KeyOrigin, KeySpec};
 use super::stores::{KeyStoreId, KeyStoreOfKey};
 use super::{COMMIT_ATTEMPTS_MAX, Kms, Page, check_proof, check_proof_of, rotation, table, tags};
 use crate::auth::{AccountId, Authorised, Resource};
@@ -72,6 +72,20 @@ pub struct KeyMetadata {
     pub spec: KeySpec,
     /// The custom key store that it is in.
     pub store: Option<KeyStoreOfKey>,
+}
+
+impl NewKey {
+    /// Where its material comes from.
+    pub fn origin(&self) -> KeyOrigin {
+        KeyOrigin::of(self.external, self.store.is_some())
+    }
+}
+
+impl KeyMetadata {
+    /// Where its material comes from.
+    pub fn origin(&self) -> KeyOrigin {
+        KeyOrigin::of(self.import.is_some(), self.store.is_some())
+    }
 }
 
 impl Kms {

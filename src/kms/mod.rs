@@ -112,7 +112,7 @@ pub use rotation::{
     ROTATION_PERIOD_DAYS_MIN, RotatedBy, RotationEntry, RotationStatus,
 };
 pub use sign::{Message, PublicKey, SIGN_MESSAGE_BYTES_MAX, SIGNATURE_BYTES_MAX};
-pub use spec::{KeySpec, KeyUsage};
+pub use spec::{KeyOrigin, KeySpec, KeyUsage};
 pub use stores::{
     Connection, KEY_STORE_NAME_CHARS_MAX, KEY_STORES_MAX, KeyStoreChange, KeyStoreEntry,
     KeyStoreId, KeyStoreOfKey,

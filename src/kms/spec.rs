@@ -1,4 +1,4 @@
-//! What a key is and what it is for: `KeySpec`, `KeyUsage` and the algorithms, in the words of the KMS API.
+//! What a key is and what it is for: `KeySpec`, `KeyUsage`, `Origin` and the algorithms, in the words of the KMS API.
 
 use strongroom_hsm::{Curve, HashFunction, SigningKey, ToolSpec};
 
@@ -37,6 +37,36 @@ impl KeyUsage {
             "kms:Sign" | "kms:Verify" | "kms:GetPublicKey" => Some(Self::SignVerify),
             "kms:CreateGrant" => None,
             _ => Some(Self::EncryptDecrypt),
+        }
+    }
+}
+
+/// `Origin` on the wire: where a key's material comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyOrigin {
+    /// From a token of the default group.
+    Kms,
+    /// It is brought along.
+    External,
+    /// From a token of the group that its custom key store is on.
+    KeyStore,
+}
+
+impl KeyOrigin {
+    pub(super) const fn of(external: bool, in_store: bool) -> Self {
+        match (external, in_store) {
+            (_, true) => Self::KeyStore,
+            (true, false) => Self::External,
+            (false, false) => Self::Kms,
+        }
+    }
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kms => "AWS_KMS",
+            Self::External => "EXTERNAL",
+            Self::KeyStore => "AWS_CLOUDHSM",
         }
     }
 }

@@ -13,13 +13,10 @@ use super::stores::check_id_if_any;
 use super::tags::{Tag, pairs};
 use crate::kms::{
     DELETION_WINDOW_DAYS_DEFAULT, DELETION_WINDOW_DAYS_MAX, DELETION_WINDOW_DAYS_MIN,
-    DESCRIPTION_CHARS_MAX, KeyId, KeyManager, KeyMetadata, KeySpec, KeyState, KeyStoreId, KeyUsage,
-    KmsError, NewKey,
+    DESCRIPTION_CHARS_MAX, KeyId, KeyManager, KeyMetadata, KeyOrigin, KeySpec, KeyState,
+    KeyStoreId, KeyUsage, KmsError, NewKey,
 };
 
-const AWS_KMS: &str = "AWS_KMS";
-const EXTERNAL: &str = "EXTERNAL";
-const AWS_CLOUDHSM: &str = "AWS_CLOUDHSM";
 const ENABLED: &str = "Enabled";
 const KEY_USAGES: [&str; 4] = [
     "SIGN_VERIFY",
@@ -27,7 +24,12 @@ const KEY_USAGES: [&str; 4] = [
     "GENERATE_VERIFY_MAC",
     "KEY_AGREEMENT",
 ];
-const ORIGINS: [&str; 4] = [AWS_KMS, EXTERNAL, AWS_CLOUDHSM, "EXTERNAL_KEY_STORE"];
+const ORIGINS: [&str; 4] = [
+    KeyOrigin::Kms.name(),
+    KeyOrigin::External.name(),
+    KeyOrigin::KeyStore.name(),
+    "EXTERNAL_KEY_STORE",
+];
 const KEY_SPECS: [&str; 17] = [
     "RSA_2048",
     "RSA_3072",
@@ -143,18 +145,15 @@ pub(super) async fn create_key(
     call.refuse(&input.unhonoured).await?;
     let store = input.custom_key_store_id.as_deref();
     let store = store.map(KeyStoreId::parse).transpose()?;
-    let origin = match store {
-        Some(_) => AWS_CLOUDHSM,
-        None => AWS_KMS,
-    };
-    if store.is_some() != (input.origin.as_deref() == Some(AWS_CLOUDHSM)) {
+    let is_origin = |origin: KeyOrigin| input.origin.as_deref() == Some(origin.name());
+    if store.is_some() != is_origin(KeyOrigin::KeyStore) {
         return Err(KmsError::Validation(
             "Origin AWS_CLOUDHSM and CustomKeyStoreId go together: either both or none of them"
                 .to_owned(),
         ));
     }
-    let external = input.origin.as_deref() == Some(EXTERNAL);
-    if let Some(other) = input.origin.filter(|named| named != origin && !external) {
+    let origin = KeyOrigin::of(is_origin(KeyOrigin::External), store.is_some());
+    if let Some(other) = input.origin.filter(|named| named != origin.name()) {
         return Err(KmsError::Unsupported(format!(
             "Origin {other} is not supported"
         )));
@@ -175,12 +174,12 @@ pub(super) async fn create_key(
         bypass_lockout_check: input.bypass_policy_lockout_safety_check.unwrap_or(false),
         store,
         spec,
-        external,
+        external: origin == KeyOrigin::External,
     };
     let bypass = new.bypass_lockout_check.to_string();
     let ask = Ask::new("kms:CreateKey")
         .value("kms:BypassPolicyLockoutSafetyCheck", bypass)
-        .value("kms:KeyOrigin", origin)
+        .value("kms:KeyOrigin", new.origin().name())
         .value("kms:KeySpec", new.spec.name())
         .value("kms:KeyUsage", new.spec.usage().name())
         .value("kms:MultiRegion", "false");
@@ -252,6 +251,7 @@ pub(super) async fn describe_key(
 
 fn described(key: KeyMetadata) -> DescribedKey {
     let present = key.import.filter(|import| import.present);
+    let origin = key.origin().name();
     let usage = key.spec.usage();
     let algorithms_if = |this: KeyUsage| (this == usage).then(|| key.spec.algorithms());
     let unavailable = key.store.as_ref().is_some_and(|store| store.disconnected);
@@ -272,13 +272,7 @@ fn described(key: KeyMetadata) -> DescribedKey {
                 KeyState::PendingDeletion(date) | KeyState::Destroying(date) => Some(seconds(date)),
                 KeyState::Enabled | KeyState::Disabled | KeyState::PendingImport => None,
             },
-            origin: if key.store.is_some() {
-                AWS_CLOUDHSM
-            } else if key.import.is_some() {
-                EXTERNAL
-            } else {
-                AWS_KMS
-            },
+            origin,
             key_manager: match key.manager {
                 KeyManager::Customer => "CUSTOMER",
                 KeyManager::Aws | KeyManager::Internal => "AWS",

@@ -14,7 +14,7 @@ const ANNA: &str = "arn:aws:iam::123456789012:user/anna";
 const DENIED: &str = "AccessDeniedException";
 
 /// A user of the account, with these policies.
-fn user(name: &str, policies: &[Value]) -> RequestContext {
+pub(super) fn user(name: &str, policies: &[Value]) -> RequestContext {
     let policies = policies.iter().map(|policy| {
         let document = Document::parse(&policy.to_string(), Kind::Identity);
         Arc::new(document.expect("a policy"))
@@ -55,7 +55,7 @@ async fn encrypt(rig: &Rig, key: &str) -> Value {
 }
 
 /// `200`, or the code of the refusal.
-async fn answer(rig: &Rig, caller: &RequestContext, operation: &str, input: Value) -> String {
+pub(super) async fn answer(rig: &Rig, caller: &RequestContext, operation: &str, input: Value) -> String {
     match rig.api_as(caller, operation, input).await {
         (200, _) => "200".to_owned(),
         (_, refused) => text(&refused["__type"]),

@@ -19,6 +19,7 @@ use crate::meta::{Batch, KeyRange, Meta, RedbMeta, Row};
 mod access;
 mod accounts;
 mod audit;
+mod conditions;
 mod crypto;
 mod held;
 mod hmac;
