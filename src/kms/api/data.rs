@@ -186,6 +186,21 @@ async fn source(
     Ok((EncryptedDataKey::from_bytes(bytes.as_slice())?, named))
 }
 
+/// The key that a ciphertext was made under, before anything is decided; none of what does not read or names none.
+async fn under(call: &Call<'_>, bytes: &[u8]) -> Result<Option<KeyArn>, KmsError> {
+    match EncryptedDataKey::from_bytes(bytes) {
+        Ok(ciphertext) => call.kms.arn_of(&ciphertext).await,
+        Err(_refused_later) => Ok(None),
+    }
+}
+
+/// The key that is named, before anything is decided; none where there is none.
+async fn named_if_there(call: &Call<'_>, ask: &Ask<'_>, name: &str) -> Option<KeyArn> {
+    let name = KeyRef::parse(name).ok()?;
+    let resolved = call.kms.resolve_for(call.context, ask, &name).await;
+    resolved.ok()
+}
+
 /// The proof that the caller may do this with the key that a ciphertext was made under. Of a key of another account, and
 /// of one that is not there, the same is told.
 async fn may_source(
@@ -255,12 +270,22 @@ pub(super) async fn re_encrypt(
     call.refuse(&input.unhonoured).await?;
     let from_context = context(input.source_encryption_context)?;
     let to_context = context(input.destination_encryption_context)?;
-    let to_ask = crypto("kms:ReEncryptTo", &to_context);
-    let (to_proof, to) = call
-        .authorised_key(&to_ask, &there(input.destination_key_id)?)
-        .await?;
+    let is_only_asked = input.unhonoured.ignores_ciphertext(input.dry_run)?;
     let from_ask = crypto("kms:ReEncryptFrom", &from_context);
-    if input.unhonoured.ignores_ciphertext(input.dry_run)? {
+    let to_ask = crypto("kms:ReEncryptTo", &to_context);
+    let to_name = KeyRef::parse(&there(input.destination_key_id)?)?;
+    let to = call.kms.resolve_for(call.context, &to_ask, &to_name);
+    let to = to.await?;
+    let from = match (&input.ciphertext_blob, input.source_key_id.as_deref()) {
+        (Some(Blob(bytes)), _) if !is_only_asked => under(call, bytes).await?,
+        (_, Some(named)) if is_only_asked => named_if_there(call, &from_ask, named).await,
+        _ => None,
+    };
+    let is_same = (from.as_ref() == Some(&to)).to_string();
+    let from_ask = from_ask.value("kms:ReEncryptOnSameKey", is_same.as_str());
+    let to_ask = to_ask.value("kms:ReEncryptOnSameKey", is_same);
+    let to_proof = call.may(&to_ask.named(&to_name), &to).await?;
+    if is_only_asked {
         call.kms.check_usable(&to_proof, &to).await?;
         return only_authorised(call, &from_ask, input.source_key_id.as_deref()).await;
     }

@@ -149,7 +149,10 @@ pub(super) async fn import_key_material(
     }
     let valid_to = input.valid_to.map(time).transpose()?;
     let model = if expires { EXPIRES } else { DOES_NOT_EXPIRE };
-    let ask = Ask::new("kms:ImportKeyMaterial").value("kms:ExpirationModel", model);
+    let mut ask = Ask::new("kms:ImportKeyMaterial").value("kms:ExpirationModel", model);
+    if let Some(valid_to) = valid_to {
+        ask = ask.value("kms:ValidTo", whole_seconds(valid_to).to_string());
+    }
     let (proof, key) = call
         .authorised_key_but_no_alias(&ask, &there(input.key_id)?)
         .await?;
@@ -170,6 +173,13 @@ pub(super) async fn import_key_material(
         key_id: key.to_string(),
         key_material_id: material.map(|id| id.to_string()),
     })
+}
+
+/// Seconds since 1970, which conditions on numbers and on dates read; up to the next whole one, so that what is valid for
+/// longer than it may be is never taken for less.
+fn whole_seconds(time: Timestamp) -> i64 {
+    let millis = time.millis();
+    millis.div_euclid(1000) + i64::from(millis.rem_euclid(1000) > 0)
 }
 
 /// Whether a text matches `^[a-zA-Z0-9:/_\s.-]+$`.

@@ -55,7 +55,12 @@ async fn encrypt(rig: &Rig, key: &str) -> Value {
 }
 
 /// `200`, or the code of the refusal.
-pub(super) async fn answer(rig: &Rig, caller: &RequestContext, operation: &str, input: Value) -> String {
+pub(super) async fn answer(
+    rig: &Rig,
+    caller: &RequestContext,
+    operation: &str,
+    input: Value,
+) -> String {
     match rig.api_as(caller, operation, input).await {
         (200, _) => "200".to_owned(),
         (_, refused) => text(&refused["__type"]),
