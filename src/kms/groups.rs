@@ -19,8 +19,18 @@ const CLUSTER_ID_CHARS: usize = 13;
 pub struct TokenGroups {
     default: HsmGroup,
     named: BTreeMap<String, HsmGroup>,
-    /// By group: one at a time makes a backing key that others may want too.
-    making: Arc<BTreeMap<Option<String>, Mutex<()>>>,
+    /// By group.
+    making: Arc<BTreeMap<Option<String>, Making>>,
+}
+
+/// Turns of those who make keys in a group.
+#[derive(Debug, Default)]
+struct Making {
+    /// One at a time makes a backing key that others may want too.
+    shared: Mutex<()>,
+    /// One at a time makes a pair, or tries whether it could: the search for the primes of RSA takes a while, and the
+    /// token's other sessions stay with the data. Nobody waits for it who makes no pair.
+    pairs: Mutex<()>,
 }
 
 impl From<HsmGroup> for TokenGroups {
@@ -34,7 +44,7 @@ impl TokenGroups {
     pub fn new(default: HsmGroup, named: BTreeMap<String, HsmGroup>) -> Self {
         let all = std::iter::once(None).chain(named.keys().cloned().map(Some));
         Self {
-            making: Arc::new(all.map(|name| (name, Mutex::default())).collect()),
+            making: Arc::new(all.map(|name| (name, Making::default())).collect()),
             default,
             named,
         }
@@ -74,8 +84,18 @@ impl TokenGroups {
         }
     }
 
-    /// The lock of those who make backing keys in the group of this name; none is the default one.
+    /// The lock of those who make backing keys that others may want too in the group of this name; none is the default
+    /// one.
     pub(super) fn making(&self, name: Option<&str>) -> Result<&Mutex<()>, KmsError> {
+        self.makers(name).map(|making| &making.shared)
+    }
+
+    /// The lock of those who make pairs there.
+    pub(super) fn making_pairs(&self, name: Option<&str>) -> Result<&Mutex<()>, KmsError> {
+        self.makers(name).map(|making| &making.pairs)
+    }
+
+    fn makers(&self, name: Option<&str>) -> Result<&Making, KmsError> {
         self.making
             .get(&name.map(str::to_owned))
             .ok_or(KmsError::internal("a group without a lock"))

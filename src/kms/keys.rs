@@ -181,10 +181,9 @@ impl Kms {
         let target = Target::Version(&owner, record.current);
         let tool = record.spec()?.tool();
         let kind = tool.map_or(Kind::Wrapping, Kind::Tool);
-        // To make a pair takes a while: one at a time, so that the token's other sessions stay with the data.
         let _making = match tool {
             Some(tool) if tool.is_pair() => {
-                let making = self.groups.making(place.group.as_deref())?;
+                let making = self.groups.making_pairs(place.group.as_deref())?;
                 Some(self.lock_making(making).await?)
             }
             Some(_) | None => None,

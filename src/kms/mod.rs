@@ -442,7 +442,7 @@ impl Kms {
         Err(KmsError::Busy)
     }
 
-    /// One at a time makes a backing key for something that others may want too.
+    /// Waits for a turn to make a key.
     async fn lock_making<'a>(&self, making: &'a Mutex<()>) -> Result<MutexGuard<'a, ()>, KmsError> {
         tokio::time::timeout(MAKING_WAIT_MAX, making.lock())
             .await

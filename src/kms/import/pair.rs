@@ -83,8 +83,7 @@ impl Kms {
         let pair = pair_of(algorithm, spec).ok_or_else(|| {
             KmsError::Unsupported(format!("{algorithm} by {spec} is not supported"))
         })?;
-        // To make a pair takes a while: one at a time.
-        let _making = self.lock_making(self.groups.making(None)?).await?;
+        let _making = self.lock_making(self.groups.making_pairs(None)?).await?;
         let rows = self.rows().await?;
         self.importable(&rows, key).await?;
         let waiting = rows
@@ -144,7 +143,7 @@ impl Kms {
     /// Checks that material of any wrapping could come into the token, before a key is made that waits for some.
     pub(in crate::kms) async fn see_that_imports_work(&self) -> Result<(), KmsError> {
         // It is tried with pairs.
-        let _making = self.lock_making(self.groups.making(None)?).await?;
+        let _making = self.lock_making(self.groups.making_pairs(None)?).await?;
         let hsm = self.groups.default_group();
         for wrapping in [ImportWrapping::OaepSha256, ImportWrapping::OaepSha1] {
             let pair = ToolSpec::Unwrap(RsaSize::Bits2048, wrapping);

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use strongroom_hsm::testing::fault::{Fault, Op};
 
-use super::{DAY, Rig, Value, json, text};
+use super::{DAY, Duration, Rig, Value, json, text};
 use crate::kms::IMPORT_PAIRS_PER_KEY_MAX;
 use crate::meta::table as tables;
 
@@ -288,4 +288,44 @@ async fn a_key_of_the_tokens_own_material_takes_none_and_a_token_without_tools_n
     rig.token.set_tools(false);
     let refused = rig.api_error("CreateKey", json!({ "Origin": "EXTERNAL" }));
     assert_eq!(refused.await.0, "UnsupportedOperationException");
+}
+
+#[tokio::test]
+async fn who_makes_a_pair_keeps_no_other_from_making_keys() {
+    let rig = Rig::new();
+    let waiting = create(&rig).await;
+    let key = rig.key().await;
+    let rotate = json!({ "KeyId": key.key_id().to_string() });
+    for (operation, input) in [
+        (
+            "GetParametersForImport",
+            json!({
+                "KeyId": waiting["KeyId"], "WrappingAlgorithm": "RSAES_OAEP_SHA_1", "WrappingKeySpec": "RSA_2048",
+            }),
+        ),
+        (
+            "CreateKey",
+            json!({ "KeySpec": "RSA_2048", "KeyUsage": "SIGN_VERIFY" }),
+        ),
+    ] {
+        let begun = rig.faults.calls(Op::GenerateTool);
+        let pause = Duration::from_secs(3);
+        rig.faults.once(Op::GenerateTool, 1, Fault::Hang(pause));
+        let pair = rig.api(operation, input);
+        tokio::pin!(pair);
+        let others = async {
+            while rig.faults.calls(Op::GenerateTool) == begun {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            rig.api_ok("RotateKeyOnDemand", rotate.clone()).await;
+        };
+        tokio::select! {
+            made = &mut pair => panic!("the pair was faster: {made:?}"),
+            () = others => {}
+        }
+        let (status, body) = pair.await;
+        assert_eq!(status, 200, "{body}");
+    }
+    let key = rig.kms.resolve_default_s3_key(rig.kms.account()).await;
+    key.expect("a key");
 }
