@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPublicEncryptingKey, PublicEncryptingKey};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
 use cryptoki::mechanism::aead::GcmParams;
@@ -23,8 +24,9 @@ use cryptoki_sys as sys;
 use strongroom_fault_module::{CONTROL_VARIABLE, Fault, INNER_VARIABLE};
 use strongroom_hsm::testing::conformance;
 use strongroom_hsm::{
-    BackingKey, Curve, HashFunction, HsmError, HsmHandle, HsmSettings, KeyBlob, SecretBytes,
-    Session, SignatureAlgorithm, SigningKey, State, Token, ToolSpec,
+    BackingKey, Curve, HashFunction, HsmError, HsmHandle, HsmSettings, ImportWrapping, KeyBlob,
+    Material, RsaSize, SecretBytes, Session, SignatureAlgorithm, SigningKey, State, Token, ToolKey,
+    ToolSpec,
 };
 
 use ordeal::{Bench, LABEL, fresh_id, fresh_key, ordeal, start};
@@ -70,6 +72,7 @@ tests_on! { thread: super::Bench::token =>
     general_errors_of_find_are_the_tokens
     general_errors_now_and_then_blame_nobody
     failed_functions_are_the_tokens
+    an_ill_token_does_not_say_that_material_is_another
     no_more_sessions_for_a_while
     no_memory_for_a_while
     a_wrong_ciphertext_is_never_acknowledged
@@ -107,6 +110,7 @@ tests_on! { process: super::Bench::token_in_processes =>
     general_errors_of_find_are_the_tokens
     general_errors_now_and_then_blame_nobody
     failed_functions_are_the_tokens
+    an_ill_token_does_not_say_that_material_is_another
     no_more_sessions_for_a_while
     no_memory_for_a_while
     a_wrong_ciphertext_is_never_acknowledged
@@ -257,6 +261,54 @@ async fn general_errors_now_and_then_blame_nobody(bench: &Bench, token: Arc<dyn 
     let figures = ordeal("CKR_GENERAL_ERROR now and then", token, fault).await;
     figures.assert_sound();
     assert_eq!((figures.hits, figures.failures()), (20, 0), "{figures}");
+}
+
+async fn an_ill_token_does_not_say_that_material_is_another(bench: &Bench, token: Arc<dyn Token>) {
+    let open = || token.open_session().expect("a session");
+    let spec = ToolSpec::Unwrap(RsaSize::Bits2048, ImportWrapping::OaepSha1);
+    let id = fresh_id();
+    let blob = open().generate_tool(&id, spec, "unwraps").expect("a pair");
+    let proof = open().prove_tool(&id, spec, &blob).expect("unwraps");
+    let unwrapper = ToolKey { id, spec, proof };
+    let import = |bytes: [u8; 32], same_as| Material {
+        wrapped: under(&unwrapper, &bytes),
+        unwrapper: unwrapper.clone(),
+        same_as,
+    };
+    let id = fresh_id();
+    let blob = open().import_key(&import([7; 32], None), Some((&id, "ordeal")));
+    let blob = blob.expect("imports");
+    let canary = open().make_canary(&id, &blob).expect("a canary");
+    let key = Some(BackingKey { id, blob, canary });
+    let same = import([7; 32], key.clone());
+    for code in [
+        sys::CKR_GENERAL_ERROR,
+        sys::CKR_DEVICE_ERROR,
+        sys::CKR_FUNCTION_FAILED,
+    ] {
+        let ill = bench.arm(&["C_Decrypt"], Fault::Answer(code));
+        let answer = open().import_key(&same, None);
+        assert!(
+            matches!(answer, Err(HsmError::Device { .. })),
+            "{code}: {answer:?}"
+        );
+        drop(ill);
+        let _hiccup = bench.arm_for(&["C_Decrypt"], Fault::Answer(code), 1);
+        open().import_key(&same, None).expect("is the same");
+    }
+    let other = open().import_key(&import([8; 32], key), None);
+    assert!(matches!(other, Err(HsmError::OtherMaterial)), "{other:?}");
+}
+
+/// Material, wrapped under the public half of a pair.
+fn under(unwrapper: &ToolKey, material: &[u8]) -> Vec<u8> {
+    let public = PublicEncryptingKey::from_der(unwrapper.proof.as_bytes()).expect("a public key");
+    let public = OaepPublicEncryptingKey::new(public).expect("for OAEP");
+    let mut wrapped = vec![0; public.ciphertext_size()];
+    public
+        .encrypt(&OAEP_SHA1_MGF1SHA1, material, &mut wrapped, None)
+        .expect("wraps");
+    wrapped
 }
 
 async fn failed_functions_are_the_tokens(bench: &Bench, token: Arc<dyn Token>) {

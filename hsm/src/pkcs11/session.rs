@@ -311,25 +311,41 @@ impl Pkcs11Session {
         let Some(same) = &material.same_as else {
             return Ok(role);
         };
+        let keys = self.passing_keys(material, role)?;
+        let (aad, canary) = (Canary::aad(&same.id), &same.canary.0);
+        match self.open(keys, &aad, canary) {
+            Ok(plaintext) if same_bytes(&plaintext, Canary::PLAINTEXT) => {
+                import::destroy(self.opened.raw()?, keys.main)?;
+                return Ok(role);
+            }
+            Err(not_opened) if !may_be_forged(&not_opened) => return Err(into_error(not_opened)),
+            Ok(_) | Err(_) => {}
+        }
+        // The operation that failed may still be active in this session, and the code may mean anything: a canary of its
+        // own tells an ill token from another key, and a second try a hiccup. The keys go with their sessions.
+        self.reopen()?;
+        let keys = self.passing_keys(material, role)?;
+        self.new_canary(keys, &same.id, scheme)?;
+        let again = self.open(keys, &aad, canary);
+        self.reopen()?;
+        match again {
+            Ok(plaintext) if same_bytes(&plaintext, Canary::PLAINTEXT) => Ok(role),
+            Err(not_opened) if !may_be_forged(&not_opened) => Err(into_error(not_opened)),
+            Ok(_) | Err(_) => Err(HsmError::OtherMaterial),
+        }
+    }
+
+    /// The key of some material, in this session only.
+    fn passing_keys(&mut self, material: &Material, role: Role) -> HsmResult<Keys> {
+        let tool = self.tool(&material.unwrapper)?;
+        let how = unwrapping(&material.unwrapper)?;
         let target = import::Target::Passing(role);
         let key = import::unwrap(self.bench()?, tool, how, &material.wrapped, target);
-        let keys = Keys {
+        Ok(Keys {
             main: key.map_err(into_error)?,
             mac: None,
             kwp: None,
-        };
-        match self.open(keys, &Canary::aad(&same.id), &same.canary.0) {
-            Ok(plaintext) if same_bytes(&plaintext, Canary::PLAINTEXT) => {
-                import::destroy(self.opened.raw()?, keys.main)?;
-                Ok(role)
-            }
-            Err(not_opened) if !may_be_forged(&not_opened) => Err(into_error(not_opened)),
-            Ok(_) | Err(_) => {
-                // The operation that failed may still be active in this session. The key goes with it.
-                self.reopen()?;
-                Err(HsmError::OtherMaterial)
-            }
-        }
+        })
     }
 
     /// Tries what a tool of this kind takes, with sessions of its own.
