@@ -13,7 +13,7 @@ use crate::meta::{Batch, KeyRange, table as tables};
 
 /// After so long a pair that is not recorded as made will not be any more.
 const PAIR_STALE_AFTER_MILLIS: i64 = 15 * 60 * 1000;
-/// Rows of pairs that are looked at in one go.
+/// Rows of pairs that are looked at in one go, and the most of one key.
 const PAIRS_MAX: usize = 1000;
 
 /// What tokens are authenticated as: no row's key begins so.
@@ -86,10 +86,7 @@ impl Kms {
         let _making = self.lock_making(self.groups.making_pairs(None)?).await?;
         let rows = self.rows().await?;
         self.importable(&rows, key).await?;
-        let waiting = rows
-            .scan(&pairs_of(key.key_id()), IMPORT_PAIRS_PER_KEY_MAX)
-            .await?;
-        if waiting.len() >= IMPORT_PAIRS_PER_KEY_MAX {
+        if !self.may_wait(&rows, key.key_id()).await? {
             return Err(KmsError::LimitExceeded(format!(
                 "At most {IMPORT_PAIRS_PER_KEY_MAX} imports of key material can be under way for a key"
             )));
@@ -140,6 +137,19 @@ impl Kms {
         })
     }
 
+    /// Whether one more pair may wait for material of a key. One that has served, or whose time is over, waits for its end
+    /// alone; what cannot be read may be one that waits.
+    async fn may_wait(&self, rows: &Rows, key: KeyId) -> Result<bool, KmsError> {
+        let now = self.now();
+        let found = rows.scan(&pairs_of(key), PAIRS_MAX).await?;
+        let has_room = found.len() < PAIRS_MAX;
+        let waiting = found.into_iter().filter(|row| {
+            let pair = rows.open::<PairRecord>("pair of an import", row.clone());
+            pair.map_or(true, |pair| pair.record.expires > now)
+        });
+        Ok(has_room && waiting.count() < IMPORT_PAIRS_PER_KEY_MAX)
+    }
+
     /// Checks that material of any wrapping could come into the token, before a key is made that waits for some.
     pub(in crate::kms) async fn see_that_imports_work(&self) -> Result<(), KmsError> {
         // It is tried with pairs.
@@ -166,28 +176,37 @@ impl Kms {
     /// Destroys the pairs whose time is over, of keys that are gone, too.
     pub(in crate::kms) async fn end_pairs(&self) -> Result<(), KmsError> {
         let rows = self.rows().await?;
-        let range = KeyRange::prefix(&[tables::KMS_IMPORT]);
         let now = self.now();
         let mut outage = None;
-        for row in rows.scan(&range, PAIRS_MAX).await? {
-            let key = row.0.clone();
-            let id = table::import_of_row(&key);
-            let (Some(id), Ok(pair)) = (id, rows.open::<PairRecord>("pair of an import", row))
-            else {
-                tracing::error!(event = "kms.import.damaged", row = hex::encode(&key));
-                continue;
-            };
-            if pair.record.expires > now {
-                continue;
-            }
-            match self.end_pair(&id, &key).await {
-                Ok(()) => tracing::info!(event = "kms.import.pair_ended", pair = %id),
-                Err(error) => {
-                    outage.get_or_insert(error);
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let cursor = after.as_deref().and_then(|row| row.get(1..));
+            let range = table::rows_after(tables::KMS_IMPORT, cursor);
+            let found = rows.scan(&range, PAIRS_MAX).await?;
+            let is_last = found.len() < PAIRS_MAX;
+            after = found.last().map(|(row, _)| row.clone());
+            for row in found {
+                let key = row.0.clone();
+                let id = table::import_of_row(&key);
+                let (Some(id), Ok(pair)) = (id, rows.open::<PairRecord>("pair of an import", row))
+                else {
+                    tracing::error!(event = "kms.import.damaged", row = hex::encode(&key));
+                    continue;
+                };
+                if pair.record.expires > now {
+                    continue;
+                }
+                match self.end_pair(&id, &key).await {
+                    Ok(()) => tracing::info!(event = "kms.import.pair_ended", pair = %id),
+                    Err(error) => {
+                        outage.get_or_insert(error);
+                    }
                 }
             }
+            if is_last {
+                return outage.map_or(Ok(()), Err);
+            }
         }
-        outage.map_or(Ok(()), Err)
     }
 
     pub(super) async fn end_pair(&self, id: &BackingKeyId, row: &[u8]) -> Result<(), KmsError> {

@@ -9,7 +9,7 @@ use strongroom_hsm::testing::fault::{Fault, Op};
 
 use super::{DAY, Duration, Rig, Value, json, text};
 use crate::kms::IMPORT_PAIRS_PER_KEY_MAX;
-use crate::meta::table as tables;
+use crate::meta::{Batch, table as tables};
 
 pub(super) async fn create(rig: &Rig) -> Value {
     let made = rig.api_ok("CreateKey", json!({ "Origin": "EXTERNAL" }));
@@ -328,4 +328,37 @@ async fn who_makes_a_pair_keeps_no_other_from_making_keys() {
     }
     let key = rig.kms.resolve_default_s3_key(rig.kms.account()).await;
     key.expect("a key");
+}
+
+#[tokio::test]
+async fn pairs_that_have_served_and_could_not_be_destroyed_keep_no_others_from_being_made() {
+    let rig = Rig::new();
+    let key = imported(&rig).await;
+    rig.faults.always(Op::Destroy, Fault::Fail);
+    for _ in 0..IMPORT_PAIRS_PER_KEY_MAX {
+        let parameters = parameters(&rig, &key).await;
+        rig.api_ok("ImportKeyMaterial", import(&key, &parameters, &[5; 32]))
+            .await;
+    }
+    assert_eq!(
+        rig.rows(tables::KMS_IMPORT).await.len(),
+        IMPORT_PAIRS_PER_KEY_MAX
+    );
+    parameters(&rig, &key).await;
+}
+
+#[tokio::test]
+async fn the_end_of_pairs_goes_past_those_that_wait() {
+    let rig = Rig::new();
+    let key = imported(&rig).await;
+    // More than are looked at in one go, all of them unreadable and before any key's.
+    let rows = (0_u16..1_001)
+        .map(|number| [&[tables::KMS_IMPORT], number.to_be_bytes().as_slice()].concat());
+    let damaged = rows.fold(Batch::new(), |batch, row| batch.put(row, b"damaged"));
+    rig.meta.commit(damaged).await.expect("committed");
+    parameters(&rig, &key).await;
+    let before = rig.token_keys().await;
+    rig.clock.shift_to(DAY + 1);
+    rig.kms.destroy_due_keys().await.expect("tends");
+    assert_eq!(rig.token_keys().await, before - 1);
 }
