@@ -590,14 +590,11 @@ impl Kms {
         }
         let rows = self.rows().await?;
         let (from, to) = (Owner::Key(new.from.clone()), Owner::Key(new.to.clone()));
-        let current = rows
-            .head(&from)
-            .await?
-            .record
-            .enabled(&from)?
-            .record
-            .current;
-        let _enabled = rows.head(&to).await?.record.enabled(&to)?;
+        let (head, now) = (rows.head(&from).await?.record, self.now());
+        let _usable = head.usable(&from, "kms:ReEncryptFrom", now)?;
+        let into = rows.head(&to).await?.record;
+        let _usable = into.usable(&to, "kms:ReEncryptTo", now)?;
+        let current = head.current;
         let same = new.from == new.to;
         let nothing = || {
             Err(KmsError::Validation(
@@ -607,8 +604,8 @@ impl Kms {
         };
         match &new.material {
             Some(material) => {
-                let version = self.version_of(&rows, &from, current, material).await?;
-                if same && version == current {
+                let version = rows.version_of(&from, &head, material).await?;
+                if same && version >= current {
                     return nothing();
                 }
                 Ok((version, version))
@@ -617,30 +614,6 @@ impl Kms {
             None if same => Ok((1, current - 1)),
             None => Ok((1, u32::MAX)),
         }
-    }
-
-    async fn version_of(
-        &self,
-        rows: &Rows,
-        owner: &Owner,
-        current: u32,
-        material: &str,
-    ) -> Result<u32, KmsError> {
-        for version in 1..=current {
-            if rows
-                .backing(owner, version)
-                .await?
-                .record
-                .material()
-                .to_string()
-                == material
-            {
-                return Ok(version);
-            }
-        }
-        Err(KmsError::NotFound(format!(
-            "Key material {material} is not of this key"
-        )))
     }
 
     /// Changes the record of a re-wrap that is run here. `false`: it was called off, or taken over.

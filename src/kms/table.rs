@@ -222,6 +222,24 @@ impl Rows {
             .ok_or(KmsError::Damaged("a backing key is missing"))
     }
 
+    /// The version of a key that has this material, the one that waits among them.
+    pub(super) async fn version_of(
+        &self,
+        owner: &Owner,
+        head: &KeyRecord,
+        material: &str,
+    ) -> Result<u32, KmsError> {
+        for version in head.recorded_versions() {
+            let backing = self.backing(owner, version).await?.record;
+            if backing.material().to_string() == material {
+                return Ok(version);
+            }
+        }
+        Err(KmsError::NotFound(format!(
+            "Key material '{material}' does not exist"
+        )))
+    }
+
     /// The rows of `range` as they are stored. [`Rows::open`] makes records of them.
     pub(crate) async fn scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<Row>, KmsError> {
         self.snapshot

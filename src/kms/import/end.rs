@@ -7,7 +7,6 @@ use crate::auth::Authorised;
 use crate::kms::deletion::check_there;
 use crate::kms::error::KmsError;
 use crate::kms::key::{KeyArn, KeyMaterialId, KeyRecord, Owner};
-use crate::kms::table::Rows;
 use crate::kms::{COMMIT_ATTEMPTS_MAX, Kms, check_proof};
 
 use super::record::MaterialState;
@@ -36,7 +35,7 @@ impl Kms {
             head.record.customer_managed(key, ACTION)?;
             head.record.see_external(key)?;
             let version = match material {
-                Some(id) => version_of(&rows, &owner, &head.record, id).await?,
+                Some(id) => rows.version_of(&owner, &head.record, id).await?,
                 None if head.record.versions().is_empty() => return Ok(None),
                 None => head.record.current,
             };
@@ -167,22 +166,4 @@ fn is_leaving(record: &KeyRecord, version: u32) -> bool {
     record
         .imported(version)
         .is_some_and(|import| import.material == MaterialState::Leaving)
-}
-
-/// The version of a key that has this material.
-pub(super) async fn version_of(
-    rows: &Rows,
-    owner: &Owner,
-    record: &KeyRecord,
-    material: &str,
-) -> Result<u32, KmsError> {
-    for version in record.recorded_versions() {
-        let backing = rows.backing(owner, version).await?.record;
-        if backing.material().to_string() == material {
-            return Ok(version);
-        }
-    }
-    Err(KmsError::NotFound(format!(
-        "Key material '{material}' does not exist"
-    )))
 }

@@ -2,7 +2,6 @@
 
 use strongroom_hsm::{BackingKeyId, HsmError, Material, ToolKey};
 
-use super::end::version_of;
 use super::pair::{PairRecord, pair_row};
 use super::record::MaterialState;
 use super::{MATERIAL_VALID_DAYS_MAX, NewMaterial};
@@ -195,7 +194,7 @@ impl Kms {
         };
         if new.existing.unwrap_or(had_any) {
             let candidates = match &new.material_id {
-                Some(id) => match version_of(rows, owner, head, id).await {
+                Some(id) => match rows.version_of(owner, head, id).await {
                     Ok(version) => vec![version],
                     Err(KmsError::NotFound(_)) => Vec::new(),
                     Err(error) => return Err(error),

@@ -171,6 +171,40 @@ async fn a_key_that_is_in_use_when_its_window_is_over_is_not_destroyed_before_no
 }
 
 #[tokio::test]
+async fn a_rewrap_is_neither_planned_nor_begun_with_a_key_that_cannot_be_used_for_it() {
+    let mut rig = Rig::new();
+    rig.with_made_up_dependants(false);
+    let key = rig.key().await;
+    let arn = |made: &serde_json::Value| {
+        let arn = text(&made["KeyMetadata"]["Arn"]);
+        rig.kms.arn_of_record(&arn).expect("an ARN")
+    };
+    let signs = json!({ "KeySpec": "ECC_NIST_P256", "KeyUsage": "SIGN_VERIFY" });
+    let signs = arn(&rig.api_ok("CreateKey", signs).await);
+    let waits = json!({ "Origin": "EXTERNAL" });
+    let waits = arn(&rig.api_ok("CreateKey", waits).await);
+    for (from, to) in [
+        (&signs, &key),
+        (&key, &signs),
+        (&waits, &key),
+        (&key, &waits),
+    ] {
+        let (proofs, new) = (proofs(from, to), new(from, to));
+        let planned = rig.kms.plan_rewrap(proofs.each_ref(), &new).await;
+        let begun = rig.kms.start_rewrap(proofs.each_ref(), &new).await;
+        for refused in [planned.err(), begun.err()] {
+            assert!(
+                matches!(
+                    refused,
+                    Some(KmsError::InvalidKeyUsage(_) | KmsError::InvalidState { .. })
+                ),
+                "{refused:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_rewrap_is_one_process_s_at_a_time() {
     let mut rig = Rig::new();
     rig.with_made_up_dependants(false);
