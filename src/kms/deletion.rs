@@ -12,10 +12,10 @@ use strongroom_hsm::{HsmError, HsmGroup};
 use super::error::{KmsError, WrongState};
 use super::key::{BackingRecord, KeyArn, KeyId, KeyRecord, KeyState, Owner, Timestamp, name_of};
 use super::policy::{POLICY_NAME, PolicyRecord};
-use super::table::{self, Loaded};
+use super::table::{self, Loaded, Rows};
 use super::{COMMIT_ATTEMPTS_MAX, Dependent, KeyUses, Kms, aliases, check_proof, grants, last_use};
 use crate::auth::Authorised;
-use crate::meta::table as tables;
+use crate::meta::{Row, table as tables};
 
 /// The shortest window before a key is destroyed.
 pub const DELETION_WINDOW_DAYS_MIN: u32 = 7;
@@ -204,15 +204,25 @@ impl Kms {
         for row in found {
             let key_id = table::key_id_of_row(&row.0)?;
             last = Some(key_id);
-            match rows.open::<KeyRecord>("head of a key", row) {
-                Ok(head) => heads.push((self.arn_of_head(key_id, &head.record)?, head.record)),
-                Err(error) => tracing::error!(event = "kms.key.damaged", %key_id, %error),
-            }
+            heads.extend(self.head_of_row(&rows, key_id, row));
         }
         Ok(Heads {
             heads,
             last: last.filter(|_| full),
         })
+    }
+
+    /// A head that was scanned. One that does not verify is logged and left out: it says nothing about other keys.
+    pub(super) fn head_of_row(
+        &self,
+        rows: &Rows,
+        key_id: KeyId,
+        row: Row,
+    ) -> Option<(KeyArn, KeyRecord)> {
+        let head = rows.open::<KeyRecord>("head of a key", row);
+        let head = head.and_then(|head| Ok((self.arn_of_head(key_id, &head.record)?, head.record)));
+        head.inspect_err(|error| tracing::error!(event = "kms.key.damaged", %key_id, %error))
+            .ok()
     }
 
     /// Destroys one key whose time has come. `false`: it was cancelled, or somebody else was faster.
@@ -283,7 +293,7 @@ impl Kms {
                 batch = batch.and(policy.delete());
             }
             batch = batch.and(grants::delete_all(&rows, key.key_id()).await?);
-            batch = batch.and(last_use::delete(&rows, key.key_id()).await?);
+            batch = batch.and(last_use::delete(key.key_id()));
             if self.commit(batch).await? {
                 self.tell(key);
                 tracing::info!(event = "kms.key.destroyed", %key);

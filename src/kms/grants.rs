@@ -20,7 +20,7 @@ use super::table::{self, Rows};
 use super::{BindError, COMMIT_ATTEMPTS_MAX, Kms, Page, check_proof, check_proof_of};
 use crate::auth::policy::{Bound, Named, names};
 use crate::auth::{AccountId, Authorised, Identity, Principal, Resource};
-use crate::meta::{Batch, KeyRange, table as tables};
+use crate::meta::{Batch, KeyRange, Row, table as tables};
 
 /// The most grants of a key. AWS has 50,000; here they are read one by one when no policy has allowed a request.
 pub const GRANTS_PER_KEY_MAX: u32 = 2_500;
@@ -506,18 +506,40 @@ impl Kms {
             last = found.last().map(|(row, _)| row.clone());
             for row in found {
                 let at = cursor_of_row(&row.0)?;
-                let record = rows.open::<GrantRecord>("grant", row)?.record;
-                if record.grant.retiring.as_deref() != Some(retiring) {
-                    continue;
+                match self.retirable(&rows, at, row, retiring).await {
+                    Ok(grant) => items.extend(grant),
+                    // It says nothing about grants of other keys.
+                    Err(error @ KmsError::Damaged(_)) => {
+                        tracing::error!(event = "kms.grant.damaged", key_id = %at.key, %error);
+                    }
+                    Err(error) => return Err(error),
                 }
-                let account = rows.account_of(at.key).await?;
-                let account = account.ok_or(KmsError::Damaged("grant of no key"))?;
-                items.push(entry(at.grant, self.key_arn(&account, at.key), record));
             }
             if !full || items.len() > limit {
                 return Ok(Page::cut(items, limit, cursor));
             }
         }
+    }
+
+    /// The grant in a row, if `retiring` may retire it.
+    async fn retirable(
+        &self,
+        rows: &Rows,
+        at: GrantCursor,
+        row: Row,
+        retiring: &str,
+    ) -> Result<Option<Grant>, KmsError> {
+        let record = rows.open::<GrantRecord>("grant", row)?.record;
+        if record.grant.retiring.as_deref() != Some(retiring) {
+            return Ok(None);
+        }
+        let account = rows.account_of(at.key).await?;
+        let account = account.ok_or(KmsError::Damaged("grant of no key"))?;
+        Ok(Some(entry(
+            at.grant,
+            self.key_arn(&account, at.key),
+            record,
+        )))
     }
 
     /// The grant that is to be retired or revoked.

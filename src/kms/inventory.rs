@@ -96,7 +96,7 @@ type Reports = BTreeMap<Option<String>, Told>;
 
 impl Kms {
     /// Some keys by id, and at the end of the list the server's own. Asks every token that holds one of them: takes its
-    /// time.
+    /// time. A key whose records are damaged is left out, and the log tells of it.
     ///
     /// # Errors
     ///
@@ -122,11 +122,18 @@ impl Kms {
         for row in found {
             let key_id = table::key_id_of_row(&row.0)?;
             last = Some(key_id);
-            let record = rows.open::<KeyRecord>("head of a key", row)?.record;
-            let arn = self.arn_of_head(key_id, &record)?;
+            let Some((arn, record)) = self.head_of_row(&rows, key_id, row) else {
+                continue;
+            };
             let name = arn.to_string();
             let entry = self.inventory_entry(&rows, Owner::Key(arn), name, record, &mut reports);
-            entries.push(Box::pin(entry).await?);
+            match Box::pin(entry).await {
+                Ok(entry) => entries.push(entry),
+                Err(error @ KmsError::Damaged(_)) => {
+                    tracing::error!(event = "kms.key.damaged", %key_id, %error);
+                }
+                Err(error) => return Err(error),
+            }
         }
         if is_last {
             for purpose in InternalKey::ALL {
@@ -157,9 +164,9 @@ impl Kms {
         let (uses, usage) = match &owner {
             Owner::Key(arn) => {
                 let key = arn.key_id();
-                let uses = self.uses(rows, key, &record).await?;
+                let uses = self.uses_unless_damaged(rows, key, &record).await?;
                 let usage = self.usage(key, ALL_VERSIONS, &Scope::default()).await?;
-                (Some(uses), Some(usage.versions))
+                (uses, Some(usage.versions))
             }
             Owner::Internal(_) => (None, None),
         };

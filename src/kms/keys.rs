@@ -285,7 +285,7 @@ impl Kms {
         metadata(key.clone(), &record, material, store, self.now())
     }
 
-    /// Lists all keys of the caller's account, by id.
+    /// Lists all keys of the caller's account, by id. One whose record is damaged is left out.
     ///
     /// # Errors
     ///
@@ -311,11 +311,11 @@ impl Kms {
             for row in found {
                 let key_id = table::key_id_of_row(&row.0)?;
                 after = Some(key_id);
-                let head = rows.open::<KeyRecord>("head of a key", row)?.record;
-                let arn = self.arn_of_head(key_id, &head)?;
-                if arn.account() == account {
-                    keys.push(arn);
-                }
+                let head = self.head_of_row(&rows, key_id, row);
+                keys.extend(
+                    head.map(|(arn, _)| arn)
+                        .filter(|arn| arn.account() == account),
+                );
             }
             if is_last || keys.len() > limit {
                 return Ok(Page::cut(keys, limit, KeyArn::key_id));

@@ -192,9 +192,7 @@ impl Kms {
             .map(|recorded| recorded.record.read())
             .transpose()?;
         let last = self.last_uses.of(key).into_iter().chain(recorded);
-        let since: Option<Loaded<SinceRecord>> = rows
-            .load("since when last uses are kept", table::last_use_row(None))
-            .await?;
+        let since = load_since(rows).await?;
         let since = since.map_or(self.last_uses.since, |since| since.record.since);
         Ok(KeyUses {
             last: last.max_by_key(|last| last.at),
@@ -215,14 +213,33 @@ impl Kms {
             .ok()
     }
 
-    /// Whole days since a key was last used, or since when that is known: `kms:TrailingDaysWithoutKeyUsage`.
+    /// The same, where a record that is damaged is to keep nobody from anything: nothing is known then.
+    pub(super) async fn uses_unless_damaged(
+        &self,
+        rows: &Rows,
+        key: KeyId,
+        head: &KeyRecord,
+    ) -> Result<Option<KeyUses>, KmsError> {
+        match self.uses(rows, key, head).await {
+            Err(error @ KmsError::Damaged(_)) => {
+                tracing::error!(event = "kms.last_use.damaged", %key, %error);
+                Ok(None)
+            }
+            uses => uses.map(Some),
+        }
+    }
+
+    /// Whole days since a key was last used, or since when that is known: `kms:TrailingDaysWithoutKeyUsage`. None at all
+    /// when it cannot be known: what only an unused key is for is then not for this one.
     pub(super) async fn days_without_use(
         &self,
         rows: &Rows,
         key: KeyId,
         head: &KeyRecord,
     ) -> Result<i64, KmsError> {
-        let uses = self.uses(rows, key, head).await?;
+        let Some(uses) = self.uses_unless_damaged(rows, key, head).await? else {
+            return Ok(0);
+        };
         let last = uses.last.map_or(uses.since, |last| last.at);
         Ok((self.now().millis() - last.millis()).max(0) / DAY_MILLIS)
     }
@@ -276,14 +293,21 @@ impl Kms {
     async fn write_since(&self) -> Result<(), KmsError> {
         let rows = self.rows().await?;
         let row = table::last_use_row(None);
-        let what = "since when last uses are kept";
-        if rows.load::<SinceRecord>(what, row.clone()).await?.is_none() {
-            let since = self.last_uses.since;
+        let since = SinceRecord {
+            since: self.last_uses.since,
+        };
+        let batch = match load_since(&rows).await {
+            Ok(Some(_)) => return Ok(()),
             // If somebody else was faster, it is there.
-            self.commit(rows.insert(row, &SinceRecord { since }))
-                .await?;
-        }
-        Ok(())
+            Ok(None) => rows.insert(row, &since),
+            // That they are kept for longer is forgotten.
+            Err(error @ KmsError::Damaged(_)) => {
+                tracing::error!(event = "kms.last_use.damaged", %error);
+                rows.put(row, &since)
+            }
+            Err(error) => return Err(error),
+        };
+        self.commit(batch).await.map(|_written| ())
     }
 
     async fn write_some(&self, noted: &[(KeyId, LastUse)]) -> Result<(), KmsError> {
@@ -292,8 +316,17 @@ impl Kms {
             let mut batch = Batch::new();
             for (key, last) in noted {
                 let head = rows.load::<KeyRecord>("head of a key", table::key_row(*key));
-                // A key that is gone leaves nothing.
-                let Some(head) = head.await? else { continue };
+                let head = match head.await {
+                    Ok(Some(head)) => head,
+                    // A key that is gone leaves nothing.
+                    Ok(None) => continue,
+                    // Nor does it keep the others from being written.
+                    Err(error @ KmsError::Damaged(_)) => {
+                        tracing::error!(event = "kms.key.damaged", key_id = %key, %error);
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
                 match load(&rows, *key).await {
                     Ok(Some(later)) if later.record.at > last.at => continue,
                     Ok(_) => {}
@@ -321,8 +354,12 @@ async fn load(rows: &Rows, key: KeyId) -> Result<Option<Loaded<LastUseRecord>>, 
     rows.load("last use of a key", row).await
 }
 
-/// Deletes what is recorded of a key that goes.
-pub(super) async fn delete(rows: &Rows, key: KeyId) -> Result<Batch, KmsError> {
-    let recorded = load(rows, key).await?;
-    Ok(recorded.map_or_else(Batch::new, |recorded| recorded.delete()))
+async fn load_since(rows: &Rows) -> Result<Option<Loaded<SinceRecord>>, KmsError> {
+    let row = table::last_use_row(None);
+    rows.load("since when last uses are kept", row).await
+}
+
+/// Deletes what is recorded of a key that goes, whatever it says.
+pub(super) fn delete(key: KeyId) -> Batch {
+    Batch::new().delete(table::last_use_row(Some(key)))
 }

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
 use strongroom_hsm::testing::fault::{Fault, Op};
 use strongroom_hsm::{HsmHandle, HsmSettings};
 
-use super::{Rig, account, round_trip};
+use super::{Rig, account, may, round_trip};
+use crate::auth::Resource;
 use crate::kms::{KeyRef, KmsError};
-use crate::meta::{Batch, KeyRange, table};
+use crate::meta::{Batch, KeyRange, Row, table};
 
 #[tokio::test]
 async fn a_row_with_a_changed_bit_is_refused() {
@@ -166,4 +168,51 @@ async fn a_wrap_of_the_mac_key_that_does_not_open_takes_no_place() {
     assert!(rig.kms.commit_sealing(Batch::new()).await.expect("sealed"));
     rig.restart();
     round_trip(&rig.kms, &key).await.expect("as it was");
+}
+
+#[tokio::test]
+async fn a_damaged_key_or_grant_keeps_no_other_from_being_listed() {
+    let rig = Rig::new();
+    let root = "arn:aws:iam::123456789012:root";
+    let (damaged, lamed, whole) = (rig.key().await, rig.key().await, rig.key().await);
+    for key in [&damaged, &lamed, &whole] {
+        let grant = json!({
+            "KeyId": key.as_str(), "GranteePrincipal": root, "RetiringPrincipal": root, "Operations": ["Decrypt"],
+        });
+        rig.api_ok("CreateGrant", grant).await;
+    }
+    for (table, key) in [
+        (table::KMS_KEY, &damaged),
+        (table::KMS_BACKING, &lamed),
+        (table::KMS_GRANT, &lamed),
+    ] {
+        let rows = rig.rows(table).await;
+        let of_key = |(row, _): &&Row| row[1..].starts_with(key.key_id().as_bytes());
+        let (row, value) = rows.iter().find(of_key).expect("a row");
+        let mut value = value.clone();
+        value[0] ^= 1;
+        rig.put(row, &value).await;
+    }
+    let listed = rig.api_ok("ListKeys", json!({})).await;
+    let listed = listed["Keys"].as_array().expect("a list").iter();
+    let mut listed: Vec<_> = listed.map(|key| key["KeyArn"].clone()).collect();
+    let mut expected = [lamed.as_str(), whole.as_str()];
+    listed.sort_by_key(ToString::to_string);
+    expected.sort_unstable();
+    assert_eq!(listed, expected);
+
+    let retirable = json!({ "RetiringPrincipal": root });
+    let grants = rig.api_ok("ListRetirableGrants", retirable).await;
+    let grants = grants["Grants"].as_array().expect("a list").iter();
+    let grants: Vec<_> = grants.map(|grant| grant["KeyId"].clone()).collect();
+    assert_eq!(grants, [whole.as_str()]);
+
+    let proof = may("strongroom:KeyInventory", Resource::Service);
+    let entries = rig.kms.key_inventory(&proof, 100, None).await;
+    let entries = entries.expect("a page").items;
+    let keys: Vec<_> = entries
+        .iter()
+        .filter_map(|entry| entry.arn.as_ref())
+        .collect();
+    assert_eq!(keys, [&whole]);
 }

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{DAY, DECRYPT, GENERATE, Rig, context, may_key, text};
+use super::{DAY, DECRYPT, GENERATE, Rig, context, may, may_key, text};
+use crate::auth::Resource;
 use crate::kms::KeyArn;
-use crate::meta::{Batch, table};
+use crate::meta::{Batch, Row, table};
 
 impl Rig {
     async fn last_usage(&self, key: &KeyArn) -> Value {
@@ -14,6 +15,25 @@ impl Rig {
 
     async fn last_operation(&self, key: &KeyArn) -> Value {
         self.last_usage(key).await["KeyLastUsage"]["Operation"].clone()
+    }
+
+    /// From now on the key is disabled, and its deletion scheduled, only after 30 days without use.
+    async fn only_if_unused(&self, key: &KeyArn) {
+        let policy = json!({
+            "Version": "2012-10-17",
+            "Statement": [
+                { "Effect": "Allow", "Principal": { "AWS": "arn:aws:iam::123456789012:root" }, "Action": "kms:*", "Resource": "*" },
+                {
+                    "Effect": "Deny",
+                    "Principal": "*",
+                    "Action": ["kms:DisableKey", "kms:ScheduleKeyDeletion"],
+                    "Resource": "*",
+                    "Condition": { "NumericLessThan": { "kms:TrailingDaysWithoutKeyUsage": "30" } },
+                },
+            ],
+        });
+        let input = json!({ "KeyId": key.as_str(), "Policy": policy.to_string() });
+        self.api_ok("PutKeyPolicy", input).await;
     }
 
     async fn encrypt(&self, key: &KeyArn) -> String {
@@ -150,6 +170,16 @@ async fn a_key_that_goes_leaves_no_last_use() {
     assert_eq!(rig.rows(table::KMS_LAST_USE).await.len(), 1);
 }
 
+/// Damages a row that ends so.
+async fn damage(rig: &Rig, table: u8, key: &KeyArn) {
+    let rows = rig.rows(table).await;
+    let of_key = |(row, _): &&Row| row.ends_with(key.key_id().as_bytes());
+    let (row, value) = rows.iter().find(of_key).expect("a row");
+    let mut value = value.clone();
+    value[0] ^= 1;
+    rig.put(row, &value).await;
+}
+
 #[tokio::test]
 async fn a_damaged_last_use_is_not_believed_and_the_next_one_makes_it_good() {
     let mut rig = Rig::new();
@@ -179,24 +209,55 @@ async fn a_damaged_last_use_is_not_believed_and_the_next_one_makes_it_good() {
 }
 
 #[tokio::test]
+async fn a_damaged_last_use_keeps_no_key_from_its_end_and_counts_as_a_use_just_now() {
+    let mut rig = Rig::new();
+    let (key, asked) = (rig.key().await, rig.key().await);
+    rig.only_if_unused(&asked).await;
+    for key in [&key, &asked] {
+        rig.encrypt(key).await;
+    }
+    rig.kms.write_last_uses().await.expect("written");
+    for key in [&key, &asked] {
+        damage(&rig, table::KMS_LAST_USE, key).await;
+    }
+    rig.clock.shift_to(50 * DAY);
+    rig.restart();
+    let proof = may("strongroom:KeyInventory", Resource::Service);
+    let entries = rig.kms.key_inventory(&proof, 100, None).await;
+    for entry in entries.expect("a page").items {
+        assert!(entry.uses.is_none(), "{}", entry.name);
+    }
+    let schedule = |key: &KeyArn| json!({ "KeyId": key.as_str(), "PendingWindowInDays": 7 });
+    let (code, _) = rig.api_error("ScheduleKeyDeletion", schedule(&asked)).await;
+    assert_eq!(code, "AccessDeniedException");
+    rig.api_ok("DisableKey", json!({ "KeyId": key.as_str() }))
+        .await;
+    rig.api_ok("ScheduleKeyDeletion", schedule(&key)).await;
+    rig.clock.shift_to(60 * DAY);
+    assert_eq!(rig.kms.destroy_due_keys().await.expect("destroys"), 1);
+    assert_eq!(rig.rows(table::KMS_LAST_USE).await.len(), 2);
+}
+
+#[tokio::test]
+async fn damage_to_one_key_or_to_the_beginning_keeps_no_use_of_another_from_the_records() {
+    let mut rig = Rig::new();
+    let (damaged, key) = (rig.key().await, rig.key().await);
+    rig.kms.write_last_uses().await.expect("written");
+    for key in [&damaged, &key] {
+        rig.encrypt(key).await;
+    }
+    damage(&rig, table::KMS_KEY, &damaged).await;
+    rig.put(&[table::KMS_LAST_USE], b"damaged").await;
+    rig.kms.write_last_uses().await.expect("written");
+    rig.restart();
+    assert_eq!(rig.last_operation(&key).await, "Encrypt");
+}
+
+#[tokio::test]
 async fn policies_can_ask_how_long_a_key_was_not_used() {
     let rig = Rig::new();
     let key = rig.key().await;
-    let policy = json!({
-        "Version": "2012-10-17",
-        "Statement": [
-            { "Effect": "Allow", "Principal": { "AWS": "arn:aws:iam::123456789012:root" }, "Action": "kms:*", "Resource": "*" },
-            {
-                "Effect": "Deny",
-                "Principal": "*",
-                "Action": ["kms:DisableKey", "kms:ScheduleKeyDeletion"],
-                "Resource": "*",
-                "Condition": { "NumericLessThan": { "kms:TrailingDaysWithoutKeyUsage": "30" } },
-            },
-        ],
-    });
-    let input = json!({ "KeyId": key.as_str(), "Policy": policy.to_string() });
-    rig.api_ok("PutKeyPolicy", input).await;
+    rig.only_if_unused(&key).await;
     let disable = json!({ "KeyId": key.as_str() });
     let schedule = json!({ "KeyId": key.as_str(), "PendingWindowInDays": 7 });
     // It was made only just now.
