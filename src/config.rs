@@ -16,6 +16,7 @@ use crate::audit::AuditSettings;
 use crate::auth::AccountId;
 use crate::auth::credentials::Credentials;
 use crate::iam::{Account, Accounts, DISPLAY_NAME_CHARS_MAX};
+use crate::kms::KEYS_PER_ACCOUNT_MAX_DEFAULT;
 use crate::store::{BUCKET_KEY_LIFETIME_DEFAULT, StoreSettings};
 
 mod audit;
@@ -93,11 +94,13 @@ pub struct RawLimits {
 }
 
 /// Keys, as typed.
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawKms {
     /// Whether a key that objects or uploads depend on is kept: neither scheduled for deletion nor destroyed.
     pub refuse_deletion_while_in_use: bool,
+    /// The most KMS keys of an account.
+    pub keys_per_account_max: u32,
 }
 
 /// The store, as typed.
@@ -139,6 +142,15 @@ impl Default for RawConfig {
             store: RawStore::default(),
             audit: RawAudit::default(),
             log: RawLog::default(),
+        }
+    }
+}
+
+impl Default for RawKms {
+    fn default() -> Self {
+        Self {
+            refuse_deletion_while_in_use: false,
+            keys_per_account_max: KEYS_PER_ACCOUNT_MAX_DEFAULT,
         }
     }
 }
@@ -196,6 +208,8 @@ pub struct Config {
     pub limits: Limits,
     /// Whether a key that anything depends on is kept.
     pub refuse_deletion_while_in_use: bool,
+    /// The most KMS keys of an account.
+    pub keys_per_account_max: u32,
     /// The store.
     pub store: StoreSettings,
     /// The audit, if there is one.
@@ -373,6 +387,11 @@ impl RawConfig {
             ..StoreSettings::default()
         };
         let audit = self.audit.validate(&data_dir)?;
+        let keys_per_account_max = bounded(
+            "kms.keys_per_account_max",
+            self.kms.keys_per_account_max,
+            1..=1_000_000,
+        )?;
         let maintenance = bounded("store.maintenance_s", self.store.maintenance_s, 1..=86_400)?;
         Ok(Config {
             listen,
@@ -385,6 +404,7 @@ impl RawConfig {
             groups,
             limits,
             refuse_deletion_while_in_use: self.kms.refuse_deletion_while_in_use,
+            keys_per_account_max,
             store,
             audit,
             maintenance: Duration::from_secs(maintenance),

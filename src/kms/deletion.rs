@@ -268,6 +268,7 @@ impl Kms {
     }
 
     async fn delete_records(&self, key: &KeyArn, owner: &Owner) -> Result<bool, KmsError> {
+        let _counting = self.counting_keys.lock().await;
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             let rows = self.rows().await?;
             let head: Loaded<KeyRecord> = match rows.head(owner).await {
@@ -294,6 +295,7 @@ impl Kms {
             }
             batch = batch.and(grants::delete_all(&rows, key.key_id()).await?);
             batch = batch.and(last_use::delete(key.key_id()));
+            batch = batch.and(self.count_key_out(&rows, key.account()).await?);
             if self.commit(batch).await? {
                 self.tell(key);
                 tracing::info!(event = "kms.key.destroyed", %key);

@@ -93,7 +93,8 @@ impl Kms {
     ///
     /// # Errors
     ///
-    /// [`KmsError::Tag`], [`KmsError::MalformedPolicy`], [`KmsError::Validation`]; by the HSM and the records.
+    /// [`KmsError::Tag`], [`KmsError::MalformedPolicy`], [`KmsError::Validation`]; [`KmsError::LimitExceeded`] when the
+    /// account has as many as it may; by the HSM and the records.
     pub async fn create_key(
         &self,
         proof: &Authorised,
@@ -177,6 +178,9 @@ impl Kms {
         self.mac().await?;
         let arn = self.arn_of_head(KeyId::random(), &record)?;
         let owner = Owner::Key(arn.clone());
+        if record.manager == KeyManager::Customer {
+            self.see_room_for_key(arn.account()).await?;
+        }
         let place = self.place_for(record.store.as_ref()).await?;
         let target = Target::Version(&owner, record.current);
         let tool = record.spec()?.tool();
@@ -197,35 +201,35 @@ impl Kms {
         let material = made.as_ref().map(|made| made.record().material());
         record.rotation = rotation::initial_schedule(record.manager, record.created);
         record.aliases.extend(alias.map(str::to_owned));
+        let counting = self.counting_keys.lock().await;
+        let mut refused = Err(KmsError::Busy);
         for _ in 0..COMMIT_ATTEMPTS_MAX {
-            let (batch, store) = match self
+            match self
                 .new_key(made.as_ref(), &owner, &record, policy, alias)
                 .await
             {
-                Ok(Some(found)) => found,
+                Ok(Some((batch, store))) => {
+                    // After an error of the store the batch may have been applied: the backing key is not touched then.
+                    if self.commit(batch).await? {
+                        tracing::info!(event = "kms.key.created", key = %arn, ?material, manager = ?record.manager);
+                        return metadata(arn, &record, material, store, self.now()).map(Some);
+                    }
+                }
                 Ok(None) => {
-                    self.abandon_if_any(made).await;
-                    return Ok(None);
+                    refused = Ok(None);
+                    break;
                 }
                 Err(error) => {
-                    self.abandon_if_any(made).await;
-                    return Err(error);
+                    refused = Err(error);
+                    break;
                 }
-            };
-            // After an error of the store the batch may have been applied: the backing key is not touched then.
-            if self.commit(batch).await? {
-                tracing::info!(event = "kms.key.created", key = %arn, ?material, manager = ?record.manager);
-                return metadata(arn, &record, material, store, self.now()).map(Some);
             }
         }
-        self.abandon_if_any(made).await;
-        Err(KmsError::Busy)
-    }
-
-    async fn abandon_if_any(&self, made: Option<MadeBacking>) {
+        drop(counting);
         if let Some(made) = made {
             self.abandon(made).await;
         }
+        refused
     }
 
     /// The batch that records a new key, and where it is. `None`: the alias is taken.
@@ -243,7 +247,11 @@ impl Kms {
         };
         let mut batch = rows
             .insert(table::head_row(owner), record)
-            .and(rows.insert(table::policy_row(arn.key_id(), POLICY_NAME), policy));
+            .and(rows.insert(table::policy_row(arn.key_id(), POLICY_NAME), policy))
+            .and(
+                self.count_key_in(&rows, arn.account(), record.manager)
+                    .await?,
+            );
         if let Some(made) = made {
             batch = batch
                 .and(made.insert(&rows, owner, record.current))

@@ -18,7 +18,7 @@
 //! # Reading order
 //!
 //! `spec`, `key`, `context`, `ciphertext`, `table`, `mac`, `backing`, `wraps`, `access`, `data`, then the use cases:
-//! `keys`, `hmac`, `import`, `stores`, `aliases`, `tags`, `policy`, `grants`, `rotation`, `dependants`, `deletion`,
+//! `keys`, `key_count`, `hmac`, `import`, `stores`, `aliases`, `tags`, `policy`, `grants`, `rotation`, `dependants`, `deletion`,
 //! `rewrap`, `internal`, `held`, `audit`, `inventory`; the front end is [`api`].
 
 use std::fmt;
@@ -53,6 +53,7 @@ mod import;
 mod internal;
 mod inventory;
 mod key;
+mod key_count;
 mod key_pair;
 mod keys;
 mod last_use;
@@ -99,6 +100,7 @@ pub use inventory::{InventoryEntry, InventoryVersion, ObjectFacts};
 pub use key::{
     KeyArn, KeyId, KeyManager, KeyMaterialId, KeyRef, KeyState, RotationSchedule, Timestamp,
 };
+pub use key_count::KEYS_PER_ACCOUNT_MAX_DEFAULT;
 pub use key_pair::{GeneratedPair, KeyPairSpec};
 pub use keys::{DESCRIPTION_CHARS_MAX, ImportStatus, KeyMetadata, NewKey};
 pub use last_use::{KeyUses, LastUse};
@@ -147,6 +149,9 @@ pub struct KmsSettings {
     /// So many wraps are reserved at a time; a restart forgets what is left of them.
     /// [`WRAP_COUNT_BLOCK_DEFAULT`].
     pub wrap_count_block: u64,
+    /// The most KMS keys of an account, those of the service included, which are never refused.
+    /// [`KEYS_PER_ACCOUNT_MAX_DEFAULT`].
+    pub keys_per_account_max: u32,
 }
 
 /// The control plane. Used as `Arc<Kms>`.
@@ -157,6 +162,8 @@ pub struct Kms {
     settings: KmsSettings,
     mac: OnceLock<Arc<MetadataMac>>,
     making_mac: Mutex<()>,
+    /// One at a time commits a key or its end: the number of keys changes with each.
+    counting_keys: Mutex<()>,
     wraps: WrapCounts,
     read_policies: access::ReadPolicies,
     watchers: held::Watchers,
@@ -220,6 +227,7 @@ impl Kms {
             settings,
             mac: OnceLock::new(),
             making_mac: Mutex::new(()),
+            counting_keys: Mutex::new(()),
             wraps: WrapCounts::default(),
             read_policies: access::ReadPolicies::default(),
             watchers: held::Watchers::default(),

@@ -12,6 +12,7 @@
 //! n ‖ name                        head of an internal key        KeyRecord
 //! n ‖ name ‖ 0 ‖ version          one of its backing keys        BackingRecord
 //! n ‖ "metadata-mac"              the MAC key itself             mac::MacRecord     without MAC
+//! N ‖ account                     how many KMS keys it has       key_count::KeyCountRecord
 //! F                               the server's first account     first_account::FirstAccountRecord
 //! x                               all custom key stores          stores::record::KeyStoresRecord
 //! J ‖ key id ‖ identity           pair for an import             import::PairRecord
@@ -88,6 +89,10 @@ pub(super) fn last_use_row(key_id: Option<KeyId>) -> Vec<u8> {
     let mut row = vec![table::KMS_LAST_USE];
     row.extend(key_id.iter().flat_map(KeyId::as_bytes));
     row
+}
+
+pub(super) fn key_count_row(account: &AccountId) -> Vec<u8> {
+    [&[table::KMS_KEY_COUNT], account.as_str().as_bytes()].concat()
 }
 
 pub(super) fn intent_row(id: &BackingKeyId) -> Vec<u8> {

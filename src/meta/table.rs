@@ -29,6 +29,8 @@ pub const DEPENDANT: u8 = b'd';
 
 /// KMS key by key id. Owner: `kms`.
 pub const KMS_KEY: u8 = b'k';
+/// Number of KMS keys by account. Owner: `kms`.
+pub const KMS_KEY_COUNT: u8 = b'N';
 /// Backing key version by key id, number. Owner: `kms`.
 pub const KMS_BACKING: u8 = b'v';
 /// Alias by name. Owner: `kms`.

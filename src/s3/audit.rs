@@ -246,6 +246,7 @@ mod tests {
             region: "us-west-2".to_owned(),
             wraps_per_backing_key_max: WRAPS_PER_BACKING_KEY_MAX_DEFAULT,
             wrap_count_block: WRAP_COUNT_BLOCK_DEFAULT,
+            keys_per_account_max: crate::kms::KEYS_PER_ACCOUNT_MAX_DEFAULT,
         };
         let kms = Kms::new(Arc::new(meta), HsmGroup::from(hsm), clock, settings)
             .with_audit(Arc::new(audit.expect("an audit")));

@@ -131,6 +131,7 @@ impl Server {
             region: config.regions.first().cloned().unwrap_or_default(),
             wraps_per_backing_key_max: WRAPS_PER_BACKING_KEY_MAX_DEFAULT,
             wrap_count_block: WRAP_COUNT_BLOCK_DEFAULT,
+            keys_per_account_max: config.keys_per_account_max,
         };
         let dependants = Arc::new(DependantIndex::new(Arc::clone(&meta)));
         let kms = Kms::new(

@@ -187,6 +187,7 @@ fn new_kms(meta: &Arc<dyn Meta>, faults: &FaultToken, clock: &ShiftedClock) -> A
             region: "us-west-2".to_owned(),
             wraps_per_backing_key_max: WRAPS_PER_BACKING_KEY_MAX_DEFAULT,
             wrap_count_block: WRAP_COUNT_BLOCK_DEFAULT,
+            keys_per_account_max: crate::kms::KEYS_PER_ACCOUNT_MAX_DEFAULT,
         },
     ))
 }
@@ -482,6 +483,7 @@ async fn another_server_meets_the_state_of_the_key_although_nobody_told_it() {
             region: "us-west-2".to_owned(),
             wraps_per_backing_key_max: WRAPS_PER_BACKING_KEY_MAX_DEFAULT,
             wrap_count_block: WRAP_COUNT_BLOCK_DEFAULT,
+            keys_per_account_max: crate::kms::KEYS_PER_ACCOUNT_MAX_DEFAULT,
         },
     );
     let proof = may_key("kms:ScheduleKeyDeletion", &key);

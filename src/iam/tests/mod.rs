@@ -189,6 +189,7 @@ fn kms(meta: &Arc<dyn Meta>, hsm: &HsmHandle, clock: &ShiftedClock) -> Kms {
         region: "us-west-2".to_owned(),
         wraps_per_backing_key_max: WRAPS_PER_BACKING_KEY_MAX_DEFAULT,
         wrap_count_block: WRAP_COUNT_BLOCK_DEFAULT,
+        keys_per_account_max: crate::kms::KEYS_PER_ACCOUNT_MAX_DEFAULT,
     };
     let clock = Arc::new(clock.clone());
     Kms::new(

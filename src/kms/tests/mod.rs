@@ -25,6 +25,7 @@ mod held;
 mod hmac;
 mod import;
 mod integrity;
+mod key_count;
 mod last_use;
 mod left;
 mod life;
@@ -79,6 +80,7 @@ impl Rig {
             region: "us-west-2".to_owned(),
             wraps_per_backing_key_max,
             wrap_count_block,
+            keys_per_account_max: crate::kms::KEYS_PER_ACCOUNT_MAX_DEFAULT,
         };
         let kms = Kms::new(
             Arc::clone(&meta),
