@@ -9,6 +9,7 @@ use crate::config::{Config, Isolation, RawConfig, TokenConfig, environment};
 
 mod audit;
 mod client;
+mod credentials;
 mod hsm;
 mod init;
 mod key;

@@ -13,8 +13,8 @@ use super::client::{self, Client, number, text};
 const POLL: Duration = Duration::from_millis(500);
 /// How often it is told where there is no terminal.
 const TELL: Duration = Duration::from_secs(10);
-/// So many answers may fail to come before we give up. The re-wrap itself goes on when its server is back.
-const SILENCES_MAX: u32 = 240;
+/// So long may no answer come before we give up. The re-wrap itself goes on when its server is back.
+const SILENCE_MAX: Duration = Duration::from_mins(2);
 /// Width of the bar, in characters.
 const BAR_CHARS: u64 = 30;
 
@@ -124,11 +124,11 @@ async fn list(client: &Client) -> Result<(), CliError> {
 async fn watch(client: &Client, id: &str) -> Result<(), CliError> {
     let request = json!({ "RewrapId": id });
     let mut progress = Progress::new();
-    let mut silences = 0;
+    let mut answered = Instant::now();
     loop {
         match client.call("Strongroom.DescribeRewrap", &request).await {
             Ok(rewrap) => {
-                silences = 0;
+                answered = Instant::now();
                 let state = text(&rewrap, "/State");
                 progress.show(&rewrap)?;
                 if state != "WAITING" && state != "RUNNING" {
@@ -138,12 +138,8 @@ async fn watch(client: &Client, id: &str) -> Result<(), CliError> {
             }
             // What the server refuses it refuses again; a server that is away may come back.
             Err(error) if error.to_string().contains("Exception: ") => return Err(error),
-            Err(error) => {
-                silences += 1;
-                if silences > SILENCES_MAX {
-                    return Err(error);
-                }
-            }
+            Err(error) if answered.elapsed() > SILENCE_MAX => return Err(error),
+            Err(_may_come_back) => {}
         }
         tokio::time::sleep(POLL).await;
     }
