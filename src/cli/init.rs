@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::{CliError, with_environment};
 use crate::config::{RawConfig, RawHsm, environment};
+use crate::iam::{new_access_key_id, new_secret};
 
 /// Where distributions put the library.
 const SOFTHSM_PATHS: [&str; 6] = [
@@ -164,13 +165,8 @@ impl Laid {
     }
 
     fn write_configuration(&self, region: Option<&str>, hsm: RawHsm) -> Result<(), CliError> {
-        let id = format!(
-            "AKIA{}",
-            random_text(12)?
-                .to_ascii_uppercase()
-                .replace(['+', '/'], "X")
-        );
-        let secret = Zeroizing::new(random_text(30)?);
+        let id = new_access_key_id("AKIA")?;
+        let secret = new_secret()?;
         let credentials = Zeroizing::new(format!(
             "[default]\naws_access_key_id = {id}\naws_secret_access_key = {}\n",
             *secret

@@ -58,7 +58,9 @@ pub use inline::{
     ENTITY_BYTES_MAX, GROUP_INLINE_CHARS_MAX, ROLE_INLINE_CHARS_MAX, USER_INLINE_CHARS_MAX,
 };
 pub use keys::ACCESS_KEYS_OF_USER_MAX;
-pub use names::{Kind, NAME_CHARS_MAX, PATH_CHARS_MAX, SHORT_NAME_CHARS_MAX};
+pub use names::{
+    Kind, NAME_CHARS_MAX, PATH_CHARS_MAX, SHORT_NAME_CHARS_MAX, new_access_key_id, new_secret,
+};
 pub use policies::{MANAGED_CHARS_MAX, POLICIES_MAX, VERSIONS_MAX};
 pub use roles::TRUST_CHARS_MAX;
 pub use secrets::SESSION_TOKEN_CHARS_MAX;

@@ -170,13 +170,21 @@ pub(super) fn new_id(prefix: &str) -> Result<String, IamError> {
     random_text(prefix, ID_CHARS)
 }
 
-/// An access key id that was never used before: `AKIA` of a user, `ASIA` of a session.
-pub(super) fn new_access_key_id(prefix: &str) -> Result<String, IamError> {
+/// An access key id that was never used before: `AKIA` of a user or of root, `ASIA` of a session.
+///
+/// # Errors
+///
+/// [`IamError::Random`].
+pub fn new_access_key_id(prefix: &str) -> Result<String, IamError> {
     random_text(prefix, ACCESS_KEY_ID_CHARS)
 }
 
 /// A fresh secret of forty characters.
-pub(super) fn new_secret() -> Result<Zeroizing<String>, IamError> {
+///
+/// # Errors
+///
+/// [`IamError::Random`].
+pub fn new_secret() -> Result<Zeroizing<String>, IamError> {
     let mut bytes = Zeroizing::new([0; SECRET_BYTES]);
     rand::fill(bytes.as_mut_slice()).map_err(|_unspecified| IamError::Random)?;
     Ok(Zeroizing::new(STANDARD.encode(bytes.as_slice())))

@@ -25,6 +25,7 @@ def _run(*arguments, env=None, fails=False):
 def init_serve_and_key_commands_work():
     with Server() as s:
         assert _run("init", s.home, fails=True).count("not empty") == 1
+        assert re.fullmatch("AKIA[A-Z2-7]{16}", s.key_id) and len(s.secret) == 40, s.key_id
         for secret in "pin", "credentials", "strongroom.toml", "softhsm2.conf":
             assert (s.home / secret).stat().st_mode & 0o077 == 0, secret
         env = s.environment()
