@@ -13,7 +13,7 @@ fn main() -> ExitCode {
         return worker_main();
     }
     match strongroom::cli::run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("strongroom: {}", strongroom::cli::chain(error.as_ref()));
             ExitCode::FAILURE

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -47,21 +48,22 @@ enum Command {
     Rewrap(rewrap::Rewrap),
 }
 
-/// Parses the command line and does what it says.
+/// Parses the command line and does what it says. Also with which exit code, unless it failed.
 ///
 /// # Errors
 ///
 /// What the command says went wrong.
-pub fn run() -> Result<(), CliError> {
-    match Cli::parse().command {
+pub fn run() -> Result<ExitCode, CliError> {
+    let done = match Cli::parse().command {
+        Command::Audit(audit) => return audit.run(),
         Command::Serve(serve) => serve.run(),
         Command::Init(init) => init.run(),
         Command::Hsm(hsm) => hsm.run(),
         Command::Key(key) => key.run(),
         Command::KeyStore(store) => store.run(),
-        Command::Audit(audit) => audit.run(),
         Command::Rewrap(rewrap) => rewrap.run(),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// An error and all that caused it, in one line.

@@ -1,6 +1,7 @@
 //! `strongroom audit`: the audit, from its files and from a running server.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
@@ -32,11 +33,12 @@ enum AuditCommand {
 }
 
 impl Audit {
-    pub(super) fn run(self) -> Result<(), CliError> {
+    /// Also with which exit code, unless it failed.
+    pub(super) fn run(self) -> Result<ExitCode, CliError> {
         match self.command {
             AuditCommand::Verify(verify) => verify.run(),
-            AuditCommand::Query(query) => query.run(),
-            AuditCommand::Keys(keys) => keys.run(),
+            AuditCommand::Query(query) => query.run().map(|()| ExitCode::SUCCESS),
+            AuditCommand::Keys(keys) => keys.run().map(|()| ExitCode::SUCCESS),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `strongroom audit verify`.
 
+use std::process::ExitCode;
+
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -11,8 +13,18 @@ use crate::cli::client::{self, Client, text};
 
 /// Checkpoints that a server is asked about at a time.
 const CHECKPOINTS_AT_ONCE: usize = 100;
+/// The exit code when nothing was changed and something is not there all the same. 2 is a command line that does not
+/// read.
+const NOT_WHOLE: u8 = 3;
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  nothing is wrong
+  1  something is, or it could not be found out
+  3  nothing that reads was changed, and the audit is not whole: records could not be written (\"gap\"), or nothing of a
+     file reads (\"set aside\")";
 
 #[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
 pub(super) struct Verify {
     #[command(flatten)]
     place: Where,
@@ -35,7 +47,7 @@ pub(super) struct Verify {
 }
 
 impl Verify {
-    pub(super) fn run(self) -> Result<(), CliError> {
+    pub(super) fn run(self) -> Result<ExitCode, CliError> {
         let dir = self.place.dir()?;
         let mut proofs = None;
         let mut expected = self.expect_head;
@@ -63,11 +75,17 @@ impl Verify {
             print(&found, asked);
         }
         match found.findings_in_all {
-            0 => Ok(()),
+            0 if is_whole(&found) => Ok(ExitCode::SUCCESS),
+            0 => Ok(NOT_WHOLE.into()),
             1 => Err("the audit is not what it was: one finding".into()),
             many => Err(format!("the audit is not what it was: {many} findings").into()),
         }
     }
+}
+
+/// Whether all that happened is in the chain, as far as it says.
+fn is_whole(found: &Verified) -> bool {
+    found.gaps.is_empty() && found.aside.is_empty()
 }
 
 /// Which checkpoints the HSM did not make, and the head that the metadata know.
@@ -162,8 +180,13 @@ fn print(found: &Verified, asked: bool) {
         );
     }
     if found.findings_in_all == 0 {
+        let verdict = if is_whole(found) {
+            "Nothing is wrong."
+        } else {
+            "Nothing that reads was changed, but it is NOT all that happened: see each gap, and what was set aside."
+        };
         println!(
-            "Nothing is wrong. Note the head: what stands before it can then not be cut off unnoticed."
+            "{verdict} Note the head: what stands before it can then not be cut off unnoticed."
         );
     }
 }
