@@ -1,7 +1,7 @@
 //! Configuration: raw as typed, then meant, once. The only reader of files and of the environment.
 //!
-//! A value comes from a flag, else from the environment (`STRONGROOM_*`), else from the TOML file, else it is the
-//! default. A key that nobody knows is an error that names it. Secrets are never values: PIN and access keys are read
+//! A value comes from a flag, else from the environment (seven of them: [`SETTINGS`]), else from the TOML file, else it is
+//! the default. A key or a variable that nobody knows is an error that names it. Secrets are never values: PIN and access keys are read
 //! from files, whose names may be relative to `$CREDENTIALS_DIRECTORY` (systemd) as `credential:NAME`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,9 +20,11 @@ use crate::kms::KEYS_PER_ACCOUNT_MAX_DEFAULT;
 use crate::store::{BUCKET_KEY_LIFETIME_DEFAULT, StoreSettings};
 
 mod audit;
+mod environment;
 mod hsm;
 
 pub use audit::RawAudit;
+pub use environment::{CONFIG, EPHEMERAL_EXPORTS, LAID_OUT_DIR, SETTINGS, environment};
 pub use hsm::{GROUP_NAME_CHARS_MAX, HsmConfig, Isolation, RawClone, RawHsm, RawTpm, TokenConfig};
 
 use hsm::{check_group_name, check_tpms};
@@ -301,26 +303,6 @@ impl RawConfig {
         })
     }
 
-    /// Takes over what the environment says: `STRONGROOM_LISTEN`, `STRONGROOM_DATA_DIR`, `STRONGROOM_REGION`,
-    /// `STRONGROOM_CREDENTIALS_FILE`, `STRONGROOM_HSM_URI`, `STRONGROOM_LOG_FORMAT`, `STRONGROOM_LOG_LEVEL`.
-    pub fn merge_environment(&mut self) {
-        let take = |name: &str, into: &mut String| {
-            if let Some(value) = environment(name) {
-                *into = value;
-            }
-        };
-        take("STRONGROOM_LISTEN", &mut self.listen);
-        take("STRONGROOM_REGION", &mut self.region);
-        take("STRONGROOM_LOG_FORMAT", &mut self.log.format);
-        take("STRONGROOM_LOG_LEVEL", &mut self.log.level);
-        self.credentials_file =
-            environment("STRONGROOM_CREDENTIALS_FILE").or(self.credentials_file.take());
-        self.hsm.uri = environment("STRONGROOM_HSM_URI").or(self.hsm.uri.take());
-        self.data_dir = environment("STRONGROOM_DATA_DIR")
-            .map(PathBuf::from)
-            .or(self.data_dir.take());
-    }
-
     /// Checks every value.
     ///
     /// # Errors
@@ -467,15 +449,6 @@ impl Config {
         }
         Accounts::new(accounts).map_err(|error| value("accounts", error.to_string()))
     }
-}
-
-/// An environment variable, if it is set and UTF-8.
-pub fn environment(name: &str) -> Option<String> {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one place that reads the environment"
-    )]
-    std::env::var(name).ok()
 }
 
 fn is_region(name: &str) -> bool {

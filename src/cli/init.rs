@@ -13,7 +13,7 @@ use strongroom_hsm::pkcs11::init_token;
 use zeroize::Zeroizing;
 
 use super::{CliError, with_environment};
-use crate::config::{RawConfig, RawHsm, environment};
+use crate::config::{LAID_OUT_DIR, RawConfig, RawHsm, environment};
 use crate::iam::{new_access_key_id, new_secret};
 
 /// Where distributions put the library.
@@ -26,8 +26,6 @@ const SOFTHSM_PATHS: [&str; 6] = [
     "/usr/local/lib/softhsm/libsofthsm2.so",
 ];
 const TOKEN_LABEL: &str = "strongroom";
-/// Tells this program, started again, which directory it has made.
-const LAID_OUT_DIR: &str = "STRONGROOM_LAID_OUT_DIR";
 
 /// Make a data directory, a token in SoftHSM, access keys and a configuration.
 #[derive(Debug, Args)]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, Isolation, RawConfig, TokenConfig, environment};
+use crate::config::{CONFIG, Config, Isolation, RawConfig, TokenConfig, environment};
 
 mod audit;
 mod client;
@@ -90,12 +90,12 @@ struct ConfigFile {
 fn load(file: ConfigFile) -> Result<RawConfig, CliError> {
     let config = file
         .config
-        .or_else(|| environment("STRONGROOM_CONFIG").map(PathBuf::from));
+        .or_else(|| environment(CONFIG).map(PathBuf::from));
     let mut raw = match config {
         Some(path) => RawConfig::from_file(&path)?,
         None => RawConfig::default(),
     };
-    raw.merge_environment();
+    raw.merge_environment()?;
     Ok(raw)
 }
 

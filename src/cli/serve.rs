@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::init::{self, Laid};
 use super::{CliError, ConfigFile, load, with_module_environment};
 use crate::clock::SystemClock;
-use crate::config::{Config, RawConfig, RawLog};
+use crate::config::{Config, EPHEMERAL_EXPORTS, RawConfig, RawLog};
 use crate::server::Server;
 use crate::telemetry;
 
@@ -36,7 +36,8 @@ pub(super) struct Serve {
     #[arg(long)]
     print_config: bool,
     /// Start on a free port with a fresh SoftHSM token and data directory, print `export NAME=value` lines when ready,
-    /// and delete both at the end
+    /// and delete both at the end. Of the environment it takes `STRONGROOM_LISTEN`, `_REGION`, `_LOG_FORMAT` and
+    /// `_LOG_LEVEL`, and starts beside no other setting
     #[arg(long, conflicts_with_all = ["config", "hsm_uri", "print_config"])]
     ephemeral: bool,
     /// Leave the directories of --ephemeral behind
@@ -74,6 +75,12 @@ impl Serve {
 
     /// Lays everything out, starts this program again with the token's environment, and serves.
     fn ephemeral(self) -> Result<(), CliError> {
+        let mut settings = RawConfig {
+            listen: "127.0.0.1:0".into(),
+            ..RawConfig::default()
+        };
+        settings.merge_ephemeral_environment()?;
+        self.merge_into(&mut settings);
         let Some(dir) = init::laid_out_dir() else {
             if let Some(data) = &self.data_dir {
                 init::new_dir(data)?;
@@ -83,29 +90,31 @@ impl Serve {
                 .start_again()
                 .inspect_err(|_error| self.clean_up(&dir));
         };
-        let result = self.serve_ephemeral(&Laid::at(&dir));
+        let result = Self::serve_ephemeral(&Laid::at(&dir), settings);
         self.clean_up(&dir);
         result
     }
 
-    fn serve_ephemeral(&self, laid: &Laid) -> Result<(), CliError> {
-        laid.make_token(self.region.as_deref())?;
+    fn serve_ephemeral(laid: &Laid, settings: RawConfig) -> Result<(), CliError> {
+        laid.make_token(Some(&settings.region))?;
         let mut raw = RawConfig::from_file(&laid.config)?;
-        raw.listen = self.listen.clone().unwrap_or_else(|| "127.0.0.1:0".into());
-        let data = match &self.data_dir {
+        raw.listen = settings.listen;
+        raw.log = settings.log;
+        let data = match settings.data_dir {
             Some(data) => data.canonicalize()?,
             None => laid.data.clone(),
         };
         raw.data_dir = Some(data.clone());
         let (log, region) = (raw.log.clone(), raw.region.clone());
         let (id, secret) = laid.access_key()?;
+        let [data_name, token_name, pid_name] = EPHEMERAL_EXPORTS;
         let exports = [
             ("AWS_ACCESS_KEY_ID", id),
             ("AWS_SECRET_ACCESS_KEY", secret),
             ("AWS_REGION", region),
-            ("STRONGROOM_DATA_DIR", path_text(&data)?),
-            ("STRONGROOM_TOKEN_DIR", path_text(&laid.tokens)?),
-            ("STRONGROOM_PID", std::process::id().to_string()),
+            (data_name, path_text(&data)?),
+            (token_name, path_text(&laid.tokens)?),
+            (pid_name, std::process::id().to_string()),
         ];
         serve(raw.validate()?, &log, |address| {
             let mut out = std::io::stdout().lock();

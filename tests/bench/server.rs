@@ -70,6 +70,8 @@ impl Server {
         let mut child = Command::new(program)
             .args(["serve", "--ephemeral"])
             .env_remove("SOFTHSM2_CONF")
+            .env_remove("STRONGROOM_HSM_URI")
+            .env_remove("STRONGROOM_BENCH_AGAINST")
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()

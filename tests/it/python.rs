@@ -305,6 +305,7 @@ python_tests! {
     program {
         init_serve_and_key_commands_work
         an_ephemeral_server_prints_exports_and_cleans_up
+        an_ephemeral_server_takes_settings_of_the_environment_and_exports_none
         configuration_errors_name_the_key
         hsm_check_says_what_the_token_can_do
         health_is_answered_from_cached_state

@@ -44,8 +44,8 @@ def init_serve_and_key_commands_work():
         assert made["KeyId"] in _run("key", "--endpoint", s.endpoint, "list", env=shared)
 
 
-def _ephemeral(*flags):
-    process = subprocess.Popen([PROGRAM, "serve", "--ephemeral", *flags], env=clean_environment(),
+def _ephemeral(*flags, env={}):
+    process = subprocess.Popen([PROGRAM, "serve", "--ephemeral", *flags], env=clean_environment() | env,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     exports = {}
     for _ in range(7):
@@ -60,9 +60,9 @@ def an_ephemeral_server_prints_exports_and_cleans_up():
         for flags, kept, data in ([], False, None), (["--keep"], True, None), (["--data-dir", dir + "/d"], False, dir + "/d"):
             process, env = _ephemeral(*flags)
             assert set(env) == {"AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION",
-                                "STRONGROOM_DATA_DIR", "STRONGROOM_TOKEN_DIR", "STRONGROOM_PID"}
+                                "STRONGROOM_EPHEMERAL_DIR", "STRONGROOM_TOKEN_DIR", "STRONGROOM_PID"}
             assert int(env["STRONGROOM_PID"]) == process.pid
-            assert data is None or env["STRONGROOM_DATA_DIR"] == os.path.realpath(data)
+            assert data is None or env["STRONGROOM_EPHEMERAL_DIR"] == os.path.realpath(data)
             s3 = boto3.client("s3", endpoint_url=env["AWS_ENDPOINT_URL"], region_name=env["AWS_REGION"],
                               aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
                               aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"])
@@ -72,7 +72,7 @@ def an_ephemeral_server_prints_exports_and_cleans_up():
             process.send_signal(signal.SIGTERM)
             out, err = process.communicate(timeout=30)
             assert (process.returncode, out) == (0, ""), err
-            for name in "STRONGROOM_DATA_DIR", "STRONGROOM_TOKEN_DIR":
+            for name in "STRONGROOM_EPHEMERAL_DIR", "STRONGROOM_TOKEN_DIR":
                 assert os.path.exists(env[name]) == kept, (flags, name)
             if kept:
                 # A variable left over names no directory that would be deleted.
@@ -87,6 +87,23 @@ def an_ephemeral_server_prints_exports_and_cleans_up():
                 assert kept_dir.exists() and other["STRONGROOM_TOKEN_DIR"] != env["STRONGROOM_TOKEN_DIR"]
                 import shutil
                 shutil.rmtree(pathlib.Path(env["STRONGROOM_TOKEN_DIR"]).parent)
+
+
+def an_ephemeral_server_takes_settings_of_the_environment_and_exports_none():
+    settings = {"STRONGROOM_REGION": "eu-west-9", "STRONGROOM_LOG_FORMAT": "json", "STRONGROOM_LISTEN": "127.0.0.2:0"}
+    process, exported = _ephemeral(env=settings)
+    assert exported["AWS_REGION"] == "eu-west-9" and exported["AWS_ENDPOINT_URL"].startswith("http://127.0.0.2:")
+    # Beside its exports, and its settings, another server is what its own configuration says.
+    with Server() as s:
+        env = clean_environment() | {name: value for name, value in exported.items() if name.startswith("STRONGROOM_")}
+        shown = _run("serve", "--config", s.home / "strongroom.toml", "--print-config", env=env)
+        assert f'data_dir = "{s.data}"' in shown, shown
+    again, other = _ephemeral("--region", "eu-west-8", env=settings | exported)
+    assert other["AWS_REGION"] == "eu-west-8"
+    for server in process, again:
+        server.send_signal(signal.SIGTERM)
+        _, err = server.communicate(timeout=30)
+        assert server.returncode == 0 and all(line.startswith("{") for line in err.splitlines()), err
 
 
 def configuration_errors_name_the_key():
@@ -110,6 +127,14 @@ def configuration_errors_name_the_key():
         assert 'listen = "127.0.0.1:7"' in shown and "deadline_ms = 5000" in shown
         env = clean_environment() | {"STRONGROOM_LISTEN": "127.0.0.1:8"}
         assert 'listen = "127.0.0.1:8"' in _run("serve", "--config", path, "--print-config", env=env)
+        for command in ["serve", "--print-config"], ["serve", "--ephemeral"], ["hsm", "check"]:
+            env = clean_environment() | {"STRONGROOM_AUDIT_SYNC": "always"}
+            said = _run(*command, env=env, fails=True)
+            assert "STRONGROOM_AUDIT_SYNC" in said and "STRONGROOM_LISTEN" in said, said
+        for name in "DATA_DIR", "CREDENTIALS_FILE", "HSM_URI", "CONFIG":
+            env = clean_environment() | {f"STRONGROOM_{name}": str(path)}
+            said = _run("serve", "--ephemeral", env=env, fails=True)
+            assert f"STRONGROOM_{name}: an ephemeral server has its own" in said, said
 
 
 def _two(things):
