@@ -263,6 +263,8 @@ python_tests! {
         without_its_audit_key_use_goes_on_if_the_configuration_says_so
         records_go_on_without_the_token_and_are_attested_later
         an_auditor_sees_every_key_and_what_the_token_says_of_it
+        an_auditor_needs_no_more_than_the_ready_policy
+        the_last_use_of_a_key_and_what_hangs_on_it_are_told_everywhere
     }
     accounts {
         every_account_has_its_own_keys_aliases_and_default_key

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import datetime
 import hashlib
 import io
 import json
@@ -15,9 +16,11 @@ import boto3
 import botocore.config
 from support import PROGRAM, Server, eventually, main, refused
 
+A_SECOND = datetime.timedelta(seconds=1)
 
-def _strongroom(s, *arguments, fails=None):
-    out = subprocess.run([PROGRAM, *map(str, arguments)], env=s.environment(), capture_output=True, text=True)
+
+def _strongroom(s, *arguments, fails=None, env={}):
+    out = subprocess.run([PROGRAM, *map(str, arguments)], env=s.environment() | env, capture_output=True, text=True)
     if fails is not None:
         assert out.returncode != 0 and fails in out.stdout + out.stderr, (arguments, out.stdout, out.stderr)
     else:
@@ -515,6 +518,102 @@ def an_auditor_sees_every_key_and_what_the_token_says_of_it():
         schemes = [[version["Scheme"] for version in entry["Versions"]] for entry in found]
         assert sorted(schemes) == [[], ["MAC"], ["aes-gcm"], ["aes-gcm"], ["aes-gcm", "aes-gcm"]], schemes
         assert all(version["Opens"] for entry in found for version in entry["Versions"]), found
+
+
+def an_auditor_needs_no_more_than_the_ready_policy():
+    with Server("checkpoint_s = 1") as s:
+        iam, kms = s.client("iam"), s.client("kms")
+        key = kms.create_key()["KeyMetadata"]["KeyId"]
+        ready = "arn:aws:iam::aws:policy/StrongroomAuditor"
+        user = iam.create_user(UserName="ann")["User"]["Arn"]
+        iam.attach_user_policy(UserName="ann", PolicyArn=ready)
+        made = iam.create_access_key(UserName="ann")["AccessKey"]
+        by_hand = {"AWS_ACCESS_KEY_ID": made["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": made["SecretAccessKey"]}
+        iam.create_user(UserName="bob")
+        bob = iam.create_access_key(UserName="bob")["AccessKey"]
+        trust = {"Version": "2012-10-17", "Statement": [
+            {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"AWS": user.replace("ann", "bob")}}]}
+        role = iam.create_role(RoleName="auditor", AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
+        iam.attach_role_policy(RoleName="auditor", PolicyArn=ready)
+        sts = _client_of(s, "sts", bob["AccessKeyId"], bob["SecretAccessKey"])
+        session = sts.assume_role(RoleArn=role, RoleSessionName="monday")["Credentials"]
+        in_session = {"AWS_ACCESS_KEY_ID": session["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": session["SecretAccessKey"],
+                      "AWS_SESSION_TOKEN": session["SessionToken"]}
+        # The same by profiles of a file, in which the first one is somebody else's.
+        file = s.dir / "people"
+        file.write_text(f"[bob]\naws_access_key_id = {bob['AccessKeyId']}\naws_secret_access_key = {bob['SecretAccessKey']}\n"
+                        f"[default]\naws_access_key_id = {made['AccessKeyId']}\n"
+                        f"aws_secret_access_key = {made['SecretAccessKey']}\n"
+                        f"[monday]\naws_access_key_id = {session['AccessKeyId']}\n"
+                        f"aws_secret_access_key = {session['SecretAccessKey']}\n"
+                        f"aws_session_token = {session['SessionToken']}\n")
+        by_file = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_SHARED_CREDENTIALS_FILE": str(file)}
+        eventually(lambda: _attested(s))
+        for env in by_hand, in_session, by_file, by_file | {"AWS_PROFILE": "monday"}:
+            assert key in _strongroom(s, "audit", "keys", env=env)
+            verified = _strongroom(s, "audit", "verify", "--online", "--dir", s.data / "audit", env=env)
+            assert "checked by the HSM" in verified and "Nothing is wrong." in verified
+            assert "LastUsage" in _strongroom(s, "key", "describe", key, env=env)
+            assert "0 objects" in _strongroom(s, "key", "usage", key, env=env)
+            _strongroom(s, "rewrap", "list", env=env)
+            _strongroom(s, "key", "rotate", key, env=env, fails="AccessDeniedException")
+        _strongroom(s, "audit", "keys", env=by_file | {"AWS_PROFILE": "bob"}, fails="AccessDeniedException")
+        _strongroom(s, "audit", "keys", env=by_file | {"AWS_PROFILE": "eve"}, fails="no profile [eve]")
+        without = {name: value for name, value in in_session.items() if name != "AWS_SESSION_TOKEN"}
+        _strongroom(s, "audit", "keys", env=without, fails="UnrecognizedClientException")
+
+
+def the_last_use_of_a_key_and_what_hangs_on_it_are_told_everywhere():
+    with Server() as s:
+        s3, kms = s.client(), s.client("kms")
+        used, unused = (kms.create_key()["KeyMetadata"] for _ in range(2))
+        s3.create_bucket(Bucket="vault")
+        sse = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": used["Arn"]}
+        s3.put_object(Bucket="vault", Key="a", Body=b"A" * 9, **sse)
+        s3.create_multipart_upload(Bucket="vault", Key="m", **sse)
+        data = kms.encrypt(KeyId=used["KeyId"], Plaintext=b"x")
+        refused("InvalidCiphertextException", kms.decrypt, KeyId=used["KeyId"], CiphertextBlob=data["CiphertextBlob"],
+                EncryptionContext={"another": "one"})
+        kms.describe_key(KeyId=used["KeyId"])
+
+        # The last use that succeeded, and the record of just that.
+        event, = _events(s, "--event", "Encrypt")
+        told = kms.get_key_last_usage(KeyId=used["Arn"])
+        last = told["KeyLastUsage"]
+        assert last["Operation"] == "Encrypt" and told["KeyId"] == used["KeyId"], told
+        assert last["KmsRequestId"] == event["requestID"] == data["ResponseMetadata"]["RequestId"], (last, event)
+        assert last["CloudTrailEventId"] == event["eventID"], (last, event)
+        assert abs((last["Timestamp"] - datetime.datetime.fromisoformat(event["eventTime"])).total_seconds()) < 5
+        assert told["KeyCreationDate"] <= last["Timestamp"] and told["TrackingStartDate"] <= last["Timestamp"], told
+        told = kms.get_key_last_usage(KeyId=unused["KeyId"])
+        assert told["KeyLastUsage"] == {} and told["TrackingStartDate"] >= told["KeyCreationDate"] - A_SECOND, told
+        refused("NotFoundException", kms.get_key_last_usage, KeyId=unused["KeyId"][:-8] + "00000000")
+
+        described = json.loads(_strongroom(s, "key", "describe", used["KeyId"]))
+        assert described["LastUsage"]["KeyLastUsage"]["Operation"] == "Encrypt", described
+        assert (described["Usage"]["Objects"], described["Usage"]["Bytes"]) == (1, 9), described
+        described = json.loads(_strongroom(s, "key", "describe", unused["KeyId"]))
+        assert described["LastUsage"]["KeyLastUsage"] == {} and described["Usage"]["Objects"] == 0, described
+
+        rows = csv.DictReader(io.StringIO(_strongroom(s, "audit", "keys", "--format", "csv")))
+        rows = {row["key"]: row for row in rows}
+        names = ["last_used", "last_operation", "objects", "bytes", "multipart_uploads"]
+        today = event["eventTime"][:10]
+        assert [rows[used["Arn"]][name] for name in names] == [today, "Encrypt", "1", "9", "1"], rows
+        assert [rows[unused["Arn"]][name] for name in names] == [f"not since {today}", "", "0", "0", "0"], rows
+        assert [rows["internal/audit"][name] for name in names] == [""] * 5, rows
+
+        said = _strongroom(s, "key", "schedule-deletion", used["KeyId"])
+        assert f"last used {today} for Encrypt" in said and "1 objects (9 bytes) and 1 multipart uploads" in said, said
+        said = _strongroom(s, "key", "schedule-deletion", unused["KeyId"])
+        assert f"not used since {today}" in said and "0 objects (0 bytes)" in said, said
+        first, second = (e["additionalEventData"] for e in _events(s, "--event", "ScheduleKeyDeletion"))
+        assert first["dependants"] == {"objects": 1, "bytes": 9, "multipartUploads": 1}, first
+        assert first["lastUsage"]["operation"] == "Encrypt", first
+        assert first["lastUsage"]["cloudTrailEventId"] == event["eventID"], first
+        assert second["dependants"] == {"objects": 0, "bytes": 0, "multipartUploads": 0}, second
+        assert second["lastUsage"].keys() == {"noneSince"}, second
+        _verify(s)
 
 
 main(globals())
