@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::call::Call;
 use super::error::WireError;
-use super::{Bytes, TARGET_PREFIX};
+use super::{Bytes, REQUEST_BYTES_MAX, TARGET_PREFIX};
 use crate::audit::{
     CHARS_MAX, Event, KEY_TYPE, KMS_SOURCE, MESSAGE_CHARS_MAX, NAME_CHARS_MAX, OWN_SOURCE,
     POLICY_CHARS_MAX, Who, cut, lower_first,
@@ -124,11 +124,27 @@ fn is_read_only(operation: &str) -> bool {
             .any(|beginning| operation.starts_with(beginning))
 }
 
+/// What of a request is recorded; nothing of an empty one. Taken before anything is done: no operation reads a body that
+/// its record cannot be taken from.
+///
+/// # Errors
+///
+/// When it is too long, is no JSON object, or has a member to be recorded that does not read.
+pub(super) fn parameters(body: &[u8]) -> Result<Map<String, Value>, WireError> {
+    if body.len() > REQUEST_BYTES_MAX {
+        return Err(WireError::too_large());
+    }
+    if body.is_empty() {
+        return Ok(Map::new());
+    }
+    taken(body, &PARAMETERS).map_err(|syntax| WireError::serialization(&syntax))
+}
+
 /// Records a request and how it went; and notes that its keys were used, if they were.
 pub(super) async fn record(
     call: &Call<'_>,
     target: &str,
-    body: &[u8],
+    parameters: Map<String, Value>,
     answer: &Result<Bytes, WireError>,
 ) -> Result<(), KmsError> {
     let (source, operation) = match target.split_once('.') {
@@ -139,7 +155,8 @@ pub(super) async fn record(
     let name = cut(operation, NAME_CHARS_MAX);
     let read_only = is_read_only(&name);
     let response = match answer {
-        Ok(body) if !read_only => taken(body, &ELEMENTS),
+        // An answer is what was written here a moment ago, or empty.
+        Ok(body) if !read_only => taken(body, &ELEMENTS).unwrap_or_default(),
         _ => Map::new(),
     };
     let used = call.noted.keys();
@@ -161,7 +178,7 @@ pub(super) async fn record(
             .unwrap_or(call.context.principal.account.as_str()),
         region: call.kms.region(),
         read_only,
-        request: taken(body, &PARAMETERS),
+        request: parameters,
         response,
         additional: call.noted.additional(),
         resource_type: KEY_TYPE,
@@ -189,8 +206,8 @@ impl WireError {
     }
 }
 
-/// The members of `body` that are named, as `CloudTrail` writes them. Nothing of a body that does not read.
-fn taken(body: &[u8], names: &[&str]) -> Map<String, Value> {
+/// The members of `body` that are named, as `CloudTrail` writes them.
+fn taken(body: &[u8], names: &[&str]) -> serde_json::Result<Map<String, Value>> {
     struct Taking<'n>(&'n [&'n str]);
     impl<'de> Visitor<'de> for Taking<'_> {
         type Value = Map<String, Value>;
@@ -219,7 +236,9 @@ fn taken(body: &[u8], names: &[&str]) -> Map<String, Value> {
         }
     }
     let mut json = serde_json::Deserializer::from_slice(body);
-    json.deserialize_map(Taking(names)).unwrap_or_default()
+    let taken = json.deserialize_map(Taking(names))?;
+    json.end()?;
+    Ok(taken)
 }
 
 /// A member's name.
@@ -237,6 +256,10 @@ fn recorded(value: Value, chars_max: usize, verbatim: bool) -> Value {
             .collect(),
         Value::Object(members) => members
             .into_iter()
+            // Members of the API begin with a capital; what else is there is nobody's, and must not pass for one.
+            .filter(|(name, _)| {
+                verbatim || name.starts_with(|first: char| first.is_ascii_uppercase())
+            })
             .take(MEMBERS_MAX)
             .map(|(name, value)| {
                 let verbatim = verbatim || name.starts_with("EncryptionContext");
@@ -272,7 +295,7 @@ mod tests {
             "EncryptionContext": { "Department": "a" },
             "Tags": [{ "TagKey": "k", "TagValue": "v" }],
         });
-        let taken = taken(body.to_string().as_bytes(), &PARAMETERS);
+        let taken = taken(body.to_string().as_bytes(), &PARAMETERS).expect("an object");
         let expected = json!({
             "keyId": "alias/a",
             "encryptionContext": { "Department": "a" },
@@ -282,8 +305,13 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_does_not_read_gives_nothing() {
-        assert!(taken(b"{\"KeyId\": \"a\"", &PARAMETERS).is_empty());
-        assert!(taken(b"[]", &PARAMETERS).is_empty());
+    fn what_is_no_member_of_the_api_does_not_pass_for_one() {
+        let body =
+            br#"{"Tags": [{"TagKey": "k", "tagKey": "other"}], "EncryptionContext": {"a": "b"}}"#;
+        let expected = json!({ "tags": [{ "tagKey": "k" }], "encryptionContext": { "a": "b" } });
+        assert_eq!(
+            json!(taken(body, &PARAMETERS).expect("an object")),
+            expected
+        );
     }
 }

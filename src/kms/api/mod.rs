@@ -9,6 +9,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Map;
 
 use super::{Kms, KmsError};
 use crate::auth::RequestContext;
@@ -134,17 +135,19 @@ fn respond(status: StatusCode, body: Bytes, request_id: &str) -> Response<Bytes>
 async fn audited(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, WireError> {
     let unrecorded = |error: &KmsError| WireError::new(error, &call.context.request_id, target);
     call.kms.check_audit().map_err(|error| unrecorded(&error))?;
-    let answer = dispatch(call, target, body).await;
-    audit::record(call, target, body, &answer)
+    // What cannot be recorded of a request as it is meant is not done.
+    let (parameters, answer) = match audit::parameters(body) {
+        Ok(parameters) => (parameters, dispatch(call, target, body).await),
+        Err(error) => (Map::new(), Err(error)),
+    };
+    audit::record(call, target, parameters, &answer)
         .await
         .map_err(|error| unrecorded(&error))?;
     answer
 }
 
+/// `body` is none or an object: `serde` reads a list into a structure, too, by position.
 async fn dispatch(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, WireError> {
-    if body.len() > REQUEST_BYTES_MAX {
-        return Err(WireError::too_large());
-    }
     let operation = match target.strip_prefix(TARGET_PREFIX) {
         Some(operation) => operation,
         None if OURS.contains(&target) => target,

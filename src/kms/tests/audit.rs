@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use strongroom_hsm::testing::fault::{Fault, Op};
 
-use super::{DAY, DECRYPT, GENERATE, Rig, context, may, may_key, request, text};
+use super::{DAY, DECRYPT, GENERATE, Rig, api, context, may, may_key, request, text};
 use crate::audit::query::{Filter, query};
 use crate::audit::verify::{Expected, verify};
 use crate::audit::{Audit, AuditSettings, Checkpoint, Durability, OnFailure};
@@ -431,4 +431,68 @@ async fn the_inventory_has_every_key_page_by_page() {
         .key_inventory(&wrong, 2, None)
         .await
         .expect_err("another proof");
+}
+
+#[tokio::test]
+async fn what_does_not_read_as_its_record_is_not_done() {
+    let rig = Rig::audited().await;
+    let key = rig.key().await;
+    let grantee = "arn:aws:iam::123456789012:root";
+    // A list reads into a structure by position.
+    let by_position = json!([
+        key.as_str(),
+        grantee,
+        null,
+        ["Decrypt"],
+        null,
+        null,
+        null,
+        null,
+        null,
+        null
+    ]);
+    let with = |more: &str| {
+        format!(
+            r#"{{"KeyId":"{key}","GranteePrincipal":"{grantee}","Operations":["Decrypt"],{more}}}"#
+        )
+    };
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    let mut bodies = vec![
+        by_position.to_string(),
+        " [] ".to_owned(),
+        "null".to_owned(),
+    ];
+    bodies.extend(
+        [
+            r#""Limit":1e999"#,
+            r#""Policy":"\ud800""#,
+            &format!(r#""Tags":{deep}"#),
+        ]
+        .map(with),
+    );
+    bodies.push(with(r#""Limit":1"#) + "{}");
+    for target in ["TrentService.CreateGrant", "Strongroom.ListRewraps"] {
+        for body in &bodies {
+            let answer = api::handle(&rig.kms, &request(), target, body.as_bytes()).await;
+            assert_eq!(answer.status(), 400, "{target} {body}");
+            let told = String::from_utf8_lossy(answer.body());
+            assert!(told.contains("SerializationException"), "{told}");
+            let event = rig.last_event();
+            assert_eq!(event["errorCode"], "SerializationException");
+            assert_eq!(event["requestParameters"], Value::Null);
+        }
+    }
+    let grants = rig
+        .api_ok("ListGrants", json!({ "KeyId": key.as_str() }))
+        .await;
+    assert_eq!(grants["Grants"], json!([]));
+    // What no record takes anything of may be anything.
+    let lenient = with(r#""Nobodys":1e999"#);
+    let (caller, target) = (request(), "TrentService.CreateGrant");
+    let answer = api::handle(&rig.kms, &caller, target, lenient.as_bytes()).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(
+        rig.last_event()["requestParameters"]["granteePrincipal"],
+        grantee
+    );
 }
