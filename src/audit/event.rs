@@ -44,7 +44,7 @@ pub(crate) const POLICY_CHARS_MAX: usize = 131_072;
 pub(crate) const MESSAGE_CHARS_MAX: usize = 2048;
 /// The longest name of an operation, which may be anything.
 pub(crate) const NAME_CHARS_MAX: usize = 64;
-/// The longest record, in bytes. What a record has beside parameters and elements is far below it, whatever comes.
+/// The longest record, in bytes. What a record has beside the parameters of its request is far below it, whatever comes.
 pub(crate) const RECORD_BYTES_MAX: usize = 2 * 1024 * 1024;
 const TOO_LONG: &str = "the record would be too long";
 /// The longest ARN.
@@ -121,29 +121,35 @@ pub struct Event<'a> {
 }
 
 impl Event<'_> {
-    /// Its record, and the `eventID` in it. The record is JSON without a line feed, of at most 2 MiB: what a caller has
-    /// sent so much of that it would be longer is left out, and the record says so.
+    /// Its record, and the `eventID` in it. The record is JSON without a line feed, of at most 2 MiB: of what a caller has
+    /// sent so much of that it would be longer, the longest texts and lists are shortened, and the record says so.
     pub fn record(mut self) -> (Uuid, Vec<u8>) {
         let id = Uuid::new_v4();
         (id, self.bytes(id))
     }
 
     fn bytes(&mut self, id: Uuid) -> Vec<u8> {
-        let record = self.members(id);
-        if record.len() <= RECORD_BYTES_MAX {
-            return record;
-        }
-        let omitted = Map::from_iter([
-            ("omitted".to_owned(), json!(true)),
-            ("originalSize".to_owned(), json!(record.len())),
-            ("reason".to_owned(), json!(TOO_LONG)),
-        ]);
-        for told in [&mut self.request, &mut self.response] {
-            if !told.is_empty() {
-                told.clone_from(&omitted);
+        let mut record = self.members(id);
+        let whole = record.len();
+        let mut length_max = POLICY_CHARS_MAX;
+        while record.len() > RECORD_BYTES_MAX {
+            length_max /= 2;
+            if length_max == 0 {
+                // It is in the names, which no caller chooses.
+                self.request.clear();
+            }
+            for value in self.request.values_mut() {
+                shorten(value, length_max);
+            }
+            self.request.insert("shortened".to_owned(), json!(true));
+            self.request.insert("originalSize".to_owned(), json!(whole));
+            self.request.insert("reason".to_owned(), json!(TOO_LONG));
+            record = self.members(id);
+            if length_max == 0 {
+                break;
             }
         }
-        self.members(id)
+        record
     }
 
     fn members(&self, id: Uuid) -> Vec<u8> {
@@ -367,6 +373,32 @@ pub(crate) fn cut(text: &str, chars_max: usize) -> String {
     match text.char_indices().nth(chars_max) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text.to_owned(),
+    }
+}
+
+/// Leaves no text and no list of `value` longer than `length_max`, in characters or items.
+fn shorten(value: &mut Value, length_max: usize) {
+    match value {
+        Value::String(text) => {
+            if let Some((end, _)) = text.char_indices().nth(length_max) {
+                text.truncate(end);
+                text.push('…');
+            }
+        }
+        Value::Array(items) => {
+            items.truncate(length_max);
+            for item in items {
+                shorten(item, length_max);
+            }
+        }
+        Value::Object(members) => {
+            let kept = std::mem::take(members).into_iter().take(length_max);
+            members.extend(kept);
+            for value in members.values_mut() {
+                shorten(value, length_max);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 

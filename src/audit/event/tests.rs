@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
-use super::{Event, HIDDEN, IAM_SOURCE, RECORD_BYTES_MAX, ROLE_TYPE, Who};
+use super::{Event, HIDDEN, IAM_SOURCE, POLICY_CHARS_MAX, RECORD_BYTES_MAX, ROLE_TYPE, Who};
 use crate::auth::{Origin, Principal, RequestContext};
 
 fn context() -> RequestContext {
@@ -50,14 +50,37 @@ fn a_record_is_whole_up_to_its_limit_and_says_beyond_it_that_it_is_not() {
     assert_eq!(whole.len(), RECORD_BYTES_MAX);
     assert_eq!(read(&whole)["requestParameters"]["text"], fits.as_str());
 
-    let omitted = of(&(fits + "x"));
-    assert!(omitted.len() < 2000, "{}", omitted.len());
-    let omitted = read(&omitted);
-    for name in ["requestParameters", "responseElements"] {
-        assert_eq!(omitted[name]["omitted"], true);
-        assert_eq!(omitted[name]["originalSize"], RECORD_BYTES_MAX + 1);
+    let shortened = of(&(fits + "x"));
+    assert!(shortened.len() < RECORD_BYTES_MAX, "{}", shortened.len());
+    let shortened = read(&shortened);
+    let request = &shortened["requestParameters"];
+    assert_eq!(request["shortened"], true);
+    assert_eq!(request["originalSize"], RECORD_BYTES_MAX + 1);
+    let text = request["text"].as_str().expect("a text");
+    assert_eq!(text, "\u{1}".repeat(POLICY_CHARS_MAX / 2) + "…");
+    assert_eq!(shortened["responseElements"]["made"], true);
+    assert_eq!(shortened["eventName"], "GetUser");
+}
+
+#[test]
+fn what_is_short_stays_however_long_the_rest_is() {
+    let context = context();
+    let origin = Origin::of(&context);
+    let numbers = vec![vec![1e15; 1024]; 1024];
+    for long in [json!("\u{1}".repeat(1 << 20)), json!(numbers)] {
+        let mut event = event(Who::Caller(&context.principal, &origin), "AttachUserPolicy");
+        event.request = Map::from_iter([
+            ("userName".to_owned(), json!("ann")),
+            ("policyDocument".to_owned(), long),
+        ]);
+        event.response = Map::from_iter([("made".to_owned(), json!("x".repeat(1 << 20)))]);
+        let (_, record) = event.record();
+        assert!(record.len() <= RECORD_BYTES_MAX, "{}", record.len());
+        let record = read(&record);
+        assert_eq!(record["requestParameters"]["userName"], "ann");
+        assert_eq!(record["requestParameters"]["shortened"], true);
+        assert_eq!(record["responseElements"]["made"], "x".repeat(1 << 20));
     }
-    assert_eq!(omitted["eventName"], "GetUser");
 }
 
 #[test]
@@ -72,7 +95,7 @@ fn nothing_else_makes_a_record_long() {
     event.request = Map::from_iter([(long.clone(), json!(long))]);
     let (_, record) = event.record();
     assert!(record.len() <= RECORD_BYTES_MAX, "{}", record.len());
-    assert_eq!(read(&record)["requestParameters"]["omitted"], true);
+    assert_eq!(read(&record)["requestParameters"]["shortened"], true);
 }
 
 #[test]

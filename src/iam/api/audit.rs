@@ -15,36 +15,40 @@ use crate::audit::{
 };
 use crate::auth::Origin;
 use crate::auth::sigv4::Service;
+use crate::iam::sessions::SESSION_POLICY_ARNS_MAX;
 use crate::kms::KmsError;
 
+// The most characters of a parameter that are recorded. Whatever has more is refused, or was not asked for.
+const WORD: usize = 64;
+const NAME: usize = 128;
+const PATH: usize = 512;
+const TEXT: usize = 2048;
 /// Parameters that are recorded, as texts.
-const PARAMETERS: [&str; 23] = [
-    "AccessKeyId",
-    "AssumeRolePolicyDocument",
-    "Description",
-    "EntityFilter",
-    "ExternalId",
-    "GroupName",
-    "NewGroupName",
-    "NewPath",
-    "NewUserName",
-    "Path",
-    "PathPrefix",
-    "Policy",
-    "PolicyArn",
-    "PolicyDocument",
-    "PolicyName",
-    "RoleArn",
-    "RoleName",
-    "RoleSessionName",
-    "Scope",
-    "Status",
-    "UserName",
-    "VersionId",
-    "Marker",
+const PARAMETERS: [(&str, usize); 23] = [
+    ("AccessKeyId", NAME),
+    ("AssumeRolePolicyDocument", POLICY_CHARS_MAX),
+    ("Description", TEXT),
+    ("EntityFilter", WORD),
+    ("ExternalId", TEXT),
+    ("GroupName", NAME),
+    ("NewGroupName", NAME),
+    ("NewPath", PATH),
+    ("NewUserName", NAME),
+    ("Path", PATH),
+    ("PathPrefix", PATH),
+    ("Policy", POLICY_CHARS_MAX),
+    ("PolicyArn", TEXT),
+    ("PolicyDocument", POLICY_CHARS_MAX),
+    ("PolicyName", NAME),
+    ("RoleArn", TEXT),
+    ("RoleName", NAME),
+    ("RoleSessionName", NAME),
+    ("Scope", WORD),
+    ("Status", WORD),
+    ("UserName", NAME),
+    ("VersionId", NAME),
+    ("Marker", PATH),
 ];
-/// Those that are policies.
-const POLICIES: [&str; 3] = ["AssumeRolePolicyDocument", "Policy", "PolicyDocument"];
 /// Parameters that are recorded as numbers or truth values, if they are.
 const VALUES: [&str; 5] = [
     "DurationSeconds",
@@ -131,12 +135,7 @@ pub(super) async fn record(
 
 fn parameters(form: &Form) -> Map<String, Value> {
     let mut told = Map::new();
-    for name in PARAMETERS {
-        let chars_max = if POLICIES.contains(&name) {
-            POLICY_CHARS_MAX
-        } else {
-            CHARS_MAX
-        };
+    for (name, chars_max) in PARAMETERS {
         if let Some(text) = form.raw(name) {
             told.insert(lower_first(name), cut(text, chars_max).into());
         }
@@ -146,14 +145,15 @@ fn parameters(form: &Form) -> Map<String, Value> {
             let value = serde_json::from_str(text)
                 .ok()
                 .filter(|value: &Value| value.is_u64() || value.is_boolean());
-            let value = value.unwrap_or_else(|| cut(text, CHARS_MAX).into());
+            let value = value.unwrap_or_else(|| cut(text, WORD).into());
             told.insert(lower_first(name), value);
         }
     }
     let arns =
         (1_usize..).map_while(|number| form.raw(&format!("{POLICY_ARNS}.member.{number}.arn")));
     let arns: Vec<_> = arns
-        .map(|arn| serde_json::json!({ "arn": cut(arn, CHARS_MAX) }))
+        .take(SESSION_POLICY_ARNS_MAX)
+        .map(|arn| serde_json::json!({ "arn": cut(arn, TEXT) }))
         .collect();
     if !arns.is_empty() {
         told.insert(lower_first(POLICY_ARNS), arns.into());

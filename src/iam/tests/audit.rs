@@ -219,12 +219,22 @@ async fn no_caller_makes_the_audit_unreadable_or_says_what_a_call_was_about() {
     let event = rig.last_event();
     assert_eq!(event["eventName"], "ListUsers");
     assert_eq!(event["resources"], Value::Null);
+    // Nor short of what it did, whatever else came with it.
+    rig.ok("Action=CreateUser&UserName=bob").await;
+    let long = "\u{1}".repeat(131_072);
+    let arn = "arn:aws:iam::aws:policy/AdministratorAccess";
     let form = format!(
-        "Action=ListUsers&Policy={long}&PolicyDocument={long}&AssumeRolePolicyDocument={long}"
+        "Action=AttachUserPolicy&UserName=bob&PolicyArn={arn}&Description={long}\
+         &Policy={long}&PolicyDocument={long}&AssumeRolePolicyDocument={long}"
     );
+    assert!(form.len() <= crate::iam::api::REQUEST_BYTES_MAX);
     assert_eq!(ask(form).await, 200);
-    let event = rig.last_event();
-    assert_eq!(event["requestParameters"]["omitted"], true);
+    let request = &rig.last_event()["requestParameters"];
+    assert_eq!(request["shortened"], true);
+    assert_eq!(
+        (&request["userName"], &request["policyArn"]),
+        (&json!("bob"), &json!(arn))
+    );
     let verified = crate::audit::verify::verify(&rig.audit_dir(), None, &[]).expect("readable");
     assert_eq!(verified.findings, []);
 }
