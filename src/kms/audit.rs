@@ -317,21 +317,13 @@ impl Kms {
         .await
     }
 
-    /// Records what the service has done of itself. It is done: if it cannot be recorded, the chain says later that a
-    /// record is missing.
-    pub(super) async fn record_own(&self, name: &str, key: &KeyArn, details: Value) {
-        if let Err(error) = self.record_own_before(name, key, details).await {
-            tracing::error!(event = "audit.lost", name, %key, %error);
-        }
-    }
-
     /// Records what the service is about to do of itself. Twice does no harm: what comes after it may fail, and is done
     /// again.
     ///
     /// # Errors
     ///
     /// [`KmsError::Audit`]: then it is not to be done.
-    pub(super) async fn record_own_before(
+    pub(super) async fn record_own(
         &self,
         name: &str,
         key: &KeyArn,

@@ -380,7 +380,7 @@ impl Kms {
                     "keyId": owner.as_str(), "backingKeyId": id.to_string()
                 });
                 self.record_own("DeleteAbandonedKeyMaterial", &owner, details)
-                    .await;
+                    .await?;
             }
             // An intent from before its commit: it has nothing to say.
             Use::Version(version) => {

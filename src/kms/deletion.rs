@@ -254,7 +254,7 @@ impl Kms {
         }
         // From here on there is no way back. A record twice does no harm, none would.
         let details = serde_json::json!({ "keyId": key.as_str() });
-        self.record_own_before("DeleteKey", key, details).await?;
+        self.record_own("DeleteKey", key, details).await?;
         for (version, backing) in backings {
             let id = backing.id();
             for hsm in self.all_hsms_of(&rows, &owner, &backing).await? {

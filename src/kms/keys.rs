@@ -148,6 +148,7 @@ impl Kms {
         if let Some(target) = self.alias_target(account, S3_ALIAS).await? {
             return Ok(target);
         }
+        self.check_audit()?;
         let _making = self.lock_making(self.groups.making(None)?).await?;
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             if let Some(target) = self.alias_target(account, S3_ALIAS).await? {
@@ -159,15 +160,14 @@ impl Kms {
             let policy = policy::managed_document(account, self.region());
             let policy = PolicyRecord::of_accounts(policy);
             if let Some(metadata) = self.make_key(record, &policy, Some(S3_ALIAS)).await? {
-                let details = serde_json::json!({ "aliasName": S3_ALIAS });
-                self.record_own("CreateKey", &metadata.arn, details).await;
                 return Ok(metadata.arn);
             }
         }
         Err(KmsError::Busy)
     }
 
-    /// Makes a key, its policy and perhaps an alias. `None`: the alias is taken, and nothing was made.
+    /// Makes a key and its policy; one that has an alias from the start is of the service's own making, and is recorded
+    /// before it is there. `None`: the alias is taken, and nothing was made.
     async fn make_key(
         &self,
         mut record: KeyRecord,
@@ -201,6 +201,13 @@ impl Kms {
         let material = made.as_ref().map(|made| made.record().material());
         record.rotation = rotation::initial_schedule(record.manager, record.created);
         record.aliases.extend(alias.map(str::to_owned));
+        if let Some(alias) = alias {
+            let details = serde_json::json!({ "aliasName": alias });
+            if let Err(error) = self.record_own("CreateKey", &arn, details).await {
+                self.abandon_if_any(made).await;
+                return Err(error);
+            }
+        }
         let counting = self.counting_keys.lock().await;
         let mut refused = Err(KmsError::Busy);
         for _ in 0..COMMIT_ATTEMPTS_MAX {
@@ -226,10 +233,14 @@ impl Kms {
             }
         }
         drop(counting);
+        self.abandon_if_any(made).await;
+        refused
+    }
+
+    async fn abandon_if_any(&self, made: Option<MadeBacking>) {
         if let Some(made) = made {
             self.abandon(made).await;
         }
-        refused
     }
 
     /// The batch that records a new key, and where it is. `None`: the alias is taken.

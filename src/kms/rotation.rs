@@ -406,8 +406,7 @@ impl Kms {
                             "rotationType": rotation.name(),
                             "currentKeyMaterialId": material.to_string(),
                         });
-                        if let Err(error) = self.record_own_before("RotateKey", key, details).await
-                        {
+                        if let Err(error) = self.record_own("RotateKey", key, details).await {
                             self.abandon(made).await;
                             return Err(error);
                         }

@@ -130,7 +130,7 @@ impl Kms {
             let details = serde_json::json!({
                 "keyId": key.as_str(), "keyMaterialId": backing.material().to_string()
             });
-            self.record_own(event, key, details).await;
+            self.record_own(event, key, details).await?;
         }
         for hsm in hsms {
             hsm.destroy_key(id).await.map_err(KmsError::hsm)?;

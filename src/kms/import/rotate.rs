@@ -15,6 +15,7 @@ impl Kms {
     /// records.
     pub(in crate::kms) async fn rotate_to_imported(&self, key: &KeyArn) -> Result<(), KmsError> {
         let owner = Owner::Key(key.clone());
+        let mut recorded = None;
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             let now = self.now();
             let rows = self.rows().await?;
@@ -48,15 +49,18 @@ impl Kms {
             let batch = rows
                 .replace(&head, &record)
                 .and(rows.replace(&backing, &current));
-            if self.commit(batch).await? {
-                let material = current.material();
-                tracing::info!(event = "kms.key.rotated", label = owner.label(version), %material, imported = true);
+            let material = current.material();
+            if recorded != Some(material) {
                 let details = serde_json::json!({
                     "keyId": key.as_str(),
                     "rotationType": "ON_DEMAND",
                     "currentKeyMaterialId": material.to_string(),
                 });
-                self.record_own("RotateKey", key, details).await;
+                self.record_own("RotateKey", key, details).await?;
+                recorded = Some(material);
+            }
+            if self.commit(batch).await? {
+                tracing::info!(event = "kms.key.rotated", label = owner.label(version), %material, imported = true);
                 return Ok(());
             }
         }

@@ -7,13 +7,16 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use strongroom_hsm::testing::fault::{Fault, Op};
 
-use super::{DAY, DECRYPT, GENERATE, Rig, api, context, may, may_key, request, text};
+use super::{
+    DAY, DECRYPT, GENERATE, Rig, account, api, context, import, materials, may, may_key, request,
+    text,
+};
 use crate::audit::query::{Filter, query};
 use crate::audit::verify::{Expected, verify};
 use crate::audit::{Audit, AuditSettings, Checkpoint, Durability, OnFailure};
 use crate::auth::policy::Side;
 use crate::auth::{Action, Denied, Resource, authorise};
-use crate::kms::{KmsError, audited_chain};
+use crate::kms::{KeyRef, KmsError, audited_chain};
 
 impl Rig {
     fn audit_dir(&self) -> PathBuf {
@@ -50,6 +53,25 @@ impl Rig {
 
     fn last_event(&self) -> Value {
         self.events().pop().expect("an event")
+    }
+
+    /// From now on nothing can be written.
+    fn fill_disk(&self) {
+        let room = crate::audit::room_of_tests(&self.audit_dir());
+        *room.lock().expect("no panic") = Some(0);
+    }
+
+    /// There is room again, and the audit has found out.
+    async fn free_disk(&self) {
+        let room = crate::audit::room_of_tests(&self.audit_dir());
+        *room.lock().expect("no panic") = None;
+        for _ in 0..100 {
+            if self.kms.check_audit().is_ok() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the audit does not heal");
     }
 
     fn audit_text(&self) -> String {
@@ -243,8 +265,7 @@ async fn no_plaintext_and_no_ciphertext_is_in_a_record() {
 async fn without_a_record_no_key_is_used_and_nothing_is_changed() {
     let rig = Rig::audited().await;
     let key = rig.key().await;
-    let room = crate::audit::room_of_tests(&rig.audit_dir());
-    *room.lock().expect("no panic") = Some(0);
+    rig.fill_disk();
     let refused = rig
         .kms
         .generate_data_key(&may_key(GENERATE, &key), &key, &context(&[]))
@@ -262,13 +283,7 @@ async fn without_a_record_no_key_is_used_and_nothing_is_changed() {
         before,
         "it is refused before anything is done"
     );
-    *room.lock().expect("no panic") = None;
-    for _ in 0..100 {
-        if rig.kms.check_audit().is_ok() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    rig.free_disk().await;
     rig.api_ok("CreateKey", json!({})).await;
     let verified = verify(&rig.audit_dir(), None, &[]).expect("readable");
     assert_eq!((verified.findings_in_all, verified.gaps.len()), (0, 1));
@@ -288,18 +303,11 @@ async fn what_cannot_be_undone_is_recorded_before_it_is_done() {
         .expect("scheduled");
     let before = rig.token_keys().await;
     rig.clock.shift_to(91 * DAY);
-    let room = crate::audit::room_of_tests(&rig.audit_dir());
-    *room.lock().expect("no panic") = Some(0);
+    rig.fill_disk();
     let _logged = rig.kms.rotate_due_keys().await;
     let _logged = rig.kms.destroy_due_keys().await;
     assert_eq!(rig.token_keys().await, before, "nothing without a record");
-    *room.lock().expect("no panic") = None;
-    for _ in 0..100 {
-        if rig.kms.check_audit().is_ok() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    rig.free_disk().await;
     // And with one, the process may die right after it.
     rig.faults.always(Op::Destroy, Fault::Fail);
     let _outage = rig.kms.destroy_due_keys().await;
@@ -311,6 +319,60 @@ async fn what_cannot_be_undone_is_recorded_before_it_is_done() {
     assert_eq!(rig.kms.destroy_due_keys().await.expect("gone"), 1);
     assert_eq!(rig.kms.rotate_due_keys().await.expect("rotated"), 1);
     assert_eq!(rig.last_event()["eventName"], "RotateKey");
+}
+
+#[tokio::test]
+async fn the_service_makes_rotates_and_destroys_nothing_without_a_record() {
+    let rig = Rig::audited().await;
+    let before = rig.token_keys().await;
+    rig.fill_disk();
+    // Once when it finds out, and once when it knows.
+    for _ in 0..2 {
+        let made = rig.kms.resolve_default_s3_key(&account()).await;
+        assert!(matches!(made, Err(KmsError::Audit(_))), "{made:?}");
+    }
+    rig.free_disk().await;
+    // The key of the records' MAC is there by now.
+    assert!(rig.token_keys().await <= before + 1);
+    let made = rig.kms.resolve_default_s3_key(&account()).await;
+    let event = rig.last_event();
+    assert_eq!(event["eventName"], "CreateKey");
+    assert_eq!(event["resources"][0]["ARN"], made.expect("made").as_str());
+
+    let key = import::imported(&rig).await;
+    let current = import::describe(&rig, &key).await["CurrentKeyMaterialId"].clone();
+    materials::taken(&rig, &key, 6, materials::new()).await;
+    let named = KeyRef::parse(&text(&key["Arn"])).expect("an ARN");
+    let arn = rig.kms.resolve(&account(), &named).await.expect("there");
+    let proof = may_key("kms:RotateKeyOnDemand", &arn);
+    rig.fill_disk();
+    let rotated = rig.kms.rotate_key_on_demand(&proof, &arn).await;
+    assert!(matches!(rotated, Err(KmsError::Audit(_))), "{rotated:?}");
+    rig.free_disk().await;
+    let described = import::describe(&rig, &key).await;
+    assert_eq!(described["CurrentKeyMaterialId"], current);
+
+    // What has expired, and what an import left.
+    let expiring = import::create(&rig).await;
+    let now = rig.kms.now().millis() / 1000;
+    let until = json!({ "ExpirationModel": "KEY_MATERIAL_EXPIRES", "ValidTo": now + 2 * DAY });
+    materials::taken(&rig, &expiring, 5, until).await;
+    let left = import::create(&rig).await;
+    rig.faults.once(Op::MakeCanary, 1, Fault::Fail);
+    assert_ne!(materials::take(&rig, &left, 5, json!({})).await.0, 200);
+    rig.clock.shift_to(3 * DAY);
+    rig.kms
+        .end_pairs()
+        .await
+        .expect("nothing else that is left");
+    let before = rig.token_keys().await;
+    rig.fill_disk();
+    let _logged = rig.kms.destroy_due_keys().await;
+    rig.kms.recover().await.expect("it is postponed");
+    assert_eq!(rig.token_keys().await, before);
+    rig.free_disk().await;
+    rig.kms.destroy_due_keys().await.expect("tends");
+    assert_eq!(rig.token_keys().await, before - 2);
 }
 
 #[tokio::test]
