@@ -352,7 +352,7 @@ impl Authorised {
 /// Caller: may not. Says which action, on what, and what kind of policy says so: as AWS does.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error(
-    "User: {principal} is not authorized to perform: {action} on resource: {resource} {reason}"
+    "User: {principal} is not authorized to perform: {action} on resource: {resource} {}", denial.reason(action)
 )]
 pub struct Denied {
     /// Who.
@@ -361,8 +361,8 @@ pub struct Denied {
     pub action: &'static str,
     /// On what.
     pub resource: String,
-    /// Why: `because no identity-based policy allows the … action`.
-    pub reason: String,
+    /// Why.
+    pub denial: Denial,
     /// Whether the caller is of the account that owns the resource. Who is not is not told why.
     pub own: bool,
 }
@@ -439,7 +439,7 @@ pub fn authorise(
                 principal: context.principal.arn(),
                 action: action.0,
                 resource: arn,
-                reason: denial.reason(action.0),
+                denial,
                 own,
             })
         }

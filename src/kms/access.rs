@@ -138,14 +138,13 @@ impl Kms {
             (Err(KmsError::NotFound(_)), KeyRef::AliasArn { account: owner, .. })
                 if owner != account.as_str() && AccountId::parse(owner).is_some() =>
             {
-                let lacking = Denial::Implicit {
-                    lacking: PolicyKind::Resource,
-                };
                 Err(KmsError::AccessDenied(Denied {
                     principal: caller.principal.arn(),
                     action: ask.action,
                     resource: key.to_string(),
-                    reason: lacking.reason(ask.action),
+                    denial: Denial::Implicit {
+                        lacking: PolicyKind::Resource,
+                    },
                     own: false,
                 }))
             }

@@ -9,6 +9,7 @@ use tracing::{error, warn};
 
 use crate::auth::Denied;
 use crate::auth::payload::BodyError;
+use crate::auth::policy::Denial;
 use crate::kms::KmsError;
 use crate::store::StoreError;
 
@@ -54,7 +55,16 @@ fn escape(text: &str) -> String {
 
 /// A decision that was no. Why is told to callers of the account that owns the bucket or the key, as AWS does.
 pub(super) fn denied(denied: Denied) -> S3Error {
-    let mut error = s3s::s3_error!(AccessDenied, "Access Denied");
+    let mut error = match denied.denial {
+        Denial::OwnersAlone => coded(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "MethodNotAllowed",
+            "The specified method is not allowed against this resource.",
+        ),
+        Denial::Implicit { .. } | Denial::Explicit { .. } | Denial::Undecided => {
+            s3s::s3_error!(AccessDenied, "Access Denied")
+        }
+    };
     if denied.own {
         error.set_message(denied.to_string());
     }

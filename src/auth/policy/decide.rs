@@ -10,6 +10,8 @@
 //! | key | policy or grant names the caller, or names the account and identity side | policy or grant names the caller or its account, and identity side |
 //! | role | as a key without grants | as a key |
 //!
+//! The policy of a bucket is its account's alone, whatever it says.
+//!
 //! A policy that names the role of a session, and not the session, is cut down by the session policies too. A key
 //! policy that names nobody lets nobody in, not even root.
 
@@ -95,6 +97,8 @@ pub enum Denial {
         /// Of a policy of which kind.
         by: PolicyKind,
     },
+    /// The policies allow it, but to nobody outside the account that owns the bucket.
+    OwnersAlone,
     /// Who may what was not found out within [`STEPS_MAX`](super::STEPS_MAX): it could be that nobody may.
     Undecided,
 }
@@ -136,6 +140,9 @@ impl Denial {
                 };
                 format!("with an explicit deny in {article} {}", by.name())
             }
+            Self::OwnersAlone => {
+                format!("because only the account that owns the bucket has the {action} action")
+            }
             Self::Undecided => {
                 format!("because the policies for the {action} action take too long to evaluate")
             }
@@ -143,9 +150,9 @@ impl Denial {
     }
 }
 
-/// The root user of a bucket's account may do these whatever the bucket's policy says, or a bucket could be lost (S3
-/// API, `PutBucketPolicy`).
-const ROOT_ALWAYS_MAY: [&str; 3] = [
+/// The root user of a bucket's account may do these whatever the bucket's policy says, or a bucket could be lost; another
+/// account never may, or it could take the bucket (S3 API, `PutBucketPolicy`).
+const OF_BUCKET_POLICY: [&str; 3] = [
     "s3:getbucketpolicy",
     "s3:putbucketpolicy",
     "s3:deletebucketpolicy",
@@ -195,7 +202,7 @@ pub(super) fn decide_in(steps: &Steps, question: &Question<'_>) -> Decision {
     if let Side::Bucket { .. } = question.side
         && is_root
         && owns
-        && ROOT_ALWAYS_MAY.contains(&action.as_str())
+        && OF_BUCKET_POLICY.contains(&action.as_str())
     {
         return Decision::Allowed;
     }
@@ -228,6 +235,12 @@ pub(super) fn decide_in(steps: &Steps, question: &Question<'_>) -> Decision {
         },
     };
     match lacking {
+        None if matches!(question.side, Side::Bucket { .. })
+            && !owns
+            && OF_BUCKET_POLICY.contains(&action.as_str()) =>
+        {
+            Decision::Denied(Denial::OwnersAlone)
+        }
         None => Decision::Allowed,
         Some(lacking) => Decision::Denied(Denial::Implicit { lacking }),
     }

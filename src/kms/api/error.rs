@@ -164,6 +164,7 @@ fn chain(error: &KmsError) -> String {
 mod tests {
     use super::WireError;
     use crate::auth::Denied;
+    use crate::auth::policy::{Denial, PolicyKind};
     use crate::kms::KmsError;
 
     #[test]
@@ -173,7 +174,9 @@ mod tests {
                 principal: "arn:aws:iam::210987654321:user/eve".to_owned(),
                 action: "kms:Decrypt",
                 resource: "arn:aws:kms:us-west-2:123456789012:key/k".to_owned(),
-                reason: "with an explicit deny in a resource-based policy".to_owned(),
+                denial: Denial::Explicit {
+                    by: PolicyKind::Resource,
+                },
                 own,
             };
             WireError::of(&KmsError::AccessDenied(denied)).message

@@ -14,7 +14,7 @@ use super::{
 use crate::audit::query::{Filter, query};
 use crate::audit::verify::{Expected, verify};
 use crate::audit::{Audit, AuditSettings, Checkpoint, Durability, OnFailure};
-use crate::auth::policy::Side;
+use crate::auth::policy::{Denial, PolicyKind, Side};
 use crate::auth::{Action, Denied, Resource, authorise};
 use crate::kms::{KeyRef, KmsError, audited_chain};
 
@@ -158,7 +158,9 @@ async fn a_denial_on_the_object_path_is_recorded() {
         principal: "arn:aws:iam::123456789012:user/ann".to_owned(),
         action: DECRYPT,
         resource: key.to_string(),
-        reason: "because no identity-based policy allows the kms:Decrypt action".to_owned(),
+        denial: Denial::Implicit {
+            lacking: PolicyKind::Identity,
+        },
         own: true,
     };
     rig.kms
@@ -383,7 +385,9 @@ async fn a_denial_for_an_alias_that_leads_nowhere_is_recorded() {
         principal: "arn:aws:iam::123456789012:user/ann".to_owned(),
         action: GENERATE,
         resource: alias.to_owned(),
-        reason: "because no resource-based policy allows the action".to_owned(),
+        denial: Denial::Implicit {
+            lacking: PolicyKind::Resource,
+        },
         own: false,
     };
     rig.kms

@@ -165,6 +165,35 @@ def a_key_of_another_account_takes_both_policies_and_its_arn():
             theirs.forbids_anna()
 
 
+def a_buckets_policy_is_its_accounts_alone():
+    with Server() as s:
+        first, second = _two(s)
+        for ours, theirs in (first, second), (second, first):
+            bucket = f"vault-{ours.number}"
+            ours.s3.create_bucket(Bucket=bucket)
+            ours.opens(bucket, theirs.root)
+            before = ours.s3.get_bucket_policy(Bucket=bucket)["Policy"]
+            takeover = json.dumps({"Version": "2012-10-17", "Statement": [
+                {"Effect": "Allow", "Principal": "*", "Action": "s3:*", "Resource": f"arn:aws:s3:::{bucket}"}]})
+
+            def tries(error, client):
+                refused(error, client.put_bucket_policy, Bucket=bucket, Policy=takeover)
+                refused(error, client.put_bucket_policy, Bucket=bucket, Policy=takeover,
+                        ConfirmRemoveSelfBucketAccess=True)
+                refused(error, client.get_bucket_policy, Bucket=bucket)
+                refused(error, client.delete_bucket_policy, Bucket=bucket)
+
+            tries("AccessDenied", theirs.anna_s3)               # her own account does not let her
+            theirs.lets_anna("s3:*")
+            tries("MethodNotAllowed", theirs.anna_s3)
+            tries("MethodNotAllowed", theirs.s3)
+            theirs.anna_s3.put_object(Bucket=bucket, Key="a", Body=BODY)
+            assert ours.s3.get_bucket_policy(Bucket=bucket)["Policy"] == before
+            ours.s3.delete_bucket_policy(Bucket=bucket)
+            tries("AccessDenied", theirs.s3)
+            theirs.forbids_anna()
+
+
 def objects_go_across_accounts_under_a_key_of_either():
     with Server() as s:
         first, second = _two(s)

@@ -238,6 +238,38 @@ fn root_may_do_everything_to_its_buckets_and_always_mend_their_policies() {
 }
 
 #[test]
+fn the_policy_of_a_bucket_is_its_accounts_alone() {
+    let owner = account(OURS);
+    let open = resource(&[("Allow", "*")]);
+    let shut = resource(&[("Allow", "*"), ("Deny", THEIR_ACCOUNT)]);
+    let named = "arn:aws:s3:::bucket";
+    let owners_alone = Decision::Denied(Denial::OwnersAlone);
+    for action in [
+        "s3:GetBucketPolicy",
+        "s3:PutBucketPolicy",
+        "s3:DeleteBucketPolicy",
+        "S3:putbucketpolicy",
+    ] {
+        let ask = |who: &Principal, policy| ask(who, action, named, bucket(&owner, policy));
+        for foreign in [
+            foreign_root(),
+            foreign_alice(&[ALLOW_ALL]),
+            foreign_session(&[ALLOW_ALL], &[ALLOW_ALL]),
+        ] {
+            assert_eq!(ask(&foreign, Some(&open)), owners_alone, "{action}");
+            assert_eq!(ask(&foreign, Some(&shut)), denied(Resource), "{action}");
+            assert_eq!(ask(&foreign, None), lacking(Resource), "{action}");
+        }
+        let without = foreign_alice(&[]);
+        assert_eq!(ask(&without, Some(&open)), lacking(Identity), "{action}");
+        assert_eq!(ask(&alice(&[]), Some(&open)), ALLOWED, "{action}");
+    }
+    let status = "s3:GetBucketPolicyStatus";
+    let of_it = bucket(&owner, Some(&open));
+    assert_eq!(ask(&foreign_root(), status, named, of_it), ALLOWED);
+}
+
+#[test]
 fn a_bucket_of_another_account_needs_both_sides() {
     let account = resource(&[("Allow", THEIR_ACCOUNT)]);
     let user = resource(&[("Allow", THEIR_ALICE)]);
