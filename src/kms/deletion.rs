@@ -4,8 +4,9 @@
 //! it still or again when the window is over, destroyed before nothing does.
 //!
 //! When the window is over the head is marked as being destroyed, from which there is no way back. Then that is recorded
-//! in the audit, and without that it goes no further. Then every backing key is destroyed in the token. Then one batch deletes the head, the backing keys' rows, the aliases and the policy:
-//! the commit point. Each step can be repeated, so that a crash between any two is made good by the next run.
+//! in the audit, and without that it goes no further. Then every backing key is destroyed in the token. Then one batch
+//! deletes the head, the backing keys' rows, the aliases and the policy: the commit point. Each step can be repeated, so
+//! that a crash between any two is made good by the next run.
 
 use strongroom_hsm::{HsmError, HsmGroup};
 

@@ -4,8 +4,9 @@
 //! In each window of [`WINDOW`] the first [`RECORDS_PER_CODE`] refusals with one error code are records of the audit of
 //! their own, which show a mistyped secret or somebody who is trying; when the window is over, one record more says how many
 //! there were beyond them, and of [`ACCESS_KEYS_PER_WINDOW`] access keys that there are here how many of these claimed
-//! them, and from where: a flood by strangers does not hide who tries the secret of somebody. So it is at most [`RECORDS_PER_WINDOW`] records of bounded length, whatever comes. All are
-//! counted in `strongroom_auth_refused_total`. A refusal that cannot be recorded is a refusal all the same.
+//! them, and from where: a flood by strangers does not hide who tries the secret of somebody. So it is at most
+//! [`RECORDS_PER_WINDOW`] records of bounded length, whatever comes. All are counted in `strongroom_auth_refused_total`.
+//! A refusal that cannot be recorded is a refusal all the same.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -6,8 +6,9 @@
 //! ```
 //!
 //! A policy's row is bound to the bucket's UUID and carries the MAC of the KMS's records, and the bucket's row says which
-//! policy there is, so that write access to the disk can neither change nor delete one. Until the HSM has been there once since the start, a bucket that has a policy is not
-//! served: what cannot be verified is not believed, and not passed over either.
+//! policy there is, so that write access to the disk can neither change nor delete one. Until the HSM has been there
+//! once since the start, a bucket that has a policy is not served: what cannot be verified is not believed, and not
+//! passed over either.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
