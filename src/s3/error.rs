@@ -285,6 +285,8 @@ pub(super) fn kms(error: KmsError) -> S3Error {
         E::Disabled(_) => coded(BAD, "KMS.DisabledException", message),
         E::InvalidState { .. } => coded(BAD, "KMS.KMSInvalidStateException", message),
         E::InvalidKeyUsage(_) => coded(BAD, "KMS.InvalidKeyUsageException", message),
+        // An imported key has made all the wraps that its one backing key may make.
+        E::LimitExceeded(_) => coded(BAD, "KMS.LimitExceededException", message),
         E::AccessDenied(denied_by) => denied(denied_by),
         E::Validation(_) => coded(BAD, "InvalidArgument", message),
         E::Busy => coded(
@@ -318,7 +320,6 @@ pub(super) fn kms(error: KmsError) -> S3Error {
         | E::IncorrectKey
         | E::Managed { .. }
         | E::ReservedAlias
-        | E::LimitExceeded(_)
         | E::AlreadyExists(_)
         | E::InvalidMarker
         | E::Tag(_)
@@ -334,5 +335,18 @@ pub(super) fn kms(error: KmsError) -> S3Error {
         | E::Damaged(_)
         | E::Storage(_)
         | E::Internal { .. } => internal(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{StatusCode, kms};
+    use crate::kms::KmsError;
+
+    #[test]
+    fn a_key_that_has_made_all_its_wraps_is_the_callers_business() {
+        let error = kms(KmsError::LimitExceeded("so many wraps".to_owned()));
+        assert_eq!(error.code().as_str(), "KMS.LimitExceededException");
+        assert_eq!(error.status_code(), Some(StatusCode::BAD_REQUEST));
     }
 }
