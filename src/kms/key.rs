@@ -123,6 +123,9 @@ pub enum KeyRef {
 }
 
 impl KeyRef {
+    /// The most characters of any of them: AWS's limit.
+    pub const CHARS_MAX: usize = 2_048;
+
     /// Reads any of the four forms.
     ///
     /// # Errors

@@ -15,7 +15,8 @@ use super::Front;
 use super::headers::timestamp;
 use super::list::{read_token, write_token};
 use super::sse::aes256;
-use crate::auth::{AccountId, Authorised};
+use crate::auth::AccountId;
+use crate::kms::KeyRef;
 use crate::store::record::DefaultEncryption;
 use crate::store::{BUCKETS_OF_ACCOUNT_MAX, BucketsRequest};
 
@@ -197,6 +198,17 @@ pub(super) async fn put_encryption(
         .kms_master_key_id
         .clone()
         .filter(|key| !key.is_empty());
+    // It is kept as it is, with the bucket, and need not be there yet.
+    if key
+        .as_ref()
+        .is_some_and(|key| key.chars().count() > KeyRef::CHARS_MAX)
+    {
+        return Err(s3_error!(
+            InvalidArgument,
+            "KMSMasterKeyID must have at most {} characters",
+            KeyRef::CHARS_MAX
+        ));
+    }
     let encryption = match (by_default.sse_algorithm.as_str(), key) {
         (ServerSideEncryption::AES256, None) => DefaultEncryption::S3,
         (ServerSideEncryption::AES256, Some(_)) => {

@@ -8,11 +8,9 @@ use serde::de::{Error as _, IgnoredAny, Visitor};
 use serde::{Deserialize, Deserializer, Serializer};
 use zeroize::Zeroizing;
 
-use crate::kms::{EncryptionContext, KmsError, Timestamp};
+use crate::kms::{EncryptionContext, KeyRef, KmsError, Timestamp};
 
-/// The longest reference to a key.
 const MATERIAL_ID_CHARS: usize = 64;
-const KEY_ID_CHARS_MAX: usize = 2048;
 const MARKER_CHARS_MAX: usize = 1024;
 const GRANT_TOKENS_MAX: usize = 10;
 const IGNORE_CIPHERTEXT: &str = "IGNORE_CIPHERTEXT";
@@ -109,7 +107,7 @@ impl Constraints {
 
     /// A reference to a key.
     pub(super) fn key_id_if_any(&mut self, member: &str, value: Option<&String>) {
-        self.chars(member, value.map(String::as_str), 1, KEY_ID_CHARS_MAX);
+        self.chars(member, value.map(String::as_str), 1, KeyRef::CHARS_MAX);
     }
 
     /// The id of a key material.

@@ -1043,6 +1043,10 @@ def bad_requests_have_their_codes():
         refused("MalformedXML", rules, {"BucketKeyEnabled": False}, status=400)
         refused("MalformedXML", rules, {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "ROT13"}}, status=400)
         refused("InvalidArgument", rules, {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256", "KMSMasterKeyID": "k"}}, status=400)
+        default = lambda key: rules({"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key}})
+        default("k" * 2048)
+        refused("InvalidArgument", default, "k" * 2049, status=400)
+        rules(rule)
 
         # Owners and versions.
         for call, rest in (s3.get_object, {}), (s3.put_object, body), (s3.delete_object, {}):
