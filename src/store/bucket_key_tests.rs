@@ -367,9 +367,29 @@ async fn a_bucket_key_that_is_lost_is_not_waited_for() {
     let [(row, _)] = &*rig.rows(table::BUCKET_KEY).await else {
         panic!("one bucket key");
     };
+    let proof = may_object(&rig.store, "s3:PutObject", BUCKET, "large").await;
+    let checksum = ChecksumKind {
+        algorithm: ChecksumAlgorithm::Crc64Nvme,
+        composite: false,
+    };
+    let sse = under(&key);
+    let begun = rig
+        .store
+        .create_upload(&proof, &sse, Headers::default(), (checksum, false));
+    let id = hex::encode(begun.await.expect("begun"));
     let lost = Batch::new().delete(row.clone());
     rig.meta.commit(lost).await.expect("deleted");
-    let outcome = get(&rig.forgetful(), BUCKET, "object", Some(&key)).await;
+    let store = rig.forgetful();
+    let outcome = get(&store, BUCKET, "object", Some(&key)).await;
+    assert!(
+        matches!(outcome, Err(StoreError::Meta(MetaError::Damaged(_)))),
+        "{:?}",
+        outcome.err()
+    );
+    let upload = store.locate_upload(&proof, &id).await.expect("there");
+    let access = access_of(BUCKET, Some(&key));
+    let part = incoming(b"a part".to_vec());
+    let outcome = store.put_part(&upload, &access, 1, part).await;
     assert!(
         matches!(outcome, Err(StoreError::Meta(MetaError::Damaged(_)))),
         "{:?}",

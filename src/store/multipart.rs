@@ -191,8 +191,22 @@ impl Store {
         if upload.record.sse != SseRecord::Customer {
             self.require_verified(upload.verified).await?;
         }
-        self.open_key(&upload.record.key, access, &upload.name)
-            .await
+        let opened = self.open_key(&upload.record.key, access, &upload.name);
+        match opened.await {
+            Err(StoreError::KeyMoved) => Err(self.upload_moved_or_lost(upload).await?),
+            opened => opened,
+        }
+    }
+
+    /// Whether an upload that was found hangs on another key by now, or has lost the one that it had.
+    async fn upload_moved_or_lost(&self, upload: &UploadTarget) -> Result<StoreError, StoreError> {
+        let snapshot = self.meta.snapshot().await?;
+        let (now, _) = upload.now(&*snapshot).await?;
+        Ok(if now.key == upload.record.key {
+            MetaError::Damaged("bucket key").into()
+        } else {
+            StoreError::KeyMoved
+        })
     }
 
     /// Writes a part. A part of the same number is replaced.
