@@ -74,6 +74,14 @@ impl MetadataMac {
     }
 }
 
+/// A sealing that has begun: the HSM was there, and the MAC key is that of the records.
+#[must_use = "what has begun is to be committed"]
+pub(crate) struct Sealing {
+    stored: Vec<u8>,
+    record: MacRecord,
+    key: DataKey,
+}
+
 /// The row of the MAC key.
 #[derive(Encode, Decode)]
 struct MacRecord {
@@ -106,17 +114,49 @@ impl Kms {
         Ok(self.mac().await?.sealed_all.load(Ordering::Acquire))
     }
 
-    /// Commits what seals the rows that are not sealed yet, and that they are all sealed, by another wrap of the MAC key.
-    /// Only the HSM can make that wrap, and there is no way back but to a store of before. `false`: something had changed
-    /// meanwhile.
+    /// As [`Kms::has_sealed_all`], without the HSM. `false`: not that we knew.
+    pub(crate) fn knows_that_all_are_sealed(&self) -> bool {
+        let mac = self.mac.get();
+        mac.is_some_and(|mac| mac.sealed_all.load(Ordering::Acquire))
+    }
+
+    /// Begins to seal what is not sealed yet. None: it is, by a commit whose outcome was not known.
     ///
     /// # Errors
     ///
     /// By the HSM and the records.
-    pub(crate) async fn commit_sealing(&self, batch: Batch) -> Result<bool, KmsError> {
+    pub(crate) async fn begin_sealing(&self) -> Result<Option<Sealing>, KmsError> {
         let mac = self.mac().await?;
         let (stored, record) = self.mac_record().await?.ok_or(MISSING)?;
         let key = self.unwrap_mac(&record).await?;
+        if record.sealed == SEALED_ALL {
+            mac.sealed_all.store(true, Ordering::Release);
+            return Ok(None);
+        }
+        Ok(Some(Sealing {
+            stored,
+            record,
+            key,
+        }))
+    }
+
+    /// Commits the last batch of a sealing, and that all is sealed now, by another wrap of the MAC key. Only the HSM can
+    /// make that wrap, and there is no way back but to a store of before. `false`: something had changed meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// By the HSM and the records.
+    pub(crate) async fn commit_sealing(
+        &self,
+        sealing: Sealing,
+        batch: Batch,
+    ) -> Result<bool, KmsError> {
+        let mac = self.mac().await?;
+        let Sealing {
+            stored,
+            record,
+            key,
+        } = sealing;
         let mut sealed = MacRecord {
             sealed: SEALED_ALL,
             ..record

@@ -104,6 +104,7 @@ pub use key_count::KEYS_PER_ACCOUNT_MAX_DEFAULT;
 pub use key_pair::{GeneratedPair, KeyPairSpec};
 pub use keys::{DESCRIPTION_CHARS_MAX, ImportStatus, KeyMetadata, NewKey};
 pub use last_use::{KeyUses, LastUse};
+pub(crate) use mac::Sealing;
 pub use policy::{POLICY_CHARS_MAX, POLICY_NAME};
 pub use rewrap::{
     NewRewrap, REWRAP_RATE_MAX, REWRAPS_MAX, REWRAPS_OPEN_MAX, Rewrap, RewrapCounts, RewrapId,

@@ -69,10 +69,10 @@ pub(super) async fn list(
         buckets_max,
     };
     let listing = front.store.list_buckets(&proof, &asked).await?;
-    let buckets = listing.buckets.into_iter().map(|(name, record)| Bucket {
-        bucket_region: Some(record.region),
-        creation_date: Some(timestamp(record.created_ms)),
-        name: Some(name),
+    let buckets = listing.buckets.into_iter().map(|bucket| Bucket {
+        bucket_region: Some(bucket.region),
+        creation_date: Some(timestamp(bucket.created_ms)),
+        name: Some(bucket.name),
     });
     Ok(S3Response::new(ListBucketsOutput {
         buckets: Some(buckets.collect()),

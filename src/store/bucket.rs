@@ -18,7 +18,7 @@ const RESERVED: [&str; 3] = ["healthz", "readyz", "metrics"];
 /// The most buckets of an account: AWS's default.
 pub const BUCKETS_OF_ACCOUNT_MAX: usize = 10_000;
 /// Rows that are read at a time where buckets are gone through.
-const SCAN_ROWS: usize = 256;
+pub(super) const SCAN_ROWS: usize = 256;
 
 /// Which of an account's buckets to list.
 #[derive(Debug, Clone, Default)]
@@ -33,11 +33,22 @@ pub struct BucketsRequest {
     pub buckets_max: usize,
 }
 
+/// What a list says of a bucket.
+#[derive(Debug)]
+pub struct ListedBucket {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub region: String,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: i64,
+}
+
 /// Buckets of an account.
 #[derive(Debug)]
 pub struct BucketListing {
     /// By name.
-    pub buckets: Vec<(String, BucketRecord)>,
+    pub buckets: Vec<ListedBucket>,
     /// The last name, if there is more.
     pub next: Option<String>,
 }
@@ -169,9 +180,12 @@ impl Store {
                 let Ok(name) = String::from_utf8(name) else {
                     continue;
                 };
-                let bucket = match self.find_bucket(&*snapshot, &name).await {
-                    Ok(Some(bucket)) => bucket,
-                    Ok(None) => continue,
+                let bucket = bucket_row(&name);
+                let Some(stored) = snapshot.load(&bucket).await? else {
+                    continue;
+                };
+                let bucket = match self.open_bucket((bucket, stored), indexed).await {
+                    Ok(bucket) => bucket,
                     Err(
                         error @ (StoreError::Kms(KmsError::Damaged(_))
                         | StoreError::Meta(MetaError::Damaged(_))),
@@ -185,10 +199,17 @@ impl Store {
                     continue;
                 }
                 if buckets.len() == buckets_max {
-                    let next = buckets.last().map(|(name, _): &(String, _)| name.clone());
+                    let next = buckets.last().map(|last: &ListedBucket| last.name.clone());
                     return Ok(BucketListing { buckets, next });
                 }
-                buckets.push((name, bucket.record));
+                let BucketRecord {
+                    region, created_ms, ..
+                } = bucket.record;
+                buckets.push(ListedBucket {
+                    name,
+                    region,
+                    created_ms,
+                });
             }
             if !more {
                 let next = None;

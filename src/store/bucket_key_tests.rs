@@ -30,6 +30,7 @@ use crate::meta::{Batch, KeyRange, Meta, MetaError, RedbMeta, Row, codec, table}
 
 pub(super) const BUCKET: &str = "vault";
 const GENERATE: &str = "kms:GenerateDataKey";
+const DEADLINE: Duration = Duration::from_secs(5);
 
 /// A data plane and all that it stands on.
 pub(super) struct Rig {
@@ -60,7 +61,7 @@ impl Rig {
             Arc::new(RedbMeta::open(&directory.path().join("meta")).expect("a store"));
         let faults = FaultToken::new(Arc::new(MemoryToken::new()));
         let clock = ShiftedClock::default();
-        let kms = new_kms(&meta, &faults, &clock);
+        let kms = new_kms(&meta, &faults, &clock, DEADLINE);
         let blobs = Arc::new(FsBlobs::open(&directory.path().join("blobs")).expect("a directory"));
         let store = Store::new(
             Arc::clone(&meta),
@@ -82,10 +83,15 @@ impl Rig {
 
     /// The store after a restart: its KMS has nothing in memory, either.
     pub(super) fn restarted(&self) -> Store {
+        self.restarted_with(DEADLINE)
+    }
+
+    /// The same, with another deadline of the HSM.
+    pub(super) fn restarted_with(&self, deadline: Duration) -> Store {
         Store::new(
             Arc::clone(&self.meta),
             self.blobs.clone(),
-            new_kms(&self.meta, &self.faults, &self.clock),
+            new_kms(&self.meta, &self.faults, &self.clock, deadline),
             Arc::new(self.clock.clone()),
             StoreSettings::default(),
         )
@@ -170,11 +176,16 @@ impl Rig {
     }
 }
 
-fn new_kms(meta: &Arc<dyn Meta>, faults: &FaultToken, clock: &ShiftedClock) -> Arc<Kms> {
+fn new_kms(
+    meta: &Arc<dyn Meta>,
+    faults: &FaultToken,
+    clock: &ShiftedClock,
+    deadline: Duration,
+) -> Arc<Kms> {
     let hsm = HsmSettings {
         workers: 2,
         queue: 256,
-        deadline: Duration::from_secs(5),
+        deadline,
         verify_wraps: false,
     };
     let hsm = HsmHandle::start(Arc::new(faults.clone()), hsm).expect("workers");

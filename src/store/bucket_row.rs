@@ -10,15 +10,20 @@
 //!
 //! The MAC key comes from the HSM, and lists are given without it. So a row is used unverified until the HSM has been
 //! there once since the start, and [`DecidedBucket`] says so: such a decision lets what the disk shows to everybody be
-//! seen, and deleted, and no key be used. A store that was written before there were MACs gets them all in one batch,
+//! seen, and deleted, and no key be used. A store that was written before there were MACs gets them in batches, the last
 //! with another wrap of the MAC key that says so; from then on a row without one is damage.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
 use aws_lc_rs::digest::{SHA256, digest};
+use tokio::time::Instant;
 
 use super::record::{BucketRecord, Uuid, bucket_row, buckets_row, owned_row, policy_row};
 use super::{CONFLICT_RETRIES_MAX, Store, StoreError, bucket_of};
 use crate::auth::{AccountId, Authorised, DecidedBucket};
-use crate::kms::KmsError;
+use crate::kms::{KmsError, Sealing};
 use crate::meta::{Batch, KeyRange, MetaError, Row, Snapshot, codec, table};
 
 /// First byte of a row with a MAC. Rows without begin with the version of [`codec`], which is another.
@@ -26,8 +31,10 @@ const SEALED: u8 = 2;
 const _: () = assert!(SEALED != codec::VERSION);
 /// Length of the MAC.
 const TAG_BYTES: usize = 32;
-/// The most buckets of a store without MACs: what was its limit.
-const UNSEALED_BUCKETS_MAX: usize = 10_000;
+/// Rows that get their MACs in one batch.
+pub(super) const SEALED_AT_ONCE: usize = 1_024;
+/// For so long nobody asks the HSM for the MAC key again that was not to be had.
+const AWAY_TIME: Duration = Duration::from_secs(1);
 
 /// A bucket as it was read.
 #[derive(Debug)]
@@ -69,6 +76,11 @@ pub(super) fn name_of_row(row: &[u8]) -> Result<String, MetaError> {
     String::from_utf8(name).map_err(|_bytes| MetaError::Damaged("bucket name"))
 }
 
+/// Whoever finds a row that does not read goes on, and leaves this to the operator.
+pub(super) fn log_damaged(row: &[u8], error: &MetaError) {
+    tracing::error!(event = "store.bucket_damaged", row = hex::encode(row), %error);
+}
+
 /// What a bucket's record says of its policy: the digest of the policy's row.
 pub(super) fn policy_digest(stored: &[u8]) -> [u8; 32] {
     let mut bytes = [0; 32];
@@ -77,15 +89,31 @@ pub(super) fn policy_digest(stored: &[u8]) -> [u8; 32] {
 }
 
 impl Store {
-    /// Whether rows of buckets can be verified now. `false`: the HSM has not been there since the start.
+    /// Whether rows of buckets can be verified now. `false`: the HSM has not been there since the start. Of all who want
+    /// to know, one asks it; while it hangs, each waits for one deadline at most.
     pub(super) async fn can_verify(&self) -> Result<bool, StoreError> {
-        match self.seal_buckets().await {
-            Ok(()) => Ok(true),
-            Err(StoreError::Kms(
-                KmsError::Unavailable(_) | KmsError::Timeout(_) | KmsError::Busy,
-            )) => Ok(false),
-            Err(error) => Err(error),
+        if self.kms.knows_that_all_are_sealed() {
+            return Ok(true);
         }
+        let mut away_since = Arc::clone(&self.away_since).lock_owned().await;
+        if away_since.is_some_and(|since| since.elapsed() < AWAY_TIME) {
+            return Ok(false);
+        }
+        let store = self.clone();
+        // Apart from the request, which may be given up before the deadline: then nobody would learn how it ended.
+        let asking = tokio::spawn(async move {
+            match store.seal_buckets().await {
+                Ok(()) => Ok(true),
+                Err(StoreError::Kms(
+                    KmsError::Unavailable(_) | KmsError::Timeout(_) | KmsError::Busy,
+                )) => {
+                    *away_since = Some(Instant::now());
+                    Ok(false)
+                }
+                Err(error) => Err(error),
+            }
+        });
+        asking.await.unwrap_or(Err(StoreError::Busy))
     }
 
     /// Start-up: gives the buckets of an older store their MACs. Where there is no HSM, that is done when there is.
@@ -119,48 +147,91 @@ impl Store {
             if self.kms.has_sealed_all().await? {
                 return Ok(());
             }
-            let (batch, buckets) = self.sealing_batch().await?;
-            if self.kms.commit_sealing(batch).await? {
-                if buckets > 0 {
-                    tracing::info!(event = "store.buckets_sealed", buckets);
-                }
+            // The HSM first: while it hangs, no batch is made that cannot be committed.
+            let Some(sealing) = self.kms.begin_sealing().await? else {
+                return Ok(());
+            };
+            if self.seal_all(sealing).await? {
                 return Ok(());
             }
         }
         Err(StoreError::Conflict)
     }
 
-    /// Gives every row its MAC, and writes the index.
-    async fn sealing_batch(&self) -> Result<(Batch, usize), StoreError> {
-        let snapshot = self.meta.snapshot().await?;
-        let range = KeyRange::prefix(&[table::BUCKET]);
-        let rows = snapshot.scan(&range, UNSEALED_BUCKETS_MAX + 1).await?;
-        if rows.len() > UNSEALED_BUCKETS_MAX {
-            return Err(MetaError::Damaged("more buckets than there were ever let be").into());
+    /// Gives all rows their MACs, batch by batch. `false`: something had changed meanwhile; what was sealed before stays.
+    async fn seal_all(&self, sealing: Sealing) -> Result<bool, StoreError> {
+        let mut range = KeyRange::prefix(&[table::BUCKET]);
+        let mut sealed = 0;
+        loop {
+            let snapshot = self.meta.snapshot().await?;
+            let rows = snapshot.scan(&range, SEALED_AT_ONCE).await?;
+            let (batch, buckets) = self.sealing_batch(&*snapshot, &rows).await?;
+            drop(snapshot);
+            let committed = match rows.last() {
+                Some((last, _)) if rows.len() == SEALED_AT_ONCE => {
+                    range.start = [last.as_slice(), &[0]].concat();
+                    match self.meta.commit(batch).await {
+                        Err(MetaError::Conflict) => return Ok(false),
+                        committed => committed?,
+                    }
+                    sealed += buckets;
+                    continue;
+                }
+                Some(_) | None => self.kms.commit_sealing(sealing, batch).await?,
+            };
+            sealed += buckets;
+            if committed && sealed > 0 {
+                tracing::info!(event = "store.buckets_sealed", buckets = sealed);
+            }
+            return Ok(committed);
         }
+    }
+
+    /// Gives these rows their MACs, and writes the index.
+    async fn sealing_batch(
+        &self,
+        snapshot: &dyn Snapshot,
+        rows: &[Row],
+    ) -> Result<(Batch, usize), StoreError> {
         let mut buckets = 0;
-        let mut counts = std::collections::BTreeMap::<AccountId, u32>::new();
+        let mut counts = BTreeMap::<AccountId, u32>::new();
         let mut batch = Batch::new();
         for (row, stored) in rows {
-            let Ok(mut record) = codec::decode::<BucketRecord>("bucket", &stored) else {
-                // It opens nothing without a MAC.
-                tracing::error!(event = "store.bucket_damaged", row = hex::encode(&row));
+            // By an earlier batch of a sealing that did not come to its end.
+            if stored.first() == Some(&SEALED) {
                 continue;
+            }
+            let read = codec::decode::<BucketRecord>("bucket", stored)
+                .and_then(|record| Ok((record, name_of_row(row)?)));
+            let (mut record, name) = match read {
+                Ok(read) => read,
+                Err(error) => {
+                    // It opens nothing without a MAC.
+                    log_damaged(row, &error);
+                    continue;
+                }
             };
             let owner = record.owner(self.kms.account());
             record.owner = Some(owner.to_string());
             let policy = snapshot.load(&policy_row(&record.uuid)).await?;
             record.policy = policy.map(|stored| policy_digest(&stored));
-            let name = name_of_row(&row)?;
             batch = batch
-                .unchanged(row.as_slice(), Some(&stored))
+                .unchanged(row.as_slice(), Some(stored))
                 .put(owned_row(&owner, &name), Vec::new())
-                .put(row.as_slice(), self.seal(&row, &record).await?);
+                .put(row.as_slice(), self.seal(row, &record).await?);
             *counts.entry(owner).or_default() += 1;
             buckets += 1;
         }
         for (account, count) in counts {
-            batch = batch.put(buckets_row(&account), codec::encode(&count));
+            let row = buckets_row(&account);
+            let stored = snapshot.load(&row).await?;
+            let before: u32 = match &stored {
+                Some(stored) => codec::decode("number of buckets", stored)?,
+                None => 0,
+            };
+            batch = batch
+                .unchanged(row.as_slice(), stored.as_deref())
+                .put(row, codec::encode(&before.saturating_add(count)));
         }
         Ok((batch, buckets))
     }
@@ -191,18 +262,24 @@ impl Store {
     ) -> Result<Option<Bucket>, StoreError> {
         let row = bucket_row(name);
         match snapshot.load(&row).await? {
-            Some(stored) => self.open_bucket((row, stored)).await.map(Some),
+            Some(stored) => {
+                let verified = self.can_verify().await?;
+                self.open_bucket((row, stored), verified).await.map(Some)
+            }
             None => Ok(None),
         }
     }
 
-    /// A bucket from its row.
+    /// A bucket from its row, which is to be verified if that [can be](Store::can_verify).
     ///
     /// # Errors
     ///
     /// As [`Store::find_bucket`].
-    pub(super) async fn open_bucket(&self, (row, stored): Row) -> Result<Bucket, StoreError> {
-        let verified = self.can_verify().await?;
+    pub(super) async fn open_bucket(
+        &self,
+        (row, stored): Row,
+        verified: bool,
+    ) -> Result<Bucket, StoreError> {
         let mut stored = stored;
         if verified && stored.first() != Some(&SEALED) {
             // It was read before the rows got their MACs, in this very request perhaps.

@@ -1,11 +1,15 @@
 //! Tests of buckets through the store, over a token in memory.
 
+use std::time::{Duration, Instant};
+
 use futures::FutureExt as _;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
+use tokio::time::timeout;
 
 use strongroom_hsm::testing::fault::{Fault, Op};
 
 use super::bucket_key_tests::{BUCKET, Rig, get, incoming, may, may_in, may_object, put, request};
+use super::bucket_row::SEALED_AT_ONCE;
 use super::record::{
     BucketRecord, ChecksumAlgorithm, ChecksumKind, DefaultEncryption, Headers, bucket_row,
     buckets_row, owned_row, policy_row,
@@ -191,7 +195,7 @@ async fn listed(rig: &Rig) -> Vec<String> {
     let all = may("s3:ListAllMyBuckets", Resource::Buckets);
     let listing = rig.store.list_buckets(&all, &all_buckets()).await;
     let buckets = listing.expect("lists").buckets.into_iter();
-    buckets.map(|(name, _)| name).collect()
+    buckets.map(|bucket| bucket.name).collect()
 }
 
 fn all_buckets() -> BucketsRequest {
@@ -459,6 +463,128 @@ async fn the_buckets_of_an_older_store_get_their_macs_once() {
     );
 }
 
+#[tokio::test]
+async fn an_older_store_of_any_size_gets_its_macs_and_what_is_damaged_is_left_out() {
+    let (rig, _) = old_store().await;
+    let mut batch = Batch::new();
+    let many = 2 * SEALED_AT_ONCE + 10;
+    for number in 0..many {
+        let number = u32::try_from(number).expect("small");
+        let mut uuid = [3; 16];
+        uuid[..4].copy_from_slice(&number.to_be_bytes());
+        let record = BucketRecord {
+            uuid,
+            region: "us-west-2".to_owned(),
+            created_ms: 0,
+            encryption: DefaultEncryption::S3,
+            bucket_key: false,
+            owner: Some(OTHER.to_owned()),
+            policy: None,
+        };
+        batch = batch.put(
+            bucket_row(&format!("many-{number:05}")),
+            codec::encode(&record),
+        );
+    }
+    rig.meta.commit(batch).await.expect("written");
+    let old = load(&rig, &bucket_row("many-00000")).await.expect("there");
+    let no_text = [bucket_row("many").as_slice(), &[0xFF]].concat();
+    rig.write(no_text.clone(), old.clone()).await;
+    rig.write(bucket_row("made-up"), b"no record".to_vec())
+        .await;
+    let store = rig.restarted();
+    store.seal_old_buckets().await.expect("starts");
+    let counted = async || {
+        let other = AccountId::parse(OTHER).expect("twelve digits");
+        let counted = load(&rig, &buckets_row(&other)).await.expect("there");
+        codec::decode::<u32>("count", &counted).expect("reads")
+    };
+    // And "other".
+    assert_eq!(usize::try_from(counted().await).expect("small"), many + 1);
+    for name in [
+        BUCKET.to_owned(),
+        "many-00000".to_owned(),
+        format!("many-{:05}", many - 1),
+    ] {
+        let access = store.bucket_access(&name).await.expect("reads");
+        assert!(access.expect("there").bucket.verified, "{name}");
+    }
+    assert_eq!(load(&rig, &no_text).await, Some(old));
+    let refused = store.bucket_access("made-up").await;
+    assert!(
+        matches!(refused, Err(StoreError::Kms(KmsError::Damaged(_)))),
+        "{refused:?}"
+    );
+    rig.restarted().seal_old_buckets().await.expect("starts");
+    assert_eq!(usize::try_from(counted().await).expect("small"), many + 1);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_know_that_all_was_sealed_seals_nothing_more() {
+    let (rig, _) = old_store().await;
+    let old = load(&rig, &bucket_row("other")).await.expect("there");
+    // As after a commit of which it did not hear any more: it has the MAC key, and took the rows for unsealed.
+    let other_server = rig.restarted();
+    other_server.seal_old_buckets().await.expect("sealed");
+    rig.write(bucket_row("other"), old.clone()).await;
+    let refused = rig.store.bucket_access("other").await;
+    assert!(
+        matches!(refused, Err(StoreError::Kms(KmsError::Damaged(_)))),
+        "{refused:?}"
+    );
+    assert_eq!(load(&rig, &bucket_row("other")).await, Some(old));
+    let access = rig.store.bucket_access(BUCKET).await.expect("reads");
+    assert!(access.expect("there").bucket.verified);
+}
+
+#[tokio::test]
+async fn while_the_hsm_hangs_from_the_start_head_and_list_wait_for_one_deadline_at_most() {
+    const DEADLINE: Duration = Duration::from_secs(1);
+    let rig = Rig::new().await;
+    rig.put("one", SseTarget::S3).await.expect("written");
+    for number in 0..20 {
+        rig.create_bucket(&format!("bucket-{number}")).await;
+    }
+    rig.faults
+        .always(Op::Unwrap, Fault::Hang(Duration::from_secs(6)));
+    let store = rig.restarted_with(DEADLINE);
+    let all = may("s3:ListAllMyBuckets", Resource::Buckets);
+    let head_and_list = async || {
+        let looks = may_object(&store, "s3:GetObject", BUCKET, "one").await;
+        store.locate(&looks).await.expect("there");
+        let lists = may_in(&store, "s3:ListBucket", Resource::Bucket(BUCKET.into())).await;
+        store.list(&lists, &everything()).await.expect("lists");
+        let listed = store.list_buckets(&all, &all_buckets()).await;
+        assert_eq!(listed.expect("lists").buckets.len(), 21);
+    };
+    let began = Instant::now();
+    // Whoever gives up first leaves the others no longer to wait.
+    let impatient = timeout(DEADLINE / 2, store.bucket_access(BUCKET));
+    assert!(impatient.await.is_err());
+    join_all((0..10).map(|_| head_and_list())).await;
+    assert!(began.elapsed() < DEADLINE * 2, "{:?}", began.elapsed());
+    let began = Instant::now();
+    head_and_list().await;
+    assert!(began.elapsed() < DEADLINE / 2, "{:?}", began.elapsed());
+    // Now and then it is asked again, and once it answers the rows are verified.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let began = Instant::now();
+    head_and_list().await;
+    assert!(began.elapsed() < DEADLINE * 2, "{:?}", began.elapsed());
+    rig.faults.heal();
+    let verified = async {
+        loop {
+            let access = store.bucket_access(BUCKET).await.expect("reads");
+            if access.expect("there").bucket.verified {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let verified = timeout(Duration::from_secs(20), verified).await;
+    verified.expect("it heals by itself");
+}
+
 /// A proof of another account's root.
 fn others(action: &'static str, resource: Resource) -> Authorised {
     let account = AccountId::parse(OTHER).expect("twelve digits");
@@ -501,7 +627,7 @@ async fn each_account_has_its_own_list_and_its_own_limit() {
     }
     let all = others("s3:ListAllMyBuckets", Resource::Buckets);
     let names = |listing: super::BucketListing| {
-        let names = listing.buckets.into_iter().map(|(name, _)| name);
+        let names = listing.buckets.into_iter().map(|bucket| bucket.name);
         (names.collect::<Vec<_>>(), listing.next)
     };
     let mut asked = BucketsRequest {

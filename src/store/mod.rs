@@ -61,7 +61,7 @@ mod rewrap;
 mod update;
 mod usage;
 
-pub use bucket::{BUCKETS_OF_ACCOUNT_MAX, BucketListing, BucketsRequest};
+pub use bucket::{BUCKETS_OF_ACCOUNT_MAX, BucketListing, BucketsRequest, ListedBucket};
 pub use bucket_key_cache::BucketKeyCounts;
 pub use bucket_policy::{BUCKET_POLICY_BYTES_MAX, BucketAccess};
 pub use copy::CopyRequest;
@@ -130,6 +130,8 @@ pub struct Store {
     read_policies: Arc<bucket_policy::ReadPolicies>,
     /// One at a time gives the buckets of an older store their MACs.
     sealing: Arc<tokio::sync::Mutex<()>>,
+    /// When the HSM, which has not been there since the start, was last asked in vain for the key of these MACs.
+    away_since: Arc<tokio::sync::Mutex<Option<tokio::time::Instant>>>,
 }
 
 impl Store {
@@ -154,6 +156,7 @@ impl Store {
             turn: Arc::default(),
             read_policies: Arc::default(),
             sealing: Arc::default(),
+            away_since: Arc::default(),
         }
     }
 

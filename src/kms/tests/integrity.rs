@@ -156,7 +156,9 @@ async fn a_wrap_of_the_mac_key_that_does_not_open_takes_no_place() {
     rig.hsm = HsmHandle::start(Arc::new(rig.faults.clone()), settings).expect("workers");
     rig.restart();
     rig.faults.always(Op::Wrap, Fault::Corrupt);
-    let sealing = rig.kms.commit_sealing(Batch::new()).await;
+    let begun = rig.kms.begin_sealing().await.expect("begun");
+    let begun = begun.expect("not sealed yet");
+    let sealing = rig.kms.commit_sealing(begun, Batch::new()).await;
     assert!(
         matches!(sealing, Err(KmsError::Unavailable(_))),
         "{sealing:?}"
@@ -165,7 +167,12 @@ async fn a_wrap_of_the_mac_key_that_does_not_open_takes_no_place() {
     rig.restart();
     assert!(!rig.kms.has_sealed_all().await.expect("known"));
     round_trip(&rig.kms, &key).await.expect("as it was");
-    assert!(rig.kms.commit_sealing(Batch::new()).await.expect("sealed"));
+    let begun = rig.kms.begin_sealing().await.expect("begun");
+    let begun = begun.expect("not sealed yet");
+    let sealing = rig.kms.commit_sealing(begun, Batch::new()).await;
+    assert!(sealing.expect("sealed"));
+    let again = rig.kms.begin_sealing().await.expect("reads");
+    assert!(again.is_none());
     rig.restart();
     round_trip(&rig.kms, &key).await.expect("as it was");
 }
