@@ -159,6 +159,7 @@ impl Store {
             }
         };
         let (mut cursor, mut counts) = (rewrap.cursor, rewrap.counts);
+        let mut names = BTreeMap::new();
         let mut pause = PAUSE_MIN;
         let page_rows = page_rows(rewrap.rate);
         loop {
@@ -178,7 +179,15 @@ impl Store {
                 continue;
             };
             let rewrapped_before = counts.rewrapped;
-            let rest = match self.rewrap_page(lease, &wanted, &page, &mut counts).await? {
+            // Buckets keep their names, so that only a new one has them read again.
+            let is_new = |row| {
+                Dependant::read(row).is_ok_and(|dependant| !names.contains_key(&dependant.bucket))
+            };
+            if page.iter().any(is_new) {
+                names = bucket_names(&*self.meta.snapshot().await?).await?;
+            }
+            let gone_through = self.rewrap_page(lease, &wanted, &names, &page, &mut counts);
+            let rest = match gone_through.await? {
                 Page::Done => {
                     cursor = page_end;
                     pause = PAUSE_MIN;
@@ -233,13 +242,13 @@ impl Store {
         &self,
         lease: &RewrapLease,
         wanted: &Wanted,
+        names: &BTreeMap<Uuid, NamedBucket>,
         page: &[(Vec<u8>, Vec<u8>)],
         counts: &mut RewrapCounts,
     ) -> Result<Page, StoreError> {
-        let names = bucket_names(&*self.meta.snapshot().await?).await?;
         let rows: Vec<_> = page
             .iter()
-            .map(|row| self.rewrap_row(lease, wanted, &names, row).boxed())
+            .map(|row| self.rewrap_row(lease, wanted, names, row).boxed())
             .collect();
         let mut outcomes = stream::iter(rows).buffer_unordered(IN_FLIGHT_MAX);
         let (mut skipped, mut failed) = (0, 0);

@@ -24,10 +24,11 @@ use std::sync::Arc;
 use minicbor::{Decode, Encode};
 use tracing::info;
 
-use super::bucket_row::{name_of_row, unverified};
+use super::bucket::SCAN_ROWS;
+use super::bucket_row::{log_damaged, name_of_row, unverified};
 use super::record::{
-    BucketKeyRecord, BucketKeyWrap, KeyRecord, ManifestRecord, ObjectName, ObjectRecord,
-    UploadRecord, Uuid, bucket_row, split_row,
+    BucketKeyRecord, BucketKeyWrap, BucketRecord, KeyRecord, ManifestRecord, ObjectName,
+    ObjectRecord, UploadRecord, Uuid, bucket_row, split_row,
 };
 use super::{CONFLICT_RETRIES_MAX, Store, StoreError};
 use crate::auth::AccountId;
@@ -494,25 +495,25 @@ pub(super) struct NamedBucket {
     owner: Option<String>,
 }
 
-/// All buckets.
+/// All buckets. One whose row does not read is left out, and is logged: what is in the others does not wait for it.
 pub(super) async fn bucket_names(
     snapshot: &dyn Snapshot,
 ) -> Result<BTreeMap<Uuid, NamedBucket>, MetaError> {
     let mut names = BTreeMap::new();
     let mut range = KeyRange::prefix(&[table::BUCKET]);
     loop {
-        let rows = snapshot.scan(&range, COUNT_ROWS).await?;
+        let rows = snapshot.scan(&range, SCAN_ROWS).await?;
         let Some((last, _)) = rows.last() else {
             return Ok(names);
         };
         range.start = [last.as_slice(), &[0]].concat();
         for (row, value) in &rows {
-            let record = unverified(value)?;
-            let bucket = NamedBucket {
-                name: name_of_row(row)?,
-                owner: record.owner,
-            };
-            names.insert(record.uuid, bucket);
+            match (unverified(value), name_of_row(row)) {
+                (Ok(BucketRecord { uuid, owner, .. }), Ok(name)) => {
+                    names.insert(uuid, NamedBucket { name, owner });
+                }
+                (Err(error), _) | (_, Err(error)) => log_damaged(row, &error),
+            }
         }
     }
 }

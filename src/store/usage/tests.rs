@@ -18,7 +18,8 @@ use crate::blob::FsBlobs;
 use crate::clock::SystemClock;
 use crate::kms::{
     Dependants as _, Dependent, EncryptionContext, KeyArn, Kms, KmsError, KmsSettings, NewKey,
-    NewRewrap, RewrapState, Scope, WRAP_COUNT_BLOCK_DEFAULT, WRAPS_PER_BACKING_KEY_MAX_DEFAULT,
+    NewRewrap, Rewrap, RewrapState, Scope, WRAP_COUNT_BLOCK_DEFAULT,
+    WRAPS_PER_BACKING_KEY_MAX_DEFAULT,
 };
 use crate::meta::{Batch, KeyRange, Meta, RedbMeta, Row, codec, table};
 use crate::store::record::{
@@ -62,6 +63,14 @@ fn may(action: &'static str, resource: Resource) -> Authorised {
 
 fn may_key(action: &'static str, key: &str) -> Authorised {
     may(action, Resource::KmsKey(key.to_owned()))
+}
+
+fn rewrap_proofs(new: &NewRewrap) -> [Authorised; 3] {
+    [
+        may_key("kms:StartRewrap", new.from.as_str()),
+        may_key("kms:ReEncryptFrom", new.from.as_str()),
+        may_key("kms:ReEncryptTo", new.to.as_str()),
+    ]
 }
 
 /// Root's proof about a bucket that is there, or an object in it.
@@ -313,12 +322,8 @@ impl Rig {
         }
     }
 
-    async fn rewrap(&self, new: &NewRewrap) {
-        let proofs = [
-            may_key("kms:StartRewrap", new.from.as_str()),
-            may_key("kms:ReEncryptFrom", new.from.as_str()),
-            may_key("kms:ReEncryptTo", new.to.as_str()),
-        ];
+    async fn run_rewrap(&self, new: &NewRewrap) -> Rewrap {
+        let proofs = rewrap_proofs(new);
         let id = self
             .kms
             .start_rewrap(proofs.each_ref(), new)
@@ -329,7 +334,11 @@ impl Rig {
         self.store
             .rewrap_or_postpone(lease.expect("a re-wrap"))
             .await;
-        let rewrap = self.kms.find_rewrap(id).await.expect("there");
+        self.kms.find_rewrap(id).await.expect("there")
+    }
+
+    async fn rewrap(&self, new: &NewRewrap) {
+        let rewrap = self.run_rewrap(new).await;
         assert_eq!(rewrap.state, RewrapState::Completed);
         assert_eq!(rewrap.remaining, Some(Dependent::default()));
         assert_eq!(rewrap.counts.failed, 0);
@@ -904,4 +913,45 @@ async fn by_its_key_alone_an_account_neither_sees_nor_moves_what_is_in_buckets_o
     assert_eq!(objects(from).await.keys().collect::<Vec<_>>(), ["vault"]);
     assert_eq!(objects(to).await.keys().collect::<Vec<_>>(), ["guests"]);
     assert_eq!(rig.indexed().await, rig.expected().await);
+}
+
+#[tokio::test]
+async fn a_bucket_that_does_not_read_stops_neither_counts_nor_rewraps_of_the_others() {
+    let rig = Rig::new().await;
+    for bucket in BUCKETS {
+        let sse = rig.kms_target(0, false, bucket, "a");
+        rig.put(bucket, "a", sse, 5).await;
+    }
+    let whole = rig.rows(KeyRange::prefix(&[table::BUCKET])).await;
+    let (row, stored) = whole.first().expect("two").clone();
+    let no_text = [row.as_slice(), &[0xFF]].concat();
+    let damaged = Batch::new()
+        .put(row.clone(), b"no record".as_slice())
+        .put(no_text, stored.clone());
+    rig.meta.commit(damaged).await.expect("written");
+    let usage = async |number: usize| {
+        let key = rig.key(number).key_id();
+        let all = Scope::default();
+        let usage = rig.index.usage(key, 0..=u32::MAX, &all).await;
+        usage.expect("counts")
+    };
+    assert_eq!(usage(0).await.total().objects, 2);
+    let new = NewRewrap {
+        from: rig.key(0).clone(),
+        material: None,
+        to: rig.key(1).clone(),
+        scope: Scope::default(),
+        rate: None,
+    };
+    let rewrapped = rig.run_rewrap(&new).await;
+    assert_eq!(rewrapped.state, RewrapState::Completed);
+    assert_eq!(rewrapped.remaining.expect("counted").objects, 1);
+    let moved = usage(1).await.buckets;
+    assert_eq!(moved.keys().collect::<Vec<_>>(), ["vault"]);
+    rig.meta
+        .commit(Batch::new().put(row, stored))
+        .await
+        .expect("written");
+    rig.rewrap(&new).await;
+    assert_eq!(usage(1).await.buckets.len(), 2);
 }
