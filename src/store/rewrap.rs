@@ -6,8 +6,8 @@
 //! pass. What has moved is no longer in the range of the index that is walked, so that a crash costs the data keys of
 //! one page at most, to be looked at again.
 //!
-//! One server runs one re-wrap at a time, under a lease that its progress renews; after each page it is given back if one
-//! of another account waits, so that no account waits for all the objects of another. See `kms::rewrap` for the book
+//! One server runs one re-wrap at a time, under a lease that its progress renews; after each page, and while it rests, it
+//! is given back if one of another account waits, so that no account waits for all the objects of another. See `kms::rewrap` for the book
 //! of them.
 
 use std::collections::BTreeMap;
@@ -38,7 +38,7 @@ use crate::kms::{
     DependantsError, EncryptedDataKey, EncryptionContext, KmsError, Rewrap, RewrapCounts,
     RewrapLease, RewrapState,
 };
-use crate::meta::{Batch, MetaError, codec};
+use crate::meta::{Batch, MetaError, Row, codec};
 
 /// Rows of the index that are read together; the progress is written down after each page.
 const PAGE_ROWS: usize = 256;
@@ -164,10 +164,13 @@ impl Store {
         let page_rows = page_rows(rewrap.rate);
         loop {
             let began = Instant::now();
-            let page = {
+            let mut page = {
                 let snapshot = self.meta.snapshot().await?;
                 wanted.rows(&*snapshot, &cursor, page_rows).await?
             };
+            if rewrap.rate.is_some() {
+                end_with_a_bucket_key(&mut page);
+            }
             let Some((page_end, _)) = page.last().cloned() else {
                 counts.passes += 1;
                 if counts.rewrapped == counts.rewrapped_in_passes || counts.passes >= PASSES_MAX {
@@ -212,10 +215,30 @@ impl Store {
             let data_keys = rewrapped.unwrap_or(usize::MAX).max(page.len());
             let page_time = page_time(data_keys, rewrap.rate).saturating_sub(began.elapsed());
             let rest = rest.max(page_time);
-            if self.kms.another_account_waits(lease).await? {
+            if let Some(rest) = self.rest_unless_another_waits(lease, rest).await? {
                 return Ok(Turn::Over(rest));
             }
-            tokio::time::sleep(rest).await;
+        }
+    }
+
+    /// Waits for so long, or until a re-wrap of another account waits: then it says how long it has not waited.
+    async fn rest_unless_another_waits(
+        &self,
+        lease: &RewrapLease,
+        rest: Duration,
+    ) -> Result<Option<Duration>, StoreError> {
+        let until = Instant::now() + rest;
+        loop {
+            let waits = self.kms.another_account_waits(lease).await?;
+            let left = until.saturating_duration_since(Instant::now());
+            match (waits, left) {
+                (true, left) => return Ok(Some(left)),
+                (false, Duration::ZERO) => return Ok(None),
+                (false, left) => tokio::select! {
+                    () = tokio::time::sleep(left.min(LOOK_INTERVAL)) => {}
+                    () = self.kms.rewrap_begun() => {}
+                },
+            }
         }
     }
 
@@ -361,8 +384,10 @@ impl Store {
             return Ok(Outcome::Skipped);
         };
         let mut page = Vec::new();
+        // Not fewer than that, however low the rate: each page is a bucket key more for whoever reads them.
+        let page_rows = page_rows(lease.rewrap().rate).max(IN_FLIGHT_MAX);
         for range in wanted.under(&dependant.bucket, *id.as_bytes()) {
-            let room = PAGE_ROWS + 1 - page.len();
+            let room = page_rows + 1 - page.len();
             page.extend(snapshot.scan(&range, room).await?);
         }
         drop(snapshot);
@@ -402,8 +427,8 @@ impl Store {
             secret,
         };
         let between = Between { old, new };
-        let more = page.len() > PAGE_ROWS;
-        let page = page.get(..PAGE_ROWS).unwrap_or(&page);
+        let more = page.len() > page_rows;
+        let page = page.get(..page_rows).unwrap_or(&page);
         let (mut moved, mut failed, mut left) = (0, false, Vec::new());
         // The first brings the row of the new bucket key. What then meets others at the row of a witness comes again
         // alone; so does what was changed, to no effect.
@@ -595,6 +620,15 @@ struct Between {
 fn page_rows(rate: Option<u32>) -> usize {
     let rate = rate.and_then(|rate| usize::try_from(rate).ok());
     rate.map_or(PAGE_ROWS, |rate| rate.clamp(1, PAGE_ROWS))
+}
+
+/// Has a page of a re-wrap with a rate end with its first bucket key, on which a page of data keys hangs by itself.
+fn end_with_a_bucket_key(page: &mut Vec<Row>) {
+    let is_bucket_key =
+        |row| Dependant::read(row).is_ok_and(|dependant| dependant.kind == Kind::BucketKey);
+    if let Some(first) = page.iter().position(is_bucket_key) {
+        page.truncate(first + 1);
+    }
 }
 
 /// The shortest time that a page may take at this rate.

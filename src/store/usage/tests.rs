@@ -26,6 +26,7 @@ use crate::store::record::{
     ChecksumAlgorithm, ChecksumKind, Headers, KeptContext, KeyRecord, ManifestRecord, ObjectRecord,
     SseRecord, UploadRecord,
 };
+use crate::store::rewrap::Turn;
 use crate::store::{
     CompletePart, CompleteRequest, CopyRequest, CustomerKey, Incoming, KeyAccess, PutRequest,
     Selection, SseTarget, Store, StoreError, StoreSettings, UpdateRequest, WriteConditions,
@@ -954,4 +955,63 @@ async fn a_bucket_that_does_not_read_stops_neither_counts_nor_rewraps_of_the_oth
         .expect("written");
     rig.rewrap(&new).await;
     assert_eq!(usage(1).await.buckets.len(), 2);
+}
+
+#[tokio::test]
+async fn a_slow_rewrap_moves_few_data_keys_at_once_and_gives_way_while_it_rests() {
+    let rig = Rig::new().await;
+    for number in 0..40 {
+        let key = format!("{number}");
+        let sse = rig.kms_target(0, true, "vault", &key);
+        rig.put("vault", &key, sse, 1).await;
+    }
+    let begin = async |from: &KeyArn, to: &KeyArn, rate| {
+        let new = NewRewrap {
+            from: from.clone(),
+            material: None,
+            to: to.clone(),
+            scope: Scope::default(),
+            rate,
+        };
+        let proofs = rewrap_proofs(&new);
+        let begun = rig.kms.start_rewrap(proofs.each_ref(), &new).await;
+        begun.expect("begun").id
+    };
+    let id = begin(rig.key(0), rig.key(1), Some(1)).await;
+    let lease = rig.kms.claim_rewrap(false).await.expect("records");
+    let mut lease = lease.expect("a re-wrap");
+    let store = rig.store.clone();
+    let running = tokio::spawn(async move { store.rewrap(&mut lease).await });
+    let moved = async {
+        loop {
+            let counts = rig.kms.find_rewrap(id).await.expect("there").counts;
+            if counts.rewrapped > 0 {
+                break counts.rewrapped;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let moved = tokio::time::timeout(Duration::from_secs(5), moved).await;
+    assert_eq!(moved.expect("soon"), 16);
+    // It rests for as many seconds, unless somebody else comes.
+    let account = AccountId::parse("210987654321").expect("twelve digits");
+    let them = RequestContext::new(Principal::root(account, "AKIATHEIRS"), "request-2");
+    let mut keys = Vec::new();
+    for _ in 0..2 {
+        let create = Action("kms:CreateKey");
+        let proof = authorise(&them, create, Resource::Service, Side::None, |_values| {});
+        let proof = proof.expect("root may");
+        let made = rig.kms.create_key(&proof, NewKey::default());
+        keys.push(made.await.expect("a key").arn);
+    }
+    let [from, to] = keys.as_slice() else {
+        unreachable!("two")
+    };
+    begin(from, to, None).await;
+    let turn = tokio::time::timeout(Duration::from_secs(5), running).await;
+    let turn = turn.expect("at once").expect("no panic").expect("runs");
+    assert!(
+        matches!(turn, Turn::Over(rest) if rest > Duration::from_secs(5)),
+        "{turn:?}"
+    );
 }
