@@ -35,12 +35,6 @@ impl Front {
             id: Some(id),
         }
     }
-
-    /// The owner of the proof's bucket, and so of all that is in it.
-    pub(super) async fn owner_of(&self, proof: &Authorised) -> S3Result<Owner> {
-        let bucket = self.store.load_bucket(proof).await?;
-        Ok(self.owner(&bucket.owner(self.kms.account())))
-    }
 }
 
 pub(super) async fn list(

@@ -132,7 +132,7 @@ pub(super) async fn v1(
             },
         )
         .await?;
-    let owner = front.owner_of(&proof).await?;
+    let owner = front.owner(&listing.owner);
     let contents = listing
         .entries
         .iter()
@@ -188,7 +188,7 @@ pub(super) async fn v2(
         )
         .await?;
     let owner = match input.fetch_owner {
-        Some(true) => Some(front.owner_of(&proof).await?),
+        Some(true) => Some(front.owner(&listing.owner)),
         Some(false) | None => None,
     };
     let contents = listing
@@ -259,7 +259,7 @@ pub(super) async fn uploads(
     let next_upload = last
         .filter(|(key, _)| listing.next.as_ref() == Some(key))
         .map(|(_, (id, _))| hex::encode(id));
-    let owner = front.owner_of(&proof).await?;
+    let owner = front.owner(&listing.owner);
     let uploads = listing
         .entries
         .iter()

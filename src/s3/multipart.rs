@@ -471,7 +471,7 @@ pub(super) async fn list_parts(
         key: Some(input.key),
         max_parts: i32::try_from(max).ok(),
         next_part_number_marker: listing.next.and_then(|next| i32::try_from(next).ok()),
-        owner: Some(front.owner_of(&proof).await?),
+        owner: Some(front.owner(upload.owner())),
         part_number_marker: input.part_number_marker,
         parts: Some(parts),
         storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),

@@ -12,7 +12,11 @@ use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
 use super::headers::{self, etag, etag_condition, length, read_conditions, timestamp};
 use super::sse::{self, SseAnswer};
 use super::{Front, checksum, context};
-use crate::store::{Conditions, Located, PutRequest, Selection, StoreError};
+use crate::auth::Authorised;
+use crate::store::record::SseRecord;
+use crate::store::{
+    Conditions, CustomerKey, KeyAccess, Located, PutRequest, Selection, StoreError,
+};
 
 /// How many objects of one `DeleteObjects` are deleted at the same time, so that they share a flush.
 const DELETES_AT_ONCE: usize = 64;
@@ -78,6 +82,27 @@ struct Reader {
 }
 
 impl Reader {
+    /// The object of the proof, if it is as the conditions say, and the customer's key that came with the request. Selects
+    /// the whole if `If-Range` asks for that.
+    async fn find<I>(
+        &mut self,
+        front: &Front,
+        request: &S3Request<I>,
+        proof: &Authorised,
+        bucket: &str,
+    ) -> S3Result<(Located, Option<CustomerKey>)> {
+        let located = front.locate(request, proof, bucket).await?;
+        let record = located.record();
+        let is_range = matches!(self.selection, Selection::Range(..) | Selection::Suffix(_));
+        if is_range && !headers::if_range_holds(&request.headers, record) {
+            self.selection = Selection::Whole;
+        }
+        self.conditions
+            .check(record)
+            .map_err(|error| not_modified(error.into(), &located))?;
+        Ok((located, sse::customer_key_of(&request.headers)?))
+    }
+
     fn selection(range: Option<Range>, part: Option<i32>) -> S3Result<Selection> {
         match (range, part) {
             (None, None) => Ok(Selection::Whole),
@@ -96,6 +121,42 @@ impl Reader {
             )),
         }
     }
+}
+
+/// What of the input of GET or HEAD selects and conditions.
+macro_rules! reader {
+    ($input:expr) => {
+        Reader {
+            conditions: read_conditions(
+                $input.if_match.take(),
+                $input.if_none_match.take(),
+                $input.if_modified_since.take(),
+                $input.if_unmodified_since.take(),
+            ),
+            selection: Reader::selection($input.range.take(), $input.part_number)?,
+            checksum: $input.checksum_mode.is_some(),
+        }
+    };
+}
+
+/// What the request brings to read an object that was found.
+async fn access_to<I>(
+    front: &Front,
+    request: &S3Request<I>,
+    located: &Located,
+    customer: Option<CustomerKey>,
+    place: (&str, &str),
+) -> S3Result<KeyAccess> {
+    let sse = &located.record().sse;
+    front
+        .key_access(
+            context(request)?,
+            sse,
+            located.caller_context(),
+            customer,
+            place,
+        )
+        .await
 }
 
 /// What GET and HEAD say of an object in the same words: its headers, as overridden by the request, and its encryption.
@@ -163,44 +224,14 @@ pub(super) async fn get(
         .may_object(&request, "s3:GetObject", &bucket, &key)
         .await?;
     sse::refuse_on_read(&request.headers)?;
-    let input = &mut request.input;
-    let mut reader = Reader {
-        conditions: read_conditions(
-            input.if_match.take(),
-            input.if_none_match.take(),
-            input.if_modified_since.take(),
-            input.if_unmodified_since.take(),
-        ),
-        selection: Reader::selection(input.range.take(), input.part_number)?,
-        checksum: input.checksum_mode.is_some(),
-    };
+    let mut reader = reader!(request.input);
     let asked = reader.selection;
     let mut rereads = 0;
     let (located, reading) = loop {
         reader.selection = asked;
-        let located = front.locate(&request, &proof, &bucket).await?;
-        let record = located.record();
-        if matches!(
-            reader.selection,
-            Selection::Range(..) | Selection::Suffix(_)
-        ) && !headers::if_range_holds(&request.headers, record)
-        {
-            reader.selection = Selection::Whole;
-        }
-        reader
-            .conditions
-            .check(record)
-            .map_err(|error| not_modified(error.into(), &located))?;
-        let customer = sse::customer_key_of(&request.headers)?;
-        let access = front
-            .key_access(
-                context(&request)?,
-                &record.sse,
-                located.caller_context(),
-                customer,
-                (&bucket, &key),
-            )
-            .await?;
+        let (located, customer) = reader.find(front, &request, &proof, &bucket).await?;
+        let place = (bucket.as_str(), key.as_str());
+        let access = access_to(front, &request, &located, customer, place).await?;
         let opened = front.store.open(&located, &access, reader.selection).await;
         match opened {
             // It hangs on another key by now, and the caller is asked about that one.
@@ -229,70 +260,30 @@ pub(super) async fn head(
         .may_object(&request, "s3:GetObject", &bucket, &key)
         .await?;
     sse::refuse_on_read(&request.headers)?;
-    let input = &mut request.input;
-    let mut reader = Reader {
-        conditions: read_conditions(
-            input.if_match.take(),
-            input.if_none_match.take(),
-            input.if_modified_since.take(),
-            input.if_unmodified_since.take(),
-        ),
-        selection: Reader::selection(input.range.take(), input.part_number)?,
-        checksum: input.checksum_mode.is_some(),
-    };
+    let mut reader = reader!(request.input);
     let asked = reader.selection;
     let mut rereads = 0;
     let (located, range) = loop {
         reader.selection = asked;
-        let located = front.locate(&request, &proof, &bucket).await?;
-        let record = located.record();
-        if matches!(
-            reader.selection,
-            Selection::Range(..) | Selection::Suffix(_)
-        ) && !headers::if_range_holds(&request.headers, record)
-        {
-            reader.selection = Selection::Whole;
-        }
-        reader
-            .conditions
-            .check(record)
-            .map_err(|error| not_modified(error.into(), &located))?;
-        let customer = sse::customer_key_of(&request.headers)?;
+        let (located, customer) = reader.find(front, &request, &proof, &bucket).await?;
         // A customer's key is proven; of the others only what is sealed needs the key.
-        let sealed = match (
-            reader.checksum || matches!(reader.selection, Selection::Part(_)),
-            customer,
-            &record.sse,
-        ) {
-            (
-                false,
-                None,
-                crate::store::record::SseRecord::S3 | crate::store::record::SseRecord::Kms(_),
-            ) => None,
-            (_, customer, _) => {
-                let access = front
-                    .key_access(
-                        context(&request)?,
-                        &record.sse,
-                        located.caller_context(),
-                        customer,
-                        (&bucket, &key),
-                    )
-                    .await?;
-                let inspected = front
-                    .store
-                    .inspect(&located, &access, reader.selection)
-                    .await;
-                match inspected {
-                    Err(StoreError::KeyMoved) if rereads < REREADS_MAX => {
-                        rereads += 1;
-                        continue;
-                    }
-                    inspected => Some(inspected?),
-                }
-            }
-        };
-        break (located, sealed);
+        let needs_key = reader.checksum
+            || matches!(reader.selection, Selection::Part(_))
+            || customer.is_some()
+            || located.record().sse == SseRecord::Customer;
+        if !needs_key {
+            break (located, None);
+        }
+        let place = (bucket.as_str(), key.as_str());
+        let access = access_to(front, &request, &located, customer, place).await?;
+        let inspected = front
+            .store
+            .inspect(&located, &access, reader.selection)
+            .await;
+        match inspected {
+            Err(StoreError::KeyMoved) if rereads < REREADS_MAX => rereads += 1,
+            inspected => break (located, Some(inspected?)),
+        }
     };
     let record = located.record();
     let (range, sealed_checksum) = match range {

@@ -2,7 +2,7 @@
 
 use super::record::{ObjectRecord, UploadRecord, Uuid, key_prefix, split_row};
 use super::{Store, StoreError};
-use crate::auth::Authorised;
+use crate::auth::{AccountId, Authorised};
 use crate::meta::{KeyRange, MetaError, codec, successor, table};
 
 /// The most entries of one answer: AWS's limit.
@@ -33,6 +33,8 @@ pub struct Listing<T> {
     pub prefixes: Vec<String>,
     /// The last key or prefix, if there is more.
     pub next: Option<String>,
+    /// The account that owns the bucket, and so all that is in it.
+    pub owner: AccountId,
 }
 
 /// Uploads under way: key, then upload id and record.
@@ -92,6 +94,7 @@ impl Store {
             entries: Vec::new(),
             prefixes: Vec::new(),
             next: None,
+            owner: bucket.owner(self.kms.account()),
         };
         let mut range = KeyRange::prefix(&row_of(&request.prefix));
         if !request.after.is_empty() {

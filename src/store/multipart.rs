@@ -18,7 +18,7 @@ use super::record::{
 };
 use super::usage::index_upload;
 use super::{KeyAccess, SseTarget, Store, StoreError, WriteConditions, Written, object_of};
-use crate::auth::Authorised;
+use crate::auth::{AccountId, Authorised};
 use crate::blob::BlobId;
 use crate::envelope::{EnvelopeError, KeySchedule, ManifestPart, PARTS_MAX};
 use crate::meta::{Batch, KeyRange, MetaError, Snapshot, codec};
@@ -37,6 +37,8 @@ pub struct UploadTarget {
     bucket: String,
     id: Uuid,
     record: UploadRecord,
+    /// The account that owns its bucket.
+    owner: AccountId,
     /// Whether it was found by verified records.
     verified: bool,
 }
@@ -54,6 +56,11 @@ impl UploadTarget {
     /// What is in clear.
     pub fn record(&self) -> &UploadRecord {
         &self.record
+    }
+
+    /// The account that owns its bucket, and so the upload.
+    pub fn owner(&self) -> &AccountId {
+        &self.owner
     }
 
     /// The caller's encryption context, without what the server added.
@@ -178,6 +185,7 @@ impl Store {
             bucket: bucket.to_owned(),
             id,
             record: codec::decode("upload", &value)?,
+            owner: bucket_record.owner(self.kms.account()),
             verified: is_verified(proof)?,
         })
     }
