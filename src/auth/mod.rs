@@ -14,7 +14,10 @@ pub mod payload;
 pub mod policy;
 pub mod sigv4;
 
-use policy::{Decision, Denial, Document, Question, STEPS_MAX, Side, Values};
+use policy::{
+    Decision, Denial, Document, Question, RequestSteps, STEPS_MAX, STEPS_OF_REQUEST_MAX, Side,
+    Values,
+};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -156,6 +159,8 @@ pub struct RequestContext {
     pub content_sha256: Option<String>,
     /// The S3 operation that it is, once that is known.
     pub operation: Operation,
+    /// What its decisions may still take.
+    pub steps: RequestSteps,
 }
 
 /// The S3 operation of a request: what a use of a key was for. The first that is named stays; clones share it.
@@ -214,6 +219,7 @@ impl RequestContext {
             presigned: false,
             content_sha256: None,
             operation: Operation::default(),
+            steps: RequestSteps::default(),
         }
     }
 
@@ -400,14 +406,15 @@ pub fn authorise(
     let mut values = context.values();
     add(&mut values);
     let arn = resource.arn();
-    let decision = policy::decide(&Question {
+    let question = Question {
         principal: &context.principal,
         canonical_id: context.canonical_id.as_deref(),
         action: action.0,
         resource: &arn,
         values: &values,
         side,
-    });
+    };
+    let decision = policy::decide(&question, &context.steps);
     let own = match side {
         Side::None => true,
         Side::Bucket { owner, .. } | Side::Key { owner, .. } | Side::Role { owner, .. } => {
@@ -426,13 +433,14 @@ pub fn authorise(
             decided,
         }),
         Decision::Denied(denial) => {
-            if denial == Denial::Undecided {
+            if denial == Denial::Undecided && context.steps.is_to_be_logged() {
                 tracing::error!(
                     event = "auth.undecided",
                     principal = context.principal.arn(),
                     action = action.0,
                     resource = arn,
                     steps_max = STEPS_MAX,
+                    steps_of_request_max = STEPS_OF_REQUEST_MAX,
                 );
             }
             Err(Denied {

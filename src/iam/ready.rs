@@ -186,7 +186,7 @@ mod tests {
     use super::super::documents::{Use, check, counted_chars};
     use super::*;
     use crate::auth::policy::{
-        Decision, Denial, Document, Kind, PolicyKind, Question, Side, Values, decide,
+        Decision, Denial, Document, Kind, PolicyKind, Question, RequestSteps, Side, Values, decide,
     };
     use crate::auth::{AccountId, Identity, Principal, User};
 
@@ -336,14 +336,15 @@ mod tests {
             access_key_id: "AKIATEST".into(),
             identity: Identity::User(Arc::new(user)),
         };
-        decide(&Question {
+        let question = Question {
             principal: &principal,
             canonical_id: None,
             action,
             resource: "*",
             values: &Values::default(),
             side: Side::None,
-        })
+        };
+        decide(&question, &RequestSteps::default())
     }
 
     fn said(policy: &str, action: &str) -> Said {

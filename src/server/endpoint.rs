@@ -21,6 +21,7 @@ use super::body::TimedBody;
 use super::refusals::{Known, Refusals, Refused};
 use super::{health, metrics};
 use crate::auth::payload::{BodyError, BoxError, VerifiedBody};
+use crate::auth::policy::RequestSteps;
 use crate::auth::sigv4::{AuthError, Claim, Service, Verified, Verifier};
 use crate::auth::{Operation, Origin, RequestContext};
 use crate::clock::Clock;
@@ -188,6 +189,7 @@ impl Endpoint {
             presigned: verified.presigned,
             content_sha256: None,
             operation: Operation::default(),
+            steps: RequestSteps::default(),
         }
     }
 

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use super::principal::Named;
 use super::statement::Effect;
-use super::steps::Steps;
+use super::steps::{RequestSteps, Steps};
 use super::values::Values;
 use super::{Document, Principal};
 use crate::auth::{AccountId, DecidedBucket, Identity};
@@ -99,7 +99,8 @@ pub enum Denial {
     },
     /// The policies allow it, but to nobody outside the account that owns the bucket.
     OwnersAlone,
-    /// Who may what was not found out within [`STEPS_MAX`](super::STEPS_MAX): it could be that nobody may.
+    /// Who may what was not found out within [`STEPS_MAX`](super::STEPS_MAX), or within what decisions before it left of
+    /// [`STEPS_OF_REQUEST_MAX`](super::STEPS_OF_REQUEST_MAX): it could be that nobody may.
     Undecided,
 }
 
@@ -183,15 +184,11 @@ const KEY_ACROSS_ACCOUNTS: [&str; 20] = [
     "kms:verifymac",
 ];
 
-/// Decides. Pure: the same question has the same answer.
-pub fn decide(question: &Question<'_>) -> Decision {
-    let steps = Steps::default();
-    let decision = decide_in(&steps, question);
-    if steps.exhausted() {
-        // What did not match then, a deny among it, was not held against anything.
-        return Decision::Denied(Denial::Undecided);
-    }
-    decision
+/// Decides, with the steps that the request has left. Pure but for these: the same question has the same answer.
+pub fn decide(question: &Question<'_>, steps: &RequestSteps) -> Decision {
+    // What did not match when they were used up, a deny among it, was not held against anything.
+    let decision = steps.decide(|steps| decide_in(steps, question));
+    decision.unwrap_or(Decision::Denied(Denial::Undecided))
 }
 
 /// The decision, unless the steps are used up.
@@ -267,7 +264,7 @@ pub fn may_change_key_policy(
             grant: None,
         },
     };
-    decide(&again) == Decision::Allowed
+    decide(&again, &RequestSteps::default()) == Decision::Allowed
 }
 
 impl Question<'_> {

@@ -34,7 +34,7 @@ pub use decide::{Decision, Denial, PolicyKind, Question, Side, decide, may_chang
 pub use error::Malformed;
 pub use pattern::PATTERN_CHARS_MAX;
 pub use principal::{Bound, Named, names};
-pub use steps::STEPS_MAX;
+pub use steps::{RequestSteps, STEPS_MAX, STEPS_OF_REQUEST_MAX};
 pub use values::Values;
 
 use json::Node;

@@ -1,7 +1,7 @@
 //! Every operator, through a whole policy: what does not hold first.
 
 use super::alice;
-use crate::auth::policy::{Decision, Question, Side, Values, decide};
+use crate::auth::policy::{Decision, Question, RequestSteps, Side, Values, decide};
 
 /// Whether a statement with this condition allows a request with these values.
 fn holds(condition: &str, request: &[(&str, &str)]) -> bool {
@@ -21,7 +21,7 @@ fn holds(condition: &str, request: &[(&str, &str)]) -> bool {
         values: &values,
         side: Side::None,
     };
-    decide(&question) == Decision::Allowed
+    decide(&question, &RequestSteps::default()) == Decision::Allowed
 }
 
 /// Holds the operator against `aws:x`, whose one value is `value`.

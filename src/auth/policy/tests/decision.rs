@@ -5,8 +5,9 @@ use super::{
 };
 use crate::auth::policy::PolicyKind::{Identity, Resource, Session};
 use crate::auth::policy::{
-    Decision, Denial, Document, Kind, Named, PolicyKind, Question, STEPS_MAX, Side, Values, decide,
-    decide::decide_in, may_change_key_policy, names, steps::Steps,
+    Decision, Denial, Document, Kind, Named, PolicyKind, Question, RequestSteps, STEPS_MAX,
+    STEPS_OF_REQUEST_MAX, Side, Values, decide, decide::decide_in, may_change_key_policy, names,
+    steps::Steps,
 };
 use crate::auth::{AccountId, Action, DecidedBucket, Principal, RequestContext, authorise};
 
@@ -48,14 +49,15 @@ fn resource(statements: &[(&str, &str)]) -> Document {
 
 fn ask(principal: &Principal, action: &str, resource: &str, side: Side<'_>) -> Decision {
     let values = Values::of(principal);
-    decide(&Question {
+    let question = Question {
         principal,
         canonical_id: None,
         action,
         resource,
         values: &values,
         side,
-    })
+    };
+    decide(&question, &RequestSteps::default())
 }
 
 fn without_policy(principal: &Principal) -> Decision {
@@ -587,6 +589,55 @@ fn a_canonical_id_in_a_bucket_policy_means_the_callers_account() {
     assert!(asks(Some(&canonical)));
 }
 
+#[test]
+fn the_decisions_of_a_request_share_its_steps_and_when_they_are_used_up_each_is_a_denial() {
+    let owner = account(OURS);
+    let policy = Document::parse(
+        r#"{"Statement":{"Effect":"Allow","Principal":"*","Action":"s3:*","Resource":"arn:aws:s3:::bucket/*"}}"#,
+        Kind::Resource,
+    )
+    .expect("a policy");
+    let principal = root();
+    let values = Values::of(&principal);
+    let question = Question {
+        principal: &principal,
+        canonical_id: None,
+        action: "s3:GetObject",
+        resource: OBJECT,
+        values: &values,
+        side: bucket(&owner, Some(&policy)),
+    };
+    let ample = RequestSteps::default();
+    assert_eq!(decide(&question, &ample), ALLOWED);
+    let one = STEPS_OF_REQUEST_MAX - ample.left();
+    assert!(one > 0);
+    let undecided = Decision::Denied(Denial::Undecided);
+    for (left, expected) in [
+        (3 * one, [ALLOWED, ALLOWED, ALLOWED, undecided]),
+        (3 * one - 1, [ALLOWED, ALLOWED, undecided, undecided]),
+    ] {
+        let steps = RequestSteps::new(left);
+        // A clone has no steps of its own.
+        let decided = [(); 4].map(|()| decide(&question, &steps.clone()));
+        assert_eq!(decided, expected, "{left}");
+        assert_eq!(steps.left(), 0);
+    }
+    // However many there are, one decision has its own limit.
+    let long = long_policy("Deny", &format!("*{}b*", "a".repeat(500)));
+    let object = format!("arn:aws:s3:::bucket/{}", "a".repeat(1_024));
+    let question = Question {
+        resource: &object,
+        side: bucket(&owner, Some(&long)),
+        ..question
+    };
+    let steps = RequestSteps::default();
+    for decisions in 1..=12 {
+        assert_eq!(decide(&question, &steps), undecided);
+        let used = STEPS_OF_REQUEST_MAX.min(decisions * STEPS_MAX);
+        assert_eq!(steps.left(), STEPS_OF_REQUEST_MAX - used);
+    }
+}
+
 /// A policy of as many bytes as a bucket's may have, whose resources are all like `pattern`.
 fn long_policy(effect: &str, pattern: &str) -> Document {
     let resource = format!(r#""arn:aws:s3:::bucket/{pattern}""#);
@@ -615,7 +666,8 @@ fn what_is_not_decided_within_the_limit_is_denied() {
         };
         let steps = Steps::default();
         let _decision = decide_in(&steps, &question);
-        (decide(&question), STEPS_MAX - steps.left())
+        let decision = decide(&question, &RequestSteps::default());
+        (decision, STEPS_MAX - steps.left())
     };
     let undecided = Decision::Denied(Denial::Undecided);
     // Every place of the text is tried against half of its length: the product, again for each pattern.

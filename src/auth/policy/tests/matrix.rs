@@ -8,7 +8,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::account;
-use crate::auth::policy::{Decision, Document, Kind, Named, Question, Side, Values, decide, names};
+use crate::auth::policy::{
+    Decision, Document, Kind, Named, Question, RequestSteps, Side, Values, decide, names,
+};
 use crate::auth::{DecidedBucket, Identity, Principal, RoleSession, User};
 
 const DOCUMENTS: &str = include_str!("../../../../tests/vectors/access/documents.json");
@@ -188,7 +190,7 @@ fn allows(
         values,
         side,
     };
-    decide(&question) == Decision::Allowed
+    decide(&question, &RequestSteps::default()) == Decision::Allowed
 }
 
 /// The action that is denied, or `allowed`.
