@@ -15,27 +15,35 @@ pub const PATTERN_CHARS_MAX: usize = 2_048;
 /// Parts of an ARN: `arn`, partition, service, region, account, and all the rest.
 const ARN_PARTS: usize = 6;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a pattern is made of. Policies have many, and are kept parsed: none takes more room than a character does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Atom {
     Char(char),
     /// `?`
     One,
     /// `*`
     Any,
-    Variable {
-        /// In lower case.
-        key: String,
-        default: Option<String>,
-    },
+    /// The next of the pattern's variables.
+    Variable,
+}
+
+const _: () = assert!(size_of::<Atom>() == size_of::<char>());
+
+/// A policy variable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Variable {
+    /// In lower case.
+    key: Box<str>,
+    default: Option<Box<str>>,
 }
 
 impl Atom {
     /// Whether it stands for this one character.
-    fn is(&self, c: char) -> bool {
+    fn is(self, c: char) -> bool {
         match self {
-            Self::Char(expected) => *expected == c,
+            Self::Char(expected) => expected == c,
             Self::One => true,
-            Self::Any | Self::Variable { .. } => false,
+            Self::Any | Self::Variable => false,
         }
     }
 }
@@ -50,8 +58,9 @@ pub(super) enum Wildcards {
 /// A string of a policy, with what it leaves open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pattern {
-    atoms: Vec<Atom>,
-    has_variable: bool,
+    atoms: Box<[Atom]>,
+    /// In the order of their atoms.
+    variables: Box<[Variable]>,
 }
 
 impl Pattern {
@@ -71,7 +80,7 @@ impl Pattern {
                 max: PATTERN_CHARS_MAX,
             });
         }
-        let mut atoms = Vec::new();
+        let (mut atoms, mut variables) = (Vec::new(), Vec::new());
         let mut rest = text;
         while let Some(first) = rest.chars().next() {
             if version == Version::V2012
@@ -80,7 +89,10 @@ impl Pattern {
                 let (name, tail) = after
                     .split_once('}')
                     .ok_or_else(|| Malformed::Variable(text.to_owned()))?;
-                atoms.push(variable(name).ok_or_else(|| Malformed::Variable(text.to_owned()))?);
+                let (atom, variable) =
+                    variable(name).ok_or_else(|| Malformed::Variable(text.to_owned()))?;
+                atoms.push(atom);
+                variables.extend(variable);
                 rest = tail;
                 continue;
             }
@@ -92,25 +104,20 @@ impl Pattern {
             }
             rest = rest.get(first.len_utf8()..).unwrap_or_default();
         }
-        Ok(Self::of(atoms))
-    }
-
-    fn of(atoms: Vec<Atom>) -> Self {
-        let is_variable = |atom: &Atom| matches!(atom, Atom::Variable { .. });
-        Self {
-            has_variable: atoms.iter().any(is_variable),
-            atoms,
-        }
+        Ok(Self {
+            atoms: atoms.into(),
+            variables: variables.into(),
+        })
     }
 
     /// Whether `text` is what the pattern says. A pattern with a variable that has no value, or several, and no
     /// default is like nothing; so is any pattern once the steps are used up.
     pub(super) fn matches(&self, text: &str, values: &Values, steps: &Steps) -> bool {
-        if self.has_variable {
+        if self.variables.is_empty() {
+            like(&self.atoms, text, steps)
+        } else {
             self.expand(values, steps)
                 .is_some_and(|atoms| like(&atoms, text, steps))
-        } else {
-            like(&self.atoms, text, steps)
         }
     }
 
@@ -120,7 +127,7 @@ impl Pattern {
         self.expand(values, steps).is_some_and(|atoms| {
             let pattern = atoms.iter().filter_map(|atom| match atom {
                 Atom::Char(c) => Some(*c),
-                Atom::One | Atom::Any | Atom::Variable { .. } => None,
+                Atom::One | Atom::Any | Atom::Variable => None,
             });
             pattern.flat_map(lower).eq(text.chars().flat_map(lower))
         })
@@ -129,17 +136,19 @@ impl Pattern {
     /// The pattern with the values in place of the variables; a wildcard in a value is text.
     fn expand(&self, values: &Values, steps: &Steps) -> Option<Vec<Atom>> {
         let mut atoms = Vec::with_capacity(self.atoms.len());
+        let mut variables = self.variables.iter();
         for atom in &self.atoms {
             if !steps.take(1) {
                 return None;
             }
-            let Atom::Variable { key, default } = atom else {
-                atoms.push(atom.clone());
+            if *atom != Atom::Variable {
+                atoms.push(*atom);
                 continue;
-            };
+            }
+            let Variable { key, default } = variables.next()?;
             let value = match values.find(key) {
-                Some([value]) => value,
-                None => default.as_ref()?,
+                Some([value]) => value.as_str(),
+                None => default.as_deref()?,
                 Some(_) => return None,
             };
             if !steps.take(value.len()) {
@@ -151,10 +160,10 @@ impl Pattern {
     }
 }
 
-/// What stands between `${` and `}`.
-fn variable(name: &str) -> Option<Atom> {
+/// What stands between `${` and `}`: a character that would else be special, or a variable.
+fn variable(name: &str) -> Option<(Atom, Option<Variable>)> {
     if let "*" | "?" | "$" = name {
-        return name.chars().next().map(Atom::Char);
+        return name.chars().next().map(|c| (Atom::Char(c), None));
     }
     let (key, default) = match name.split_once(',') {
         None => (name, None),
@@ -163,14 +172,15 @@ fn variable(name: &str) -> Option<Atom> {
                 .trim_start()
                 .strip_prefix('\'')?
                 .strip_suffix('\'')?;
-            (key, Some(default.to_owned()))
+            (key, Some(default.into()))
         }
     };
     let is_key = key.contains(':') && !key.contains(['{', '\'', '*', '?']);
-    is_key.then(|| Atom::Variable {
-        key: key.to_ascii_lowercase(),
+    let variable = || Variable {
+        key: key.to_ascii_lowercase().into(),
         default,
-    })
+    };
+    is_key.then(|| (Atom::Variable, Some(variable())))
 }
 
 /// What stands before the first `*` and after the last is held against the ends of the text; what stands between two is
@@ -240,7 +250,7 @@ fn skip_past(part: &[Atom], rest: &mut Chars<'_>, steps: &Steps) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ArnPattern {
     Anything,
-    Parts(Vec<Pattern>),
+    Parts(Box<[Pattern]>),
 }
 
 impl ArnPattern {
@@ -253,12 +263,18 @@ impl ArnPattern {
         if text == "*" {
             return Ok(Self::Anything);
         }
-        let Pattern { atoms, .. } = Pattern::parse(text, version, Wildcards::Yes)?;
+        let Pattern { atoms, variables } = Pattern::parse(text, version, Wildcards::Yes)?;
         // Split before the variables get their values, which may have colons of their own.
         let parts = atoms.splitn(ARN_PARTS, |atom| *atom == Atom::Char(':'));
-        Ok(Self::Parts(
-            parts.map(|part| Pattern::of(part.to_vec())).collect(),
-        ))
+        let mut variables = variables.into_iter();
+        let pattern = |part: &[Atom]| {
+            let has = part.iter().filter(|atom| **atom == Atom::Variable).count();
+            Pattern {
+                atoms: part.into(),
+                variables: variables.by_ref().take(has).collect(),
+            }
+        };
+        Ok(Self::Parts(parts.map(pattern).collect()))
     }
 
     /// Reads a resource of a statement: `*`, or an ARN whose partition and service are given, with variables in its
@@ -289,7 +305,7 @@ impl ArnPattern {
         if parts
             .iter()
             .take(ARN_PARTS - 1)
-            .any(|part| part.has_variable)
+            .any(|part| !part.variables.is_empty())
         {
             return Err(Malformed::Variable(text.to_owned()));
         }
@@ -539,6 +555,21 @@ mod tests {
         ArnPattern::parse(of, Version::V2012)
             .expect("a pattern")
             .matches(arn, &values(&[("aws:username", "a:b")]), &Steps::default())
+    }
+
+    #[test]
+    fn each_part_of_an_arn_has_its_own_variables() {
+        let of = "arn:aws:s3:${aws:requestedregion}:${aws:principalaccount, '1'}:${aws:username}/${aws:userid}";
+        let pattern = ArnPattern::parse(of, Version::V2012).expect("a pattern");
+        let of = values(&[
+            ("aws:requestedregion", "r"),
+            ("aws:username", "ann"),
+            ("aws:userid", "AIDA"),
+        ]);
+        let is_like = |arn| pattern.matches(arn, &of, &Steps::default());
+        assert!(is_like("arn:aws:s3:r:1:ann/AIDA"));
+        assert!(!is_like("arn:aws:s3:r:1:AIDA/ann"));
+        assert!(!is_like("arn:aws:s3:1:r:ann/AIDA"));
     }
 
     #[test]
