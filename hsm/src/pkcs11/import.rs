@@ -1,7 +1,6 @@
 //! Material that is brought along: a pair that unwraps it, and what it is unwrapped into.
 //!
-//! The pair's public half is an object of one session, read and forgotten: what stays in the token can unwrap and nothing
-//! else. `CKM_RSA_AES_KEY_WRAP` (PKCS#11 v3.1 §6.1.20) is done in its two steps, since few tokens have it as one: the AES
+//! `CKM_RSA_AES_KEY_WRAP` (PKCS#11 v3.1 §6.1.20) is done in its two steps, since few tokens have it as one: the AES
 //! key is an object of this session in between, and can unwrap and nothing else either.
 
 use cryptoki::mechanism::Mechanism;
@@ -13,9 +12,8 @@ use super::key::{self, Past, Requirement, Role};
 use super::raw;
 use super::scheme::{Bench, NotOpened, random};
 use super::tool::common_requirements;
-use crate::der;
 use crate::wrapping::{MATERIAL_BYTES, wrap};
-use crate::{BackingKeyId, HsmError, HsmResult, ImportWrapping, KeyBlob, RsaSize};
+use crate::{BackingKeyId, HsmError, HsmResult, ImportWrapping, RsaSize};
 
 /// How the label of an imported key ends, for people.
 pub(super) const IMPORTED_SUFFIX: &str = " (imported)";
@@ -31,72 +29,6 @@ pub(super) enum Target<'a> {
     Measured,
     /// A key of this session that unwraps what is wrapped under it.
     Step,
-}
-
-/// Makes a pair whose private half has this identity; without one, in this session only. Answers the private half, and the
-/// public half as it is written down.
-///
-/// # Errors
-///
-/// What the device says.
-pub(super) fn generate(
-    session: &Session,
-    size: RsaSize,
-    named: Option<(&BackingKeyId, &str)>,
-) -> HsmResult<(ObjectHandle, KeyBlob)> {
-    let bits = u64::try_from(size.bytes() * 8).unwrap_or_default();
-    let public = [
-        Attribute::Class(ObjectClass::PUBLIC_KEY),
-        Attribute::KeyType(KeyType::RSA),
-        Attribute::Token(false),
-        Attribute::Private(false),
-        Attribute::ModulusBits(bits.into()),
-        Attribute::PublicExponent(vec![1, 0, 1]),
-        Attribute::Encrypt(false),
-        Attribute::Verify(false),
-        Attribute::Wrap(false),
-    ];
-    let mut private = vec![
-        Attribute::Class(ObjectClass::PRIVATE_KEY),
-        Attribute::KeyType(KeyType::RSA),
-        Attribute::Token(named.is_some()),
-        Attribute::Private(true),
-        Attribute::Sensitive(true),
-        Attribute::Extractable(false),
-        Attribute::Modifiable(false),
-        Attribute::Decrypt(false),
-        Attribute::Sign(false),
-        Attribute::Unwrap(true),
-        Attribute::Derive(false),
-    ];
-    if let Some((id, label)) = named {
-        private.extend([
-            Attribute::Id(id.as_bytes().to_vec()),
-            Attribute::Label(label.as_bytes().to_vec()),
-        ]);
-    }
-    let made = session.generate_key_pair(&Mechanism::RsaPkcsKeyPairGen, &public, &private);
-    let (public, private) = made.map_err(device("C_GenerateKeyPair"))?;
-    let told = session.get_attributes(
-        public,
-        &[AttributeType::Modulus, AttributeType::PublicExponent],
-    );
-    let told = told.map_err(device("C_GetAttributeValue"))?;
-    let (mut modulus, mut exponent) = (Vec::new(), Vec::new());
-    for attribute in told {
-        match attribute {
-            Attribute::Modulus(bytes) => modulus = bytes,
-            Attribute::PublicExponent(bytes) => exponent = bytes,
-            _ => {}
-        }
-    }
-    session
-        .destroy_object(public)
-        .map_err(device("C_DestroyObject"))?;
-    Ok((
-        private,
-        KeyBlob::from_bytes(&der::rsa(&modulus, &exponent))?,
-    ))
 }
 
 /// What is asked of the private half.

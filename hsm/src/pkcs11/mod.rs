@@ -44,6 +44,7 @@ mod init;
 mod key;
 mod module;
 mod opened;
+mod pair;
 pub(crate) mod pin;
 mod probe;
 mod raw;

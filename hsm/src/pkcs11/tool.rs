@@ -1,15 +1,16 @@
 //! Tools as objects: how they are made, found, judged and tried.
 //!
-//! A MAC key is a generic secret: of its digest's length, signs and verifies, and does nothing else. A pair that unwraps
-//! is in [`import`], one that signs in [`sign`].
+//! A MAC key is a generic secret: of its digest's length, signs and verifies, and does nothing else. Pairs are made in
+//! [`pair`]; what one that unwraps does is in [`import`], of one that signs in [`sign`].
 
-use cryptoki::mechanism::{Mechanism, MechanismType};
+use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 
 use super::error::{device, failed, may_blame_ciphertext};
 use super::import;
 use super::key::{self, MAC_SUFFIX, Past, Requirement, unfit};
+use super::pair::{self, For};
 use super::probe::{Subject, with_source};
 use super::raw::{
     CK_MECHANISM_TYPE, CKM_SHA224_HMAC, CKM_SHA256_HMAC, CKM_SHA384_HMAC, CKM_SHA512_HMAC, Raw,
@@ -75,11 +76,13 @@ pub(super) fn generate(
     let hash = match spec {
         ToolSpec::Hmac(hash) => hash,
         ToolSpec::Unwrap(size, _) => {
-            let (_private, public) = import::generate(session, size, Some((id, label)))?;
+            let (key, named) = (SigningKey::Rsa(size), Some((id, label)));
+            let (_private, public) = pair::generate(session, key, For::Unwrapping, named)?;
             return Ok(public);
         }
         ToolSpec::Sign(key) => {
-            let (_private, public) = sign::generate(session, key, Some((id, label)))?;
+            let named = Some((id, label));
+            let (_private, public) = pair::generate(session, key, For::Signing, named)?;
             return Ok(public);
         }
     };
@@ -301,19 +304,11 @@ impl Subject<'_> {
         wrapping: ImportWrapping,
         dialect: Dialect,
     ) -> Result<(), String> {
-        let kind = MechanismType::RSA_PKCS_KEY_PAIR_GEN;
-        let info = self.context.get_mechanism_info(self.slot, kind);
-        let info = info.map_err(|error| format!("CKM_RSA_PKCS_KEY_PAIR_GEN: {error}"))?;
-        if info.max_key_size() < size.bytes() * 8 {
-            return Err(format!(
-                "it makes RSA keys of at most {} bits",
-                info.max_key_size()
-            ));
-        }
+        self.see_rsa_of(size)?;
         let session = self.session().map_err(|error| error.to_string())?;
         let tried = RsaSize::Bits2048;
-        let (private, public) =
-            import::generate(&session, tried, None).map_err(|error| with_source(&error))?;
+        let made = pair::generate(&session, SigningKey::Rsa(tried), For::Unwrapping, None);
+        let (private, public) = made.map_err(|error| with_source(&error))?;
         let bench = Bench {
             raw: self.raw,
             session: &session,
