@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::kms::{EncryptionContext, KeyRef, KmsError, Timestamp};
 
+/// Length of a key material id.
 const MATERIAL_ID_CHARS: usize = 64;
 const MARKER_CHARS_MAX: usize = 1024;
 const GRANT_TOKENS_MAX: usize = 10;

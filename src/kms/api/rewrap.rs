@@ -11,8 +11,6 @@ use crate::kms::{
     Dependent, KeyArn, KmsError, NewRewrap, REWRAP_RATE_MAX, Rewrap, RewrapId, RewrapState, Scope,
 };
 
-/// Length of a key material id.
-const MATERIAL_CHARS: usize = 64;
 /// The longest name of a bucket.
 const BUCKET_CHARS_MAX: usize = 63;
 /// The longest prefix: as long as an object key.
@@ -121,12 +119,7 @@ pub(super) async fn start(call: &Call<'_>, input: StartRequest) -> Result<Starte
     let mut constraints = Constraints::default();
     constraints.key_id("fromKeyId", input.from_key_id.as_ref());
     constraints.key_id("toKeyId", input.to_key_id.as_ref());
-    constraints.chars(
-        "fromKeyMaterialId",
-        input.from_key_material_id.as_deref(),
-        MATERIAL_CHARS,
-        MATERIAL_CHARS,
-    );
+    constraints.material_id("fromKeyMaterialId", input.from_key_material_id.as_deref());
     constraints.chars("bucket", input.bucket.as_deref(), 1, BUCKET_CHARS_MAX);
     constraints.chars("prefix", input.prefix.as_deref(), 0, PREFIX_CHARS_MAX);
     constraints.number(

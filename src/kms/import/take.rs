@@ -16,7 +16,7 @@ use crate::meta::Batch;
 
 /// Which version of its key a material becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum MaterialVersion {
     /// One that the key does not have yet.
     New(u32),
     /// One that it has, under the identity of its backing key: the number of a material that waited and went is given
@@ -29,7 +29,7 @@ enum Place {
     },
 }
 
-impl Place {
+impl MaterialVersion {
     /// Whether it is what the head says of the key.
     fn is_in(self, head: &KeyRecord) -> bool {
         match self {
@@ -73,7 +73,7 @@ struct Import<'a> {
     owner: &'a Owner,
     key: &'a KeyArn,
     pair: &'a Loaded<PairRecord>,
-    place: Place,
+    place: MaterialVersion,
     expires: Option<Timestamp>,
     description: Option<&'a str>,
 }
@@ -151,7 +151,11 @@ impl Kms {
     }
 
     /// Whether the material is in the token already, and proves itself there. What the token has lost is made again.
-    async fn is_in_token(&self, place: Place, material: &Material) -> Result<bool, KmsError> {
+    async fn is_in_token(
+        &self,
+        place: MaterialVersion,
+        material: &Material,
+    ) -> Result<bool, KmsError> {
         let (true, Some(recorded)) = (place.is_present(), &material.same_as) else {
             return Ok(false);
         };
@@ -185,7 +189,7 @@ impl Kms {
         (owner, key, head): (&Owner, &KeyArn, &KeyRecord),
         new: &NewMaterial,
         unwrapper: ToolKey,
-    ) -> Result<(Place, Material), KmsError> {
+    ) -> Result<(MaterialVersion, Material), KmsError> {
         let had_any = !head.versions().is_empty();
         let mut material = Material {
             unwrapper,
@@ -206,7 +210,7 @@ impl Kms {
                 if self.is_material_of(&mut material, &backing).await? {
                     let state = head.imported(version).map(|import| import.material);
                     let present = state == Some(MaterialState::Present);
-                    let place = Place::Known {
+                    let place = MaterialVersion::Known {
                         version,
                         backing: backing.id(),
                         present,
@@ -231,7 +235,7 @@ impl Kms {
             }
         }
         material.same_as = None;
-        Ok((Place::New(version), material))
+        Ok((MaterialVersion::New(version), material))
     }
 
     /// Whether the material opens the canary of a backing key; `material` says so afterwards.
@@ -310,8 +314,8 @@ impl Kms {
         let mut batch = rows.replace(import.pair, &served);
         let version = import.place.version();
         let (earlier, mut backing) = match (import.place, made) {
-            (Place::New(_), Some(made)) => (None, made.record().clone()),
-            (Place::Known { backing, .. }, made) => {
+            (MaterialVersion::New(_), Some(made)) => (None, made.record().clone()),
+            (MaterialVersion::Known { backing, .. }, made) => {
                 let earlier = rows.backing(import.owner, version).await?;
                 if earlier.record.id() != backing {
                     return Err(KmsError::Busy);
@@ -322,7 +326,7 @@ impl Kms {
                 };
                 (Some(earlier), backing)
             }
-            (Place::New(_), None) => {
+            (MaterialVersion::New(_), None) => {
                 return Err(KmsError::internal("new material without a backing key"));
             }
         };

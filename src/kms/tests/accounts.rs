@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::{DAY, DECRYPT, GENERATE, Rig, account, context, may_key, request, request_of, text};
+use super::{DAY, DECRYPT, Rig, account, context, may_key, request, request_of, text};
 use crate::auth::policy::{Document, Kind};
 use crate::auth::{AccountId, Identity, RequestContext, User};
 use crate::kms::{EncryptedDataKey, KeyRef, KmsError};
@@ -506,11 +506,7 @@ async fn a_ciphertext_goes_from_a_key_of_one_account_to_one_of_another() {
 async fn a_proof_of_another_account_s_key_opens_nothing() {
     let rig = Rig::new();
     let key = rig.key().await;
-    let (_, encrypted) = rig
-        .kms
-        .generate_data_key(&may_key(GENERATE, &key), &key, &context(&[]))
-        .await
-        .expect("a data key");
+    let encrypted = rig.encrypted_data_key(&key).await;
     // As a front end would be given it that believed a forged record.
     let forged = rig.kms.key_arn(&their_account(), key.key_id());
     let proof = may_key(DECRYPT, &forged);

@@ -41,11 +41,7 @@ async fn another_context_is_rejected() {
 async fn every_changed_bit_of_an_encrypted_data_key_is_rejected() {
     let rig = Rig::new();
     let key = rig.key().await;
-    let (_, encrypted) = rig
-        .kms
-        .generate_data_key(&may_key(GENERATE, &key), &key, &context(&[]))
-        .await
-        .expect("a data key");
+    let encrypted = rig.encrypted_data_key(&key).await;
     for at in 0..encrypted.as_bytes().len() {
         let mut bytes = encrypted.as_bytes().to_vec();
         bytes
@@ -96,11 +92,7 @@ async fn a_wrap_moved_under_another_key_id_is_rejected() {
 async fn a_wrap_moved_under_another_version_of_its_key_is_rejected() {
     let rig = Rig::new();
     let key = rig.key().await;
-    let (_, encrypted) = rig
-        .kms
-        .generate_data_key(&may_key(GENERATE, &key), &key, &context(&[]))
-        .await
-        .expect("a data key");
+    let encrypted = rig.encrypted_data_key(&key).await;
     rig.kms
         .rotate_key_on_demand(&may_key("kms:RotateKeyOnDemand", &key), &key)
         .await

@@ -204,11 +204,16 @@ async fn a_token_without_macs_refuses_at_the_creation_and_leaves_nothing_behind(
 
 #[tokio::test]
 async fn a_mac_key_that_was_made_and_not_recorded_is_reported_and_kept() {
+    let input = json!({ "KeyUsage": "GENERATE_VERIFY_MAC", "KeySpec": "HMAC_256" });
+    is_reported_and_kept(input).await;
+}
+
+/// A tool of this kind, when something fails after it was made.
+pub(super) async fn is_reported_and_kept(input: Value) {
     let rig = Rig::new();
     rig.key().await;
     let before = rig.token_keys().await;
     rig.faults.once(Op::GenerateTool, 1, Fault::FailAfter);
-    let input = json!({ "KeyUsage": "GENERATE_VERIFY_MAC", "KeySpec": "HMAC_256" });
     let (code, _) = rig.api_error("CreateKey", input).await;
     assert_eq!(code, "KeyUnavailableException");
     assert_eq!(rig.token_keys().await, before + 1);

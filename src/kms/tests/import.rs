@@ -63,6 +63,17 @@ pub(super) async fn imported(rig: &Rig) -> Value {
     key
 }
 
+/// A key that waits for its first material, or again for the one that it had.
+pub(super) async fn waiting(rig: &Rig, again: bool) -> Value {
+    if !again {
+        return create(rig).await;
+    }
+    let key = imported(rig).await;
+    let only = json!({ "KeyId": key["KeyId"] });
+    rig.api_ok("DeleteImportedKeyMaterial", only).await;
+    key
+}
+
 pub(super) fn plain(key: &Value) -> Value {
     json!({ "KeyId": key["KeyId"], "Plaintext": "eA==" })
 }

@@ -8,7 +8,7 @@ use strongroom_hsm::BackingKeyId;
 use strongroom_hsm::testing::fault::{Fault, Op};
 
 use super::accounts::them;
-use super::import::{create, describe, import, imported, parameters, plain};
+use super::import::{describe, import, imported, parameters, plain, waiting};
 use super::materials::{encrypt, list, new, rotate, take, taken, two};
 use super::{DAY, Rig, Value, json, may, request, text};
 use crate::auth::{RequestContext, Resource};
@@ -155,14 +155,7 @@ async fn a_commit_that_fails_leaves_the_material_or_nothing() {
     ] {
         let mut rig = Rig::new();
         let spy = Spy::on(&mut rig);
-        let key = if again {
-            let key = imported(&rig).await;
-            let only = json!({ "KeyId": key["KeyId"] });
-            rig.api_ok("DeleteImportedKeyMaterial", only).await;
-            key
-        } else {
-            create(&rig).await
-        };
+        let key = waiting(&rig, again).await;
         let before = rig.token_keys().await;
         let parameters = parameters(&rig, &key).await;
         let input = import(&key, &parameters, &[5; 32]);

@@ -13,11 +13,7 @@ const CANCEL: &str = "kms:CancelKeyDeletion";
 async fn a_disabled_key_neither_wraps_nor_unwraps_until_it_is_enabled() {
     let rig = Rig::new();
     let key = rig.key().await;
-    let (_, encrypted) = rig
-        .kms
-        .generate_data_key(&may_key(GENERATE, &key), &key, &context(&[]))
-        .await
-        .expect("a data key");
+    let encrypted = rig.encrypted_data_key(&key).await;
     rig.kms
         .disable_key(&may_key("kms:DisableKey", &key), &key)
         .await
@@ -185,11 +181,7 @@ async fn a_destruction_that_fails_half_way_is_finished_by_the_next_process() {
 async fn what_was_under_a_destroyed_key_says_that_the_key_is_gone() {
     let rig = Rig::new();
     let key = rig.key().await;
-    let (_, encrypted) = rig
-        .kms
-        .generate_data_key(&may_key(GENERATE, &key), &key, &context(&[]))
-        .await
-        .expect("a data key");
+    let encrypted = rig.encrypted_data_key(&key).await;
     rig.kms
         .schedule_key_deletion(&may_key(SCHEDULE, &key), &key, 7)
         .await

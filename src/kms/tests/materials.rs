@@ -2,7 +2,7 @@
 
 use strongroom_hsm::testing::fault::{Fault, Op};
 
-use super::import::{create, describe, import, imported, parameters, plain};
+use super::import::{create, describe, import, imported, parameters, plain, waiting};
 use super::{DAY, Rig, Value, json, text};
 use crate::kms::ON_DEMAND_ROTATIONS_MAX;
 use crate::meta::table as tables;
@@ -334,14 +334,7 @@ async fn what_an_import_leaves_when_it_dies_is_destroyed_by_the_next_process() {
     ] {
         for again in [false, true] {
             let mut rig = Rig::new();
-            let key = if again {
-                let key = imported(&rig).await;
-                let only = json!({ "KeyId": key["KeyId"] });
-                rig.api_ok("DeleteImportedKeyMaterial", only).await;
-                key
-            } else {
-                create(&rig).await
-            };
+            let key = waiting(&rig, again).await;
             let before = rig.token_keys().await;
             let parameters = parameters(&rig, &key).await;
             let input = import(&key, &parameters, &[5; 32]);

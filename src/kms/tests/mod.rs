@@ -10,7 +10,9 @@ use strongroom_hsm::testing::memory::MemoryToken;
 use strongroom_hsm::{HsmGroup, HsmHandle, HsmSettings};
 
 use super::key::KeyRecord;
-use super::{EncryptionContext, KeyArn, KeyRef, Kms, KmsError, KmsSettings, NewKey, api};
+use super::{
+    EncryptedDataKey, EncryptionContext, KeyArn, KeyRef, Kms, KmsError, KmsSettings, NewKey, api,
+};
 use crate::auth::policy::Side;
 use crate::auth::{AccountId, Action, Authorised, Principal, RequestContext, Resource, authorise};
 use crate::clock::ShiftedClock;
@@ -122,6 +124,16 @@ impl Rig {
             .await
             .expect("a key")
             .arn
+    }
+
+    /// A data key under it, encrypted.
+    async fn encrypted_data_key(&self, key: &KeyArn) -> EncryptedDataKey {
+        let (_, encrypted) = self
+            .kms
+            .generate_data_key(&may_key(GENERATE, key), key, &context(&[]))
+            .await
+            .expect("a data key");
+        encrypted
     }
 
     /// Makes the record of a key count so many grants.
