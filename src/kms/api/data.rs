@@ -140,6 +140,9 @@ pub(super) async fn decrypt(
     })
 }
 
+/// The condition key that says of a re-encryption whether it is to the key that it is from.
+pub(super) const ON_SAME_KEY: &str = "kms:ReEncryptOnSameKey";
+
 /// What a policy is asked about a cryptographic operation.
 pub(super) fn crypto<'a>(action: &'static str, context: &'a EncryptionContext) -> Ask<'a> {
     Ask::new(action)
@@ -282,8 +285,8 @@ pub(super) async fn re_encrypt(
         _ => None,
     };
     let is_same = (from.as_ref() == Some(&to)).to_string();
-    let from_ask = from_ask.value("kms:ReEncryptOnSameKey", is_same.as_str());
-    let to_ask = to_ask.value("kms:ReEncryptOnSameKey", is_same);
+    let from_ask = from_ask.value(ON_SAME_KEY, is_same.as_str());
+    let to_ask = to_ask.value(ON_SAME_KEY, is_same);
     let to_proof = call.may(&to_ask.named(&to_name), &to).await?;
     if is_only_asked {
         call.kms.check_usable(&to_proof, &to).await?;

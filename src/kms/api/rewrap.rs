@@ -4,11 +4,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::call::{Ask, Call};
+use super::data::ON_SAME_KEY;
 use super::keys::KeyOnly;
-use super::members::{Constraints, seconds, there};
+use super::members::{Constraints, SYMMETRIC_DEFAULT, seconds, there};
 use crate::auth::Authorised;
 use crate::kms::{
-    Dependent, KeyArn, KmsError, NewRewrap, REWRAP_RATE_MAX, Rewrap, RewrapId, RewrapState, Scope,
+    Dependent, KeyArn, KeyRef, KmsError, NewRewrap, REWRAP_RATE_MAX, Rewrap, RewrapId, RewrapState,
+    Scope,
 };
 
 /// The longest name of a bucket.
@@ -132,10 +134,17 @@ pub(super) async fn start(call: &Call<'_>, input: StartRequest) -> Result<Starte
     let (start, from) = call
         .authorised_key(&Ask::new("kms:StartRewrap"), &there(input.from_key_id)?)
         .await?;
-    let unwrap = call.may(&Ask::new("kms:ReEncryptFrom"), &from).await?;
-    let (wrap, to) = call
-        .authorised_key(&Ask::new("kms:ReEncryptTo"), &there(input.to_key_id)?)
-        .await?;
+    // Of many ciphertexts: what a policy says of an encryption context says nothing here.
+    let ask = |action| Ask::new(action).value("kms:EncryptionAlgorithm", SYMMETRIC_DEFAULT);
+    let (ask_from, ask_to) = (ask("kms:ReEncryptFrom"), ask("kms:ReEncryptTo"));
+    let to_name = KeyRef::parse(&there(input.to_key_id)?)?;
+    let to = call.kms.resolve_for(call.context, &ask_to, &to_name);
+    let to = to.await?;
+    let is_same = (from == to).to_string();
+    let ask_from = ask_from.value(ON_SAME_KEY, is_same.as_str());
+    let ask_to = ask_to.value(ON_SAME_KEY, is_same).named(&to_name);
+    let unwrap = call.may(&ask_from, &from).await?;
+    let wrap = call.may(&ask_to, &to).await?;
     let proofs = [&start, &unwrap, &wrap];
     let new = NewRewrap {
         from,

@@ -4,6 +4,7 @@ use super::access::{answer, user};
 use super::import::{create, import, imported, parameters, plain};
 use super::{Rig, Value, json};
 use crate::auth::RequestContext;
+use crate::kms::KeyArn;
 
 const DENIED: &str = "AccessDeniedException";
 
@@ -119,4 +120,30 @@ async fn a_re_encryption_says_of_both_sides_whether_they_are_the_same_key() {
             assert_eq!(asking.await, asked, "{name}");
         }
     }
+}
+
+#[tokio::test]
+async fn who_may_not_re_encrypt_to_another_key_does_not_begin_a_rewrap_to_one() {
+    let rig = Rig::new();
+    let (key, other) = (rig.key().await, rig.key().await);
+    let statement = |effect: &str, more: Value| {
+        let mut statement = json!({ "Effect": effect, "Action": "kms:*", "Resource": "*" });
+        for (name, value) in more.as_object().expect("an object") {
+            statement[name] = value.clone();
+        }
+        statement
+    };
+    let elsewhere = json!({ "Bool": { "kms:ReEncryptOnSameKey": "false" } });
+    let statements = [
+        statement("Allow", json!({})),
+        statement("Deny", json!({ "Condition": elsewhere })),
+    ];
+    let policy = json!({ "Version": "2012-10-17", "Statement": statements });
+    let caller = user("anna", &[policy]);
+    let to = |to: &KeyArn| json!({ "FromKeyId": key.as_str(), "ToKeyId": to.as_str() });
+    let refused = answer(&rig, &caller, "Strongroom.StartRewrap", to(&other));
+    assert_eq!(refused.await, DENIED);
+    // Of one material there is nothing to re-wrap.
+    let refused = answer(&rig, &caller, "Strongroom.StartRewrap", to(&key));
+    assert_eq!(refused.await, "ValidationException");
 }
