@@ -27,12 +27,12 @@ use super::error::KmsError;
 use super::key::{BackingRecord, Cause, KeyArn, KeyId, KeyRecord, Owner, Timestamp, name_of};
 use super::stores::Place;
 use super::table::{self, Rows};
-use crate::meta::{Batch, KeyRange, codec, table as tables};
+use crate::meta::{Batch, Row, codec, table as tables};
 
 /// After so long an intent of this process cannot end well any more.
 const INTENT_STALE_AFTER_MILLIS: i64 = 15 * 60 * 1000;
-/// Intents looked at in one go.
-const INTENTS_MAX: usize = 1000;
+/// Intents read in one go.
+const INTENTS_STEP: usize = 1000;
 
 /// What a backing key is made for.
 pub(super) enum Target<'a> {
@@ -276,15 +276,8 @@ impl Kms {
     /// Ends intents without an object and reports those with one; `again`, also those that were reported before. What an
     /// import left is destroyed.
     pub(super) async fn reconcile_intents(&self, again: bool) -> Result<(), KmsError> {
-        let snapshot = self.meta.snapshot().await.map_err(KmsError::meta)?;
-        let range = KeyRange::prefix(&[tables::KMS_INTENT]);
-        let rows = snapshot
-            .scan(&range, INTENTS_MAX)
-            .await
-            .map_err(KmsError::meta)?;
-        drop(snapshot);
         let mut outage = None;
-        for (row, stored) in rows {
+        for (row, stored) in self.intents().await? {
             let id = row
                 .get(1..)
                 .and_then(|id| id.try_into().ok())
@@ -340,6 +333,23 @@ impl Kms {
             }
         }
         outage.map_or(Ok(()), Err)
+    }
+
+    /// All intents as they are stored: some stay until somebody has destroyed what they report.
+    async fn intents(&self) -> Result<Vec<Row>, KmsError> {
+        let snapshot = self.meta.snapshot().await.map_err(KmsError::meta)?;
+        let mut intents = Vec::<Row>::new();
+        loop {
+            let last = intents.last().and_then(|(row, _)| row.get(1..));
+            let range = table::rows_after(tables::KMS_INTENT, last);
+            let found = snapshot.scan(&range, INTENTS_STEP).await;
+            let found = found.map_err(KmsError::meta)?;
+            let is_last = found.len() < INTENTS_STEP;
+            intents.extend(found);
+            if is_last {
+                return Ok(intents);
+            }
+        }
     }
 
     /// Destroys what an import left in the token: see the head of this file.
