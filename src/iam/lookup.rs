@@ -13,7 +13,7 @@ use crate::auth::credentials::Holder;
 use crate::auth::policy::Document;
 use crate::auth::sigv4::AuthError;
 use crate::auth::{AccountId, Identity, Principal, RoleSession, User};
-use crate::kms::Rows;
+use crate::kms::{Rows, Starter, StarterIdentity};
 
 /// Stands in for a managed session policy that was deleted since the session began.
 const NOTHING: &str =
@@ -64,27 +64,73 @@ impl Iam {
             .await?
             .unwrap_secret(access_key_id, &account, &key.secret)
             .map_err(|secrets::Unauthentic| IamError::Damaged("the secret of an access key"))?;
-        let mut policies = self.policies_of(&rows, &account, &user).await?;
-        for group in user.groups() {
-            let group = entity(&rows, &account, Kind::Group, group)
-                .await
-                .map_err(missing)?;
-            policies.extend(self.policies_of(&rows, &account, &group.record).await?);
-        }
-        let user = User {
-            id: user.id,
-            path: user.path,
-            name: user.name,
-            policies,
-        };
+        let identity = self.user(&rows, &account, user).await?;
         Ok(Holder {
             secret: Arc::new(secret),
             principal: Principal {
                 account,
                 access_key_id: access_key_id.to_owned(),
-                identity: Identity::User(Arc::new(user)),
+                identity,
             },
         })
+    }
+
+    /// A user with its own policies and those of its groups.
+    async fn user(
+        &self,
+        rows: &Rows,
+        account: &AccountId,
+        user: EntityRecord,
+    ) -> Result<Identity, IamError> {
+        let mut policies = self.policies_of(rows, account, &user).await?;
+        for group in user.groups() {
+            let group = entity(rows, account, Kind::Group, group)
+                .await
+                .map_err(missing)?;
+            policies.extend(self.policies_of(rows, account, &group.record).await?);
+        }
+        Ok(Identity::User(Arc::new(User {
+            id: user.id,
+            path: user.path,
+            name: user.name,
+            policies,
+        })))
+    }
+
+    /// Who began something earlier, with the policies that he has now; nobody, if he is not there any more or has another
+    /// name.
+    pub(super) async fn find_identity(&self, who: &Starter) -> Result<Option<Identity>, IamError> {
+        let account = &who.account;
+        if self.accounts.find(account).is_none() {
+            return Ok(None);
+        }
+        let (kind, name, id) = match &who.identity {
+            StarterIdentity::Root => return Ok(Some(Identity::Root)),
+            StarterIdentity::User { id, name } => (Kind::User, name, id),
+            StarterIdentity::Session { role_id, role, .. } => (Kind::Role, role, role_id),
+        };
+        let rows = self.kms.rows().await?;
+        let found = find_entity(&rows, account, kind, name).await?;
+        let Some(record) = found
+            .map(|found| found.record)
+            .filter(|record| record.id == *id)
+        else {
+            return Ok(None);
+        };
+        let StarterIdentity::Session { name, policies, .. } = &who.identity else {
+            return self.user(&rows, account, record).await.map(Some);
+        };
+        let cut_down = policies
+            .iter()
+            .map(|text| self.documents.stored(Use::Identity, text));
+        Ok(Some(Identity::Session(Arc::new(RoleSession {
+            policies: self.policies_of(&rows, account, &record).await?,
+            session_policies: cut_down.collect::<Result<_, _>>()?,
+            role_id: record.id,
+            path: record.path,
+            role: record.name,
+            name: name.clone(),
+        }))))
     }
 
     async fn lookup_session(&self, access_key_id: &str, token: &str) -> Result<Holder, IamError> {

@@ -4,9 +4,9 @@ use super::Iam;
 use super::error::IamError;
 use super::names::{Kind, is_name, is_path};
 use super::record::{self, EntityRecord};
-use crate::auth::AccountId;
 use crate::auth::policy::{Bound, Document};
-use crate::kms::{BindError, Identities, Rows};
+use crate::auth::{AccountId, Identity};
+use crate::kms::{BindError, Identities, KmsError, Rows, Starter};
 
 #[async_trait::async_trait]
 impl Identities for Iam {
@@ -28,6 +28,18 @@ impl Identities for Iam {
             }
         }
         Ok(bound)
+    }
+
+    async fn identity_of(&self, who: &Starter) -> Result<Option<Identity>, BindError> {
+        let found = self.find_identity(who).await;
+        found.map_err(|error| {
+            BindError::Kms(match error {
+                IamError::Kms(error) => error,
+                IamError::Damaged(what) => KmsError::Damaged(what),
+                // There is no other.
+                _ => KmsError::Damaged("an identity"),
+            })
+        })
     }
 }
 

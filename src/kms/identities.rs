@@ -1,10 +1,13 @@
-//! Whom policies and grants mean by a name: the identities know, and say it here.
+//! Whom policies and grants mean by a name, and what somebody may by now: the identities know, and say it here.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
+
+use minicbor::{Decode, Encode};
 
 use super::Kms;
 use super::error::KmsError;
 use crate::auth::policy::{Bound, Document};
+use crate::auth::{AccountId, Identity};
 
 /// Who knows users and roles. `iam` implements it; it stands on this module, so that it is told of itself later.
 #[async_trait::async_trait]
@@ -15,6 +18,56 @@ pub trait Identities: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// [`BindError`].
     async fn bind(&self, principals: &[&str]) -> Result<Bound, BindError>;
+
+    /// Who began something earlier, with the policies that he has now. `None`: he is not there any more.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError::Kms`].
+    async fn identity_of(&self, who: &Starter) -> Result<Option<Identity>, BindError>;
+}
+
+/// Who began something that goes on without him.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Starter {
+    /// Whose.
+    pub account: AccountId,
+    /// Who of it.
+    pub identity: StarterIdentity,
+}
+
+/// The same within its account, as it is recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum StarterIdentity {
+    /// The root user.
+    #[n(0)]
+    Root,
+    /// A user.
+    #[n(1)]
+    User {
+        /// Its unique id.
+        #[n(0)]
+        id: String,
+        /// Its name then.
+        #[n(1)]
+        name: String,
+    },
+    /// A session of a role. It may have ended since: the role goes on.
+    #[n(2)]
+    Session {
+        /// The role's unique id.
+        #[n(0)]
+        role_id: String,
+        /// The role's name.
+        #[n(1)]
+        role: String,
+        /// `RoleSessionName`.
+        #[n(2)]
+        name: String,
+        /// What the session was cut down to.
+        #[n(3)]
+        policies: Vec<String>,
+    },
 }
 
 /// What can go wrong with finding out who is meant.
@@ -47,11 +100,18 @@ impl Kms {
     }
 
     pub(super) async fn bind_principals(&self, principals: &[&str]) -> Result<Bound, BindError> {
-        let Some(identities) = self.identities.get() else {
-            return Ok(Bound::new());
-        };
-        let identities = identities.upgrade();
-        let identities = identities.ok_or(BindError::Kms(KmsError::Busy))?;
-        identities.bind(principals).await
+        match self.identities().map_err(BindError::Kms)? {
+            Some(identities) => identities.bind(principals).await,
+            None => Ok(Bound::new()),
+        }
+    }
+
+    /// Who knows users and roles, if anybody was told of.
+    pub(super) fn identities(&self) -> Result<Option<Arc<dyn Identities>>, KmsError> {
+        let known = self.identities.get();
+        // They go with the server only.
+        known
+            .map(|known| known.upgrade().ok_or(KmsError::Busy))
+            .transpose()
     }
 }

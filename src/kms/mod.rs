@@ -90,7 +90,7 @@ pub use grants::{
 pub use groups::{TokenGroups, cluster_id_of};
 pub use held::KeyWatch;
 pub use hmac::{MAC_BYTES_MAX, MAC_MESSAGE_BYTES_MAX};
-pub use identities::{BindError, Identities};
+pub use identities::{BindError, Identities, Starter, StarterIdentity};
 pub use import::{
     IMPORT_BYTES_MAX, IMPORT_PAIRS_PER_KEY_MAX, IMPORT_PARAMETERS_VALID_MILLIS, ImportParameters,
     ImportedMaterial, MATERIAL_DESCRIPTION_CHARS_MAX, MATERIAL_VALID_DAYS_MAX, NewMaterial,

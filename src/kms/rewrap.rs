@@ -2,8 +2,8 @@
 //!
 //! This is the book of them; the work is done by the data plane, which takes a job under a lease, asks for each data
 //! key to be unwrapped and wrapped again, and writes down how far it is. Rows bear a MAC: a job is the right to use
-//! two keys until it is done, given by whoever began it, and nobody may make one up. The keys' states are read for
-//! each data key.
+//! two keys until it is done, as long as whoever began it has that right, and nobody may make one up. The keys' states
+//! and policies are read for each data key.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,6 +22,10 @@ use super::{COMMIT_ATTEMPTS_MAX, Kms, check_proof, check_proof_of};
 use crate::auth::{AccountId, Authorised, Resource};
 use crate::meta::table as tables;
 
+mod starter;
+
+use starter::{Asked, StarterRecord};
+
 /// The most re-wraps that wait or are under way and leave keys of one account.
 pub const REWRAPS_OPEN_MAX: usize = 100;
 /// The most re-wraps that are remembered of one account; the oldest that have ended are forgotten.
@@ -30,6 +34,10 @@ pub const REWRAPS_MAX: usize = 1000;
 const SCAN_ROWS: usize = 1000;
 /// The fastest that a re-wrap may be asked to be, in objects a second.
 pub const REWRAP_RATE_MAX: u32 = 1_000_000;
+/// What is asked of the key that is left.
+const FROM: &str = "kms:ReEncryptFrom";
+/// What is asked of the key that is gone to.
+const TO: &str = "kms:ReEncryptTo";
 /// For so long a re-wrap is its runner's without a sign of life.
 const REWRAP_LEASE_MILLIS: i64 = 30_000;
 
@@ -210,6 +218,9 @@ struct RewrapRecord {
     /// Nobody takes it before.
     #[n(23)]
     rest_until: Option<Timestamp>,
+    /// Not said of one from before it was recorded.
+    #[n(24)]
+    starter: Option<StarterRecord>,
 }
 
 impl RewrapRecord {
@@ -235,6 +246,8 @@ struct Lease {
 #[must_use = "a lease that nobody works under keeps others from the work"]
 pub struct RewrapLease {
     rewrap: Rewrap,
+    starter: Option<StarterRecord>,
+    asked: Asked,
 }
 
 impl RewrapLease {
@@ -262,8 +275,8 @@ impl Kms {
     }
 
     /// Begins a re-wrap, which is carried out by whatever server has the time. Not an operation of AWS. Three proofs:
-    /// `kms:StartRewrap` and `kms:ReEncryptFrom` on the key that is left, `kms:ReEncryptTo` on the other. The
-    /// keys' policies are asked now and not for each data key, hence without an encryption context; their states are.
+    /// `kms:StartRewrap` and `kms:ReEncryptFrom` on the key that is left, `kms:ReEncryptTo` on the other. Now policies are
+    /// asked without an encryption context; for each data key they are asked again, with its own.
     ///
     /// # Errors
     ///
@@ -305,6 +318,7 @@ impl Kms {
             to_account: self.recorded_account(&new.to),
             turn: 0,
             rest_until: None,
+            starter: Some(StarterRecord::of(started_by)),
         };
         let id = RewrapId::new(created);
         for _ in 0..COMMIT_ATTEMPTS_MAX {
@@ -438,13 +452,20 @@ impl Kms {
             record.rest_until = None;
             if self.commit(rows.replace(&loaded, &record)).await? {
                 let rewrap = self.rewrap_of(id, &record);
-                return Ok(Some(RewrapLease { rewrap }));
+                let starter = record.starter;
+                let asked = self.asked(&rewrap, starter.as_ref()).await?;
+                return Ok(Some(RewrapLease {
+                    rewrap,
+                    starter,
+                    asked,
+                }));
             }
         }
         Ok(None)
     }
 
-    /// Writes down how far a re-wrap is, and that it is still being run. `false`: it is not ours any more.
+    /// Writes down how far a re-wrap is, and that it is still being run, and asks again what whoever began it may.
+    /// `false`: it is not ours any more.
     ///
     /// # Errors
     ///
@@ -455,12 +476,17 @@ impl Kms {
         cursor: &[u8],
         counts: RewrapCounts,
     ) -> Result<bool, KmsError> {
-        self.write_rewrap(lease, |record| {
-            record.cursor = cursor.to_vec();
-            record.counts = counts;
-            record.lease = Some(self.new_lease());
-        })
-        .await
+        let ours = self
+            .write_rewrap(lease, |record| {
+                record.cursor = cursor.to_vec();
+                record.counts = counts;
+                record.lease = Some(self.new_lease());
+            })
+            .await?;
+        if ours {
+            lease.asked = self.asked(&lease.rewrap, lease.starter.as_ref()).await?;
+        }
+        Ok(ours)
     }
 
     /// Whether a re-wrap of another account could be taken now.
@@ -547,7 +573,14 @@ impl Kms {
         }
         self.check_audit()?;
         let from = &lease.rewrap.from;
-        let outcome = self.unwrap_direct(from, encrypted, context).await;
+        let may = (FROM, from);
+        let outcome = match self
+            .may_still(&lease.rewrap, &lease.asked, may, context)
+            .await
+        {
+            Ok(()) => self.unwrap_direct(from, encrypted, context).await,
+            Err(denied) => Err(denied),
+        };
         let material = outcome.as_ref().map(|(_, material)| *material);
         self.record_rewrap(&lease.rewrap, "Decrypt", context, material)
             .await?;
@@ -566,10 +599,16 @@ impl Kms {
         data_key: &DataKey,
     ) -> Result<EncryptedDataKey, KmsError> {
         self.check_audit()?;
+        let to = &lease.rewrap.to;
         let secret = SecretBytes::from(data_key);
-        let outcome = self
-            .encrypt_direct((&lease.rewrap.to, "kms:ReEncryptTo"), context, secret)
-            .await;
+        let may = (TO, to);
+        let outcome = match self
+            .may_still(&lease.rewrap, &lease.asked, may, context)
+            .await
+        {
+            Ok(()) => self.encrypt_direct((to, TO), context, secret).await,
+            Err(denied) => Err(denied),
+        };
         let material = outcome.as_ref().map(|encrypted| encrypted.material);
         self.record_rewrap(&lease.rewrap, "Encrypt", context, material)
             .await?;
@@ -583,8 +622,8 @@ impl Kms {
         new: &NewRewrap,
     ) -> Result<(u32, u32), KmsError> {
         check_proof(start, &["kms:StartRewrap"], &new.from)?;
-        check_proof(from, &["kms:ReEncryptFrom"], &new.from)?;
-        check_proof(to, &["kms:ReEncryptTo"], &new.to)?;
+        check_proof(from, &[FROM], &new.from)?;
+        check_proof(to, &[TO], &new.to)?;
         if new.scope.bucket.is_none() && !new.scope.prefix.is_empty() {
             return Err(KmsError::Validation("a prefix needs a bucket".to_owned()));
         }

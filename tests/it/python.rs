@@ -211,6 +211,7 @@ python_tests! {
         key_usage_follows_every_write
         a_key_in_use_goes_with_a_warning_or_not_at_all
         a_rewrap_moves_what_it_is_told_to_and_says_what_is_left
+        a_rewrap_may_what_whoever_began_it_may_by_now
         a_rewrap_waits_for_its_token
         writers_do_not_notice_a_rewrap
         a_rewrap_survives_kill_9_and_leaves_nothing_behind

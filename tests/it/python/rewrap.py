@@ -47,12 +47,12 @@ def _counts(usage):
     return usage["Objects"], usage["Bytes"], usage["MultipartUploads"]
 
 
-def _call(s, target, body):
-    """An operation that boto3 does not know."""
+def _call(s, target, body, by=None):
+    """An operation that boto3 does not know; `by`: id and secret of another access key."""
     data = json.dumps(body)
     headers = {"x-amz-target": f"Strongroom.{target}", "content-type": "application/x-amz-json-1.1"}
     request = botocore.awsrequest.AWSRequest("POST", s.endpoint + "/", headers=headers, data=data)
-    credentials = botocore.credentials.Credentials(s.key_id, s.secret)
+    credentials = botocore.credentials.Credentials(*(by or (s.key_id, s.secret)))
     botocore.auth.SigV4Auth(credentials, "kms", s.region).add_auth(request)
     connection = http.client.HTTPConnection(s.address, timeout=60)
     connection.request("POST", "/", body=data, headers=dict(request.headers))
@@ -459,6 +459,65 @@ def a_rewrap_moves_what_it_is_told_to_and_says_what_is_left():
 
 def _assert(condition):
     assert condition
+
+
+def a_rewrap_may_what_whoever_began_it_may_by_now():
+    """The one is denied by an object's encryption context, the other loses its user on the way."""
+    def put(s3, name, key):
+        s3.put_object(Bucket="vault", Key=name, Body=b"x", ServerSideEncryption="aws:kms", SSEKMSKeyId=key)
+
+    with Server() as s:
+        s3, kms, iam = s.client(), s.client("kms"), s.client("iam")
+        s3.create_bucket(Bucket="vault")
+        old, new = _key(s), _key(s)
+        for name in ("secret/a", "secret/b", "open/a", "open/b"):
+            put(s3, name, old)
+        policy = json.loads(kms.get_key_policy(KeyId=old)["Policy"])
+        policy["Statement"].append({
+            "Effect": "Deny", "Principal": "*", "Action": "kms:ReEncryptFrom", "Resource": "*",
+            "Condition": {"StringLike": {"kms:EncryptionContext:aws:s3:arn": "arn:aws:s3:::vault/secret/*"}}})
+        kms.put_key_policy(KeyId=old, Policy=json.dumps(policy))
+        status, rewrap = _call(s, "StartRewrap", {"FromKeyId": old, "ToKeyId": new})
+        assert status == 200, rewrap
+        ended = _done(s, rewrap["RewrapId"])
+        assert (ended["State"], ended["Rewrapped"], ended["Failed"]) == ("COMPLETED", 2, 2), ended
+        assert _counts(_usage(s, old))[0] == 2 and _counts(_usage(s, new))[0] == 2
+        assert s3.head_object(Bucket="vault", Key="secret/a")["SSEKMSKeyId"] == old
+
+        iam.create_user(UserName="eve")
+        grant = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "kms:*", "Resource": "*"}]}
+        iam.put_user_policy(UserName="eve", PolicyName="p", PolicyDocument=json.dumps(grant))
+        made = iam.create_access_key(UserName="eve")["AccessKey"]
+        eve = made["AccessKeyId"], made["SecretAccessKey"]
+        for number in range(30):
+            put(s3, f"many/{number}", new)
+        last = _key(s)
+
+        def begin():
+            ask = {"FromKeyId": new, "ToKeyId": last, "ObjectsPerSecond": 1}
+            status, rewrap = _call(s, "StartRewrap", ask, eve)
+            assert status == 200, rewrap
+            eventually(lambda: _assert(_counts(_usage(s, last))[0] > 0))
+            return rewrap["RewrapId"]
+
+        # Without the right it moves nothing any more, and says so.
+        first = begin()
+        iam.delete_user_policy(UserName="eve", PolicyName="p")
+        ended = _done(s, first)
+        assert ended["Failed"] > 0 and ended["Remaining"]["Objects"] > 20, ended
+        # Without its user it ends at once.
+        iam.put_user_policy(UserName="eve", PolicyName="p", PolicyDocument=json.dumps(grant))
+        before = _counts(_usage(s, last))[0]
+        ask = {"FromKeyId": new, "ToKeyId": last, "ObjectsPerSecond": 1}
+        status, rewrap = _call(s, "StartRewrap", ask, eve)
+        assert status == 200, rewrap
+        eventually(lambda: _assert(_counts(_usage(s, last))[0] > before))
+        iam.delete_user_policy(UserName="eve", PolicyName="p")
+        iam.delete_access_key(UserName="eve", AccessKeyId=eve[0])
+        iam.delete_user(UserName="eve")
+        ended = _done(s, rewrap["RewrapId"])
+        assert ended["State"] == "FAILED" and "eve" in ended["StateReason"], ended
+        assert ended["Remaining"]["Objects"] > 15, ended
 
 
 def a_rewrap_waits_for_its_token():
