@@ -13,9 +13,10 @@ use super::files::{self, Lines, Read};
 pub struct Filter {
     /// A key's ARN or id, or what a caller called it.
     pub key: Option<String>,
-    /// An identity's ARN or user name, or an access key id; of a session, also the call that made it.
+    /// An identity's ARN or user name, or an access key id; of that, also the call that made it, and refusals that
+    /// claimed it.
     pub principal: Option<String>,
-    /// `BUCKET`, `BUCKET/KEY`, or the ARN; with a `*` at its end, all that begin so.
+    /// `BUCKET` (what was done to itself), `BUCKET/KEY`, or the ARN; with a `*` at its end, all that begin so.
     pub object: Option<String>,
     /// `eventName`.
     pub event: Option<String>,
@@ -52,6 +53,7 @@ impl From<&str> for Wanted {
 }
 
 const S3_STEM: &str = "arn:aws:s3:::";
+const BUCKET_DEFAULT_KEY: &str = "/requestParameters/ServerSideEncryptionConfiguration/Rule/0/ApplyServerSideEncryptionByDefault/KMSMasterKeyID";
 
 impl Filter {
     /// Whether this event is meant.
@@ -85,9 +87,13 @@ fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
         .unwrap_or_default()
 }
 
+fn list<'v>(value: &'v Value, pointer: &str) -> impl Iterator<Item = &'v Value> {
+    let items = value.pointer(pointer).and_then(Value::as_array);
+    items.into_iter().flatten()
+}
+
 fn names_key(event: &Value, key: &str) -> bool {
-    let resources = event.get("resources").and_then(Value::as_array);
-    let is_resource = resources.into_iter().flatten().any(|resource| {
+    let is_resource = list(event, "/resources").any(|resource| {
         let arn = text(resource, "/ARN");
         arn == key || arn.rsplit_once('/').is_some_and(|(_, id)| id == key)
     });
@@ -97,11 +103,13 @@ fn names_key(event: &Value, key: &str) -> bool {
         "sourceKeyId",
         "destinationKeyId",
         "targetKeyId",
+        "fromKeyId",
+        "toKeyId",
         "aliasName",
     ]
     .into_iter()
     .filter_map(|name| parameters?.get(name)?.as_str());
-    is_resource || named.any(|named| named == key)
+    is_resource || named.any(|named| named == key) || text(event, BUCKET_DEFAULT_KEY) == key
 }
 
 fn is_by(event: &Value, who: &str) -> bool {
@@ -115,12 +123,15 @@ fn is_by(event: &Value, who: &str) -> bool {
     .into_iter()
     .any(|name| text(event, &format!("/userIdentity/{name}")) == who)
         || [
+            "accessKey/accessKeyId",
             "credentials/accessKeyId",
             "assumedRoleUser/arn",
             "assumedRoleUser/assumedRoleId",
         ]
         .into_iter()
         .any(|name| text(event, &format!("/responseElements/{name}")) == who)
+        || list(event, "/serviceEventDetails/accessKeys")
+            .any(|claimed| text(claimed, "/accessKeyId") == who)
 }
 
 fn is_for(event: &Value, object: &str) -> bool {
@@ -129,8 +140,10 @@ fn is_for(event: &Value, object: &str) -> bool {
         text(event, "/s3Request/resource"),
         text(event, "/requestParameters/encryptionContext/aws:s3:arn"),
     ];
+    let resources = list(event, "/resources").map(|resource| text(resource, "/ARN"));
     named
         .into_iter()
+        .chain(resources)
         .filter_map(|arn| arn.strip_prefix(S3_STEM))
         .any(|arn| match object.strip_suffix('*') {
             Some(beginning) => arn.starts_with(beginning),
