@@ -13,7 +13,7 @@ use super::chain::Line;
 use super::files;
 use super::verify::{Expected, Verified, Wrong, verify};
 use super::{Audit, AuditError, AuditSettings, Checkpoint, Durability, Head, OnFailure, ServerId};
-use crate::clock::ShiftedClock;
+use crate::clock::{Clock as _, ShiftedClock, SystemClock};
 
 mod limits;
 
@@ -56,10 +56,15 @@ impl Rig {
         };
         Self {
             settings,
-            clock: ShiftedClock::default(),
+            clock: noon(),
             attested: None,
             _directory: directory,
         }
+    }
+
+    /// Its day is over.
+    fn end_day(&self) {
+        self.clock.shift_to(to_noon() + 86_400);
     }
 
     fn dir(&self) -> &Path {
@@ -112,6 +117,18 @@ impl Rig {
             .map(|finding| (finding.line, finding.sequence, finding.what))
             .collect()
     }
+}
+
+/// A clock by which it is noon: no test sees the end of a day that it does not make itself.
+fn noon() -> ShiftedClock {
+    let clock = ShiftedClock::default();
+    clock.shift_to(to_noon());
+    clock
+}
+
+fn to_noon() -> i64 {
+    let now = SystemClock.now();
+    43_200 - (now - now.replace_time(time::Time::MIDNIGHT)).whole_seconds()
 }
 
 fn lines_of(path: &Path) -> Vec<String> {
@@ -232,7 +249,7 @@ async fn a_file_is_closed_at_its_size_and_at_the_end_of_its_day() {
     for path in rig.files() {
         assert!(fs::metadata(path).expect("there").len() <= 2000);
     }
-    rig.clock.shift_to(86_400);
+    rig.end_day();
     rig.extend(0).await;
     assert_eq!(rig.files().len(), by_size + 1);
     assert_eq!(rig.verify().findings, []);
@@ -565,6 +582,27 @@ async fn key_use_goes_on_without_records_if_the_settings_say_so() {
 }
 
 #[tokio::test]
+async fn what_was_said_to_be_lost_is_not_said_again() {
+    let mut rig = Rig::new();
+    rig.settings.on_failure = OnFailure::Continue;
+    let room = room(rig.dir());
+    let audit = rig.open();
+    *room.lock().expect("no panic") = Some(0);
+    assert!(!audit.append(event(1)).await.expect("goes on"));
+    // For what was lost, and not for what comes behind it.
+    *room.lock().expect("no panic") = Some(1000);
+    let long = json!({ "eventName": "x".repeat(2000) }).to_string();
+    assert!(!audit.append(long.into_bytes()).await.expect("goes on"));
+    *room.lock().expect("no panic") = None;
+    assert!(audit.append(event(3)).await.expect("room"));
+    let verified = rig.verify();
+    assert_eq!((verified.findings, verified.gaps.len()), (vec![], 2));
+    for gap in &verified.gaps {
+        assert!(gap.contains(": 1 records could not be written"), "{gap}");
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_is_taken_away_or_touched_is_noticed_before_the_next_record() {
     let rig = Rig::new();
     let audit = rig.open();
@@ -735,6 +773,47 @@ fn filters_take_what_is_meant() {
         object: some("vault/a"),
         ..base()
     }));
+    let object = |object: &str| Filter {
+        object: some(object),
+        ..base()
+    };
+    let by_key = |key: &str| Filter {
+        key: some(key),
+        ..base()
+    };
+    let by = |principal: &str| Filter {
+        principal: some(principal),
+        ..base()
+    };
+    let rule = json!({ "ApplyServerSideEncryptionByDefault": { "KMSMasterKeyID": "alias/x" } });
+    for (filter, event) in [
+        (
+            object("vault"),
+            json!({ "resources": [{ "ARN": "arn:aws:s3:::vault" }] }),
+        ),
+        (
+            by_key("alias/x"),
+            json!({ "requestParameters": { "fromKeyId": "alias/x", "toKeyId": "alias/y" } }),
+        ),
+        (
+            by_key("alias/y"),
+            json!({ "requestParameters": { "fromKeyId": "alias/x", "toKeyId": "alias/y" } }),
+        ),
+        (
+            by_key("alias/x"),
+            json!({ "requestParameters": { "ServerSideEncryptionConfiguration": { "Rule": [rule] } } }),
+        ),
+        (
+            by("AKIA2"),
+            json!({ "serviceEventDetails": { "accessKeys": [{ "accessKeyId": "AKIA2" }] } }),
+        ),
+        (
+            by("AKIA2"),
+            json!({ "responseElements": { "accessKey": { "accessKeyId": "AKIA2" } } }),
+        ),
+    ] {
+        assert!(filter.takes(&event), "{filter:?} {event}");
+    }
     assert!(takes(Filter {
         since: some("2026-11-24"),
         until: some("2026-11-25"),

@@ -9,6 +9,7 @@
 //! From then on the audit is failing: [`Audit::check`] says so at once to whoever is about to use a key, and the thread
 //! tries again by itself until it can say in the chain how many records are lost.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -37,6 +38,8 @@ const GROUP_RECORDS_MAX: usize = 512;
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Why a record never came into the queue.
 const UNQUEUED: &str = "the disk did not answer, and the queue was full";
+/// Or why nobody waited until it did.
+const LEFT: &str = "the queue was full, and whoever asked went away";
 /// How often the thread tries by itself to write again.
 const HEAL_PAUSE: Duration = Duration::from_millis(500);
 
@@ -132,8 +135,8 @@ struct Shared {
     /// Whether this process has made a checkpoint.
     has_checkpoint: AtomicBool,
     why: Mutex<String>,
-    /// What the chain does not yet say to be lost.
-    unqueued: Mutex<Option<Unqueued>>,
+    /// What the chain does not yet say to be lost, by why it is.
+    unqueued: Mutex<BTreeMap<&'static str, Unqueued>>,
     due: Notify,
 }
 
@@ -146,21 +149,17 @@ struct Unqueued {
 }
 
 impl Shared {
-    fn unqueued(&self) -> std::sync::MutexGuard<'_, Option<Unqueued>> {
+    fn unqueued(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, Unqueued>> {
         self.unqueued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts what never came into the queue.
-    fn lose(&self, lost: Unqueued) {
+    fn lose(&self, why: &'static str, lost: Unqueued) {
         let mut unqueued = self.unqueued();
-        *unqueued = Some(match *unqueued {
-            None => lost,
-            Some(before) => Unqueued {
-                count: before.count.saturating_add(lost.count),
-                first: before.first.min(lost.first),
-                last: before.last.max(lost.last),
-            },
-        });
+        let all = unqueued.entry(why).or_insert(Unqueued { count: 0, ..lost });
+        all.count = all.count.saturating_add(lost.count);
+        all.first = all.first.min(lost.first);
+        all.last = all.last.max(lost.last);
     }
 
     fn unattested(&self) -> u64 {
@@ -284,6 +283,21 @@ impl Audit {
         }
     }
 
+    /// Appends a record that nobody waits for. What does not come into the queue at once is lost, and counted.
+    pub(crate) fn append_unawaited(&self, record: Vec<u8>) {
+        let mut unsent = self.unsent();
+        let (answer, _nobody) = oneshot::channel();
+        let job = Job::Record {
+            record,
+            wants: true,
+            answer,
+        };
+        let queue = self.queue.as_ref();
+        if queue.is_some_and(|queue| queue.try_send(job).is_ok()) {
+            unsent.why = None;
+        }
+    }
+
     /// Appends a checkpoint.
     ///
     /// # Errors
@@ -365,10 +379,10 @@ impl Audit {
     }
 
     async fn append_any(&self, record: Vec<u8>, wants: bool) -> Result<(), AuditError> {
-        let queued = AtomicBool::new(false);
+        let mut unsent = self.unsent();
         let outcome = self
             .ask(|answer| {
-                queued.store(true, Ordering::Relaxed);
+                unsent.why = None;
                 Job::Record {
                     record,
                     wants,
@@ -376,17 +390,17 @@ impl Audit {
                 }
             })
             .await;
-        // What never came into the queue, nobody else counts.
-        if outcome.is_err() && !queued.load(Ordering::Relaxed) {
-            self.shared.lost.fetch_add(1, Ordering::Relaxed);
-            let now = self.clock.now();
-            self.shared.lose(Unqueued {
-                count: 1,
-                first: now,
-                last: now,
-            });
+        if unsent.why.is_some() {
+            unsent.why = Some(UNQUEUED);
         }
         outcome
+    }
+
+    fn unsent(&self) -> Unsent<'_> {
+        Unsent {
+            audit: self,
+            why: Some(LEFT),
+        }
     }
 
     async fn ask<T>(
@@ -406,6 +420,28 @@ impl Audit {
         match tokio::time::timeout(ANSWER_WAIT_MAX, asked).await {
             Ok(answered) => answered,
             Err(_elapsed) => Err(AuditError::Timeout(ANSWER_WAIT_MAX)),
+        }
+    }
+}
+
+/// A record on its way into the queue. If it does not get there, for nobody waits any more, nobody else counts it.
+struct Unsent<'a> {
+    audit: &'a Audit,
+    /// Why it did not; nothing once it did.
+    why: Option<&'static str>,
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        if let Some(why) = self.why {
+            self.audit.shared.lost.fetch_add(1, Ordering::Relaxed);
+            let now = self.audit.clock.now();
+            let lost = Unqueued {
+                count: 1,
+                first: now,
+                last: now,
+            };
+            self.audit.shared.lose(why, lost);
         }
     }
 }
@@ -471,7 +507,7 @@ impl Writer {
             self.turn(&mut group);
         }
         // The loss has no record behind it to go with.
-        if self.shared.unqueued().is_some() {
+        if !self.shared.unqueued().is_empty() {
             let _logged = self.write(&[]);
         }
         let _logged = self.flush();
@@ -551,14 +587,15 @@ impl Writer {
             };
             (note.record(), true)
         });
-        let unqueued = self.shared.unqueued().take();
-        let lost = unqueued.map(|unqueued| {
+        let told = usize::from(resumed.is_some());
+        let unqueued = std::mem::take(&mut *self.shared.unqueued());
+        let lost = unqueued.iter().map(|(why, unqueued)| {
             let note = Note::Lost {
                 time: timestamp(self.clock.now()),
                 first: timestamp(unqueued.first),
                 last: timestamp(unqueued.last),
                 lost: unqueued.count,
-                reason: UNQUEUED.to_owned(),
+                reason: (*why).to_owned(),
             };
             (note.record(), true)
         });
@@ -570,10 +607,12 @@ impl Writer {
         };
         let written = all.iter().take(whole);
         self.count(written.map(|(_, wants)| *wants));
-        if let Some(unqueued) = unqueued
-            && whole < notes.len()
-        {
-            self.shared.lose(unqueued);
+        for (why, unqueued) in unqueued.into_iter().skip(whole.saturating_sub(told)) {
+            self.shared.lose(why, unqueued);
+        }
+        if outcome.is_err() && whole >= told {
+            // The chain says so already: what is lost from here on is another loss.
+            self.trouble = None;
         }
         let whole = whole.saturating_sub(notes.len());
         match outcome {

@@ -94,7 +94,7 @@ async fn a_file_that_could_not_be_flushed_is_not_gone_on_with() {
     let audit = rig.open();
     audit.append(event(1)).await.expect("written");
     // Its day is over, so that it is flushed and left.
-    rig.clock.shift_to(86_400);
+    rig.end_day();
     bad_syncs(rig.dir()).store(1, Ordering::Relaxed);
     let error = audit.append(event(2)).await.expect_err("not flushed");
     assert!(matches!(error, AuditError::Unwritable(_)), "{error}");
@@ -143,4 +143,50 @@ async fn what_a_hung_disk_has_lost_is_said_in_the_chain() {
     // File, Start, the loss, and the events that are there.
     let events = CALLERS as u64 + 1 - lost;
     assert_eq!(verified.records, 3 + events);
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_is_written_or_said_to_be_lost() {
+    const CALLERS: usize = 5000;
+    let rig = Rig::new();
+    let audit = Arc::new(rig.open());
+    let room = room(rig.dir());
+    let (hung, hangs) = tokio::sync::oneshot::channel();
+    let (heal, healed) = std::sync::mpsc::channel::<()>();
+    let disk = std::thread::spawn(move || {
+        let _room = room.lock().expect("no panic");
+        hung.send(()).expect("waited for");
+        healed.recv().expect("healed");
+    });
+    hangs.await.expect("hung");
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|number| {
+            let audit = Arc::clone(&audit);
+            tokio::spawn(async move { audit.append(event(number)).await })
+        })
+        .collect();
+    // Each has come as far as it can.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for caller in callers {
+        caller.abort();
+        let _gone = caller.await;
+    }
+    let lost = audit.stats().lost;
+    assert!(lost > 0);
+    audit.append_unawaited(event(CALLERS));
+    assert_eq!(audit.stats().lost, lost + 1);
+    heal.send(()).expect("waits");
+    disk.join().expect("no panic");
+    audit.append(event(CALLERS + 1)).await.expect("written");
+    audit.append_unawaited(event(CALLERS + 2));
+    audit.flush().await.expect("flushed");
+    let verified = rig.verify();
+    assert_eq!((verified.findings, verified.gaps.len()), (vec![], 1));
+    assert!(
+        verified.gaps[0].contains("went away"),
+        "{:?}",
+        verified.gaps
+    );
+    // File, Start, the loss; the last two are there.
+    assert_eq!(verified.records, 3 + 2 + CALLERS as u64 - lost);
 }
