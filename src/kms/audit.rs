@@ -25,7 +25,9 @@ use super::internal::InternalKey;
 use super::key::{KeyArn, KeyMaterialId, Timestamp};
 use super::rewrap::Rewrap;
 use super::{Kms, check_proof_of};
-use crate::audit::{AuditStats, Checkpoint, Event, Head, KEY_TYPE, KMS_SOURCE, ServerId, Who};
+use crate::audit::{
+    AuditStats, Checkpoint, Event, Head, KEY_TYPE, KMS_SOURCE, Outcome, ServerId, Who,
+};
 use crate::auth::{Authorised, Denied, Origin, Principal, RequestContext, Resource};
 use crate::meta::{Batch, Meta, MetaError, codec, table as tables};
 
@@ -106,10 +108,66 @@ pub async fn audited_chain(meta: &dyn Meta) -> Result<(ServerId, Option<Head>), 
     }
 }
 
+/// The error of a use of a key that nobody waited for.
+const ABANDONED: (&str, &str) = (
+    "Abandoned",
+    "The request ended before its outcome was known. The key may have been used.",
+);
+
 /// On whose behalf a key is used.
+#[derive(Clone, Copy)]
 enum By<'a> {
     Caller(&'a Principal, &'a Origin),
     Rewrap(&'a Rewrap),
+}
+
+/// A use of a key that is under way. One that is dropped, for whoever asked has gone, is recorded all the same: the HSM
+/// goes on with what it has begun.
+#[must_use]
+pub(super) struct KeyUse<'a> {
+    kms: &'a Kms,
+    by: By<'a>,
+    operation: &'a str,
+    key: &'a KeyArn,
+    context: &'a EncryptionContext,
+    is_over: bool,
+}
+
+impl KeyUse<'_> {
+    /// Records how it went.
+    pub(super) async fn end(
+        mut self,
+        outcome: Result<KeyMaterialId, &KmsError>,
+    ) -> Result<(), KmsError> {
+        self.is_over = true;
+        let (kms, by, operation, key) = (self.kms, self.by, self.operation, self.key);
+        let named = (key.as_str(), key.account().as_str());
+        let event = kms
+            .record_data(by, operation, named, self.context, outcome)
+            .await?;
+        if outcome.is_ok() {
+            let request = match by {
+                By::Caller(_, origin) => Some(origin.request_id.as_str()),
+                By::Rewrap(_) => None,
+            };
+            kms.note_use(key, operation, event, request);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for KeyUse<'_> {
+    fn drop(&mut self) {
+        if let (Some(audit), false) = (&self.kms.audit, self.is_over) {
+            let named = (self.key.as_str(), self.key.account().as_str());
+            let (code, message) = ABANDONED;
+            let outcome = Some((code.to_owned(), message.to_owned()));
+            let event =
+                self.kms
+                    .data_event(self.by, self.operation, named, self.context, None, outcome);
+            audit.append_unawaited(event.record().1);
+        }
+    }
 }
 
 /// A head that the records know, and whether the HSM made its proof.
@@ -164,48 +222,57 @@ impl Kms {
         Ok(is_written.then_some(id))
     }
 
-    /// Records the use of a key that `proof` allowed, and how it went.
-    pub(super) async fn record_use(
-        &self,
-        proof: &Authorised,
-        key: &KeyArn,
-        context: &EncryptionContext,
-        outcome: Result<KeyMaterialId, &KmsError>,
-    ) -> Result<(), KmsError> {
-        let caller = By::Caller(proof.principal(), proof.origin());
+    /// Begins a use of a key that `proof` allows.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::Audit`], if it cannot be recorded.
+    pub(super) fn begin_use<'a>(
+        &'a self,
+        proof: &'a Authorised,
+        key: &'a KeyArn,
+        context: &'a EncryptionContext,
+    ) -> Result<KeyUse<'a>, KmsError> {
         let action = proof.action().0;
         let operation = action.strip_prefix("kms:").unwrap_or(action);
-        let named = (key.as_str(), key.account().as_str());
-        let event = self
-            .record_data(caller, operation, named, context, outcome)
-            .await?;
-        if outcome.is_ok() {
-            let request = proof.origin().request_id.as_str();
-            self.note_use(key, operation, event, Some(request));
-        }
-        Ok(())
+        let by = By::Caller(proof.principal(), proof.origin());
+        self.begin_use_by(by, operation, key, context)
     }
 
-    /// Records that a re-wrap used a key, and how it went.
-    pub(super) async fn record_rewrap(
-        &self,
-        rewrap: &Rewrap,
+    /// Begins a use of a key by a re-wrap: `Decrypt`, of the key that it moves from, or `Encrypt`.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsError::Audit`], if it cannot be recorded.
+    pub(super) fn begin_rewrap_use<'a>(
+        &'a self,
+        rewrap: &'a Rewrap,
         operation: &'static str,
-        context: &EncryptionContext,
-        outcome: Result<KeyMaterialId, &KmsError>,
-    ) -> Result<(), KmsError> {
+        context: &'a EncryptionContext,
+    ) -> Result<KeyUse<'a>, KmsError> {
         let key = match operation {
             "Decrypt" => &rewrap.from,
             _ => &rewrap.to,
         };
-        let named = (key.as_str(), key.account().as_str());
-        let event = self
-            .record_data(By::Rewrap(rewrap), operation, named, context, outcome)
-            .await?;
-        if outcome.is_ok() {
-            self.note_use(key, operation, event, None);
-        }
-        Ok(())
+        self.begin_use_by(By::Rewrap(rewrap), operation, key, context)
+    }
+
+    fn begin_use_by<'a>(
+        &'a self,
+        by: By<'a>,
+        operation: &'a str,
+        key: &'a KeyArn,
+        context: &'a EncryptionContext,
+    ) -> Result<KeyUse<'a>, KmsError> {
+        self.check_audit()?;
+        Ok(KeyUse {
+            kms: self,
+            by,
+            operation,
+            key,
+            context,
+            is_over: false,
+        })
     }
 
     /// Records that S3 was denied the use of a key on a caller's behalf.
@@ -262,13 +329,27 @@ impl Kms {
         &self,
         by: By<'_>,
         operation: &str,
-        (arn, owner): (&str, &str),
+        named: (&str, &str),
         context: &EncryptionContext,
         outcome: Result<KeyMaterialId, &KmsError>,
     ) -> Result<Option<Uuid>, KmsError> {
         if !self.is_audited() {
             return Ok(None);
         }
+        let failed = outcome.err().map(|error| CodedError::of(error).outcome());
+        let event = self.data_event(by, operation, named, context, outcome.ok(), failed);
+        self.record(event).await
+    }
+
+    fn data_event<'a>(
+        &'a self,
+        by: By<'a>,
+        operation: &'a str,
+        (arn, owner): (&str, &'a str),
+        context: &EncryptionContext,
+        material: Option<KeyMaterialId>,
+        outcome: Outcome,
+    ) -> Event<'a> {
         let name = match operation {
             "ReEncryptFrom" | "ReEncryptTo" => "ReEncrypt",
             name => name,
@@ -296,10 +377,10 @@ impl Kms {
             }
         };
         let mut additional = Map::new();
-        if let Ok(material) = outcome {
+        if let Some(material) = material {
             additional.insert("keyMaterialId".to_owned(), json!(material.to_string()));
         }
-        self.record(Event {
+        Event {
             source: KMS_SOURCE,
             name,
             time: self.time(),
@@ -312,9 +393,8 @@ impl Kms {
             additional,
             resource_type: KEY_TYPE,
             resources: vec![arn.to_owned()],
-            outcome: outcome.err().map(|error| CodedError::of(error).outcome()),
-        })
-        .await
+            outcome,
+        }
     }
 
     /// Records what the service is about to do of itself. Twice does no harm: what comes after it may fail, and is done

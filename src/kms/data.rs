@@ -108,13 +108,13 @@ impl Kms {
         data_key: &DataKey,
     ) -> Result<EncryptedDataKey, KmsError> {
         check_proof(proof, &[GENERATE, ENCRYPT, RE_ENCRYPT_TO], key)?;
-        self.check_audit()?;
+        let using = self.begin_use(proof, key, context)?;
         let secret = SecretBytes::from(data_key);
         let outcome = self
             .encrypt_direct((key, proof.action().0), context, secret)
             .await;
         let material = outcome.as_ref().map(|encrypted| encrypted.material);
-        self.record_use(proof, key, context, material).await?;
+        using.end(material).await?;
         Ok(outcome?.ciphertext)
     }
 
@@ -131,10 +131,10 @@ impl Kms {
         context: &EncryptionContext,
     ) -> Result<DataKey, KmsError> {
         let key = key_of_proof(self, proof, &[DECRYPT, RE_ENCRYPT_FROM], encrypted)?;
-        self.check_audit()?;
+        let using = self.begin_use(proof, &key, context)?;
         let outcome = self.unwrap_direct(&key, encrypted, context).await;
         let material = outcome.as_ref().map(|(_, material)| *material);
-        self.record_use(proof, &key, context, material).await?;
+        using.end(material).await?;
         outcome.map(|(data_key, _)| data_key)
     }
 

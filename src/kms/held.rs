@@ -54,6 +54,7 @@ impl Kms {
     /// As [`Kms::generate_data_key`], but for those of the HSM.
     pub async fn check_generates(&self, proof: &Authorised, key: &KeyArn) -> Result<u32, KmsError> {
         check_proof(proof, &["kms:GenerateDataKey"], key)?;
+        self.check_audit()?;
         self.check_version(&Owner::Key(key.clone()), "kms:GenerateDataKey", None)
             .await
     }
@@ -70,6 +71,7 @@ impl Kms {
     ) -> Result<(), KmsError> {
         let actions = ["kms:Decrypt", "kms:ReEncryptFrom"];
         let key = key_of_proof(self, proof, &actions, encrypted)?;
+        self.check_audit()?;
         let version = Some(encrypted.backing_version());
         self.check_version(&Owner::Key(key), "kms:Decrypt", version)
             .await?;

@@ -571,19 +571,14 @@ impl Kms {
         if encrypted.header().key_id != lease.rewrap.from.key_id() {
             return Err(KmsError::IncorrectKey);
         }
-        self.check_audit()?;
+        let using = self.begin_rewrap_use(&lease.rewrap, "Decrypt", context)?;
         let from = &lease.rewrap.from;
-        let may = (FROM, from);
-        let outcome = match self
-            .may_still(&lease.rewrap, &lease.asked, may, context)
-            .await
-        {
+        let outcome = match self.may_still(lease, (FROM, from), context).await {
             Ok(()) => self.unwrap_direct(from, encrypted, context).await,
             Err(denied) => Err(denied),
         };
         let material = outcome.as_ref().map(|(_, material)| *material);
-        self.record_rewrap(&lease.rewrap, "Decrypt", context, material)
-            .await?;
+        using.end(material).await?;
         outcome.map(|(data_key, _)| data_key)
     }
 
@@ -598,20 +593,15 @@ impl Kms {
         context: &EncryptionContext,
         data_key: &DataKey,
     ) -> Result<EncryptedDataKey, KmsError> {
-        self.check_audit()?;
         let to = &lease.rewrap.to;
+        let using = self.begin_rewrap_use(&lease.rewrap, "Encrypt", context)?;
         let secret = SecretBytes::from(data_key);
-        let may = (TO, to);
-        let outcome = match self
-            .may_still(&lease.rewrap, &lease.asked, may, context)
-            .await
-        {
+        let outcome = match self.may_still(lease, (TO, to), context).await {
             Ok(()) => self.encrypt_direct((to, TO), context, secret).await,
             Err(denied) => Err(denied),
         };
         let material = outcome.as_ref().map(|encrypted| encrypted.material);
-        self.record_rewrap(&lease.rewrap, "Encrypt", context, material)
-            .await?;
+        using.end(material).await?;
         Ok(outcome?.ciphertext)
     }
 

@@ -134,7 +134,7 @@ pub(super) async fn start(call: &Call<'_>, input: StartRequest) -> Result<Starte
     let (start, from) = call
         .authorised_key(&Ask::new("kms:StartRewrap"), &there(input.from_key_id)?)
         .await?;
-    // Of many ciphertexts: what a policy says of an encryption context says nothing here.
+    // Of many ciphertexts: what a policy says of an encryption context is asked for each of them, later.
     let ask = |action| Ask::new(action).value("kms:EncryptionAlgorithm", SYMMETRIC_DEFAULT);
     let (ask_from, ask_to) = (ask("kms:ReEncryptFrom"), ask("kms:ReEncryptTo"));
     let to_name = KeyRef::parse(&there(input.to_key_id)?)?;

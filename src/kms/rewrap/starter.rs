@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use minicbor::{Decode, Encode};
 
-use super::Rewrap;
+use super::{Rewrap, RewrapLease};
 use crate::auth::{AccountId, Authorised, Identity, Principal, RequestContext};
 use crate::kms::access::Ask;
 use crate::kms::context::EncryptionContext;
@@ -108,22 +108,25 @@ impl Kms {
         Ok(Asked::Caller(Box::new(context)))
     }
 
-    /// Decides whether whoever began `rewrap` may do `action` with `key` now.
+    /// Decides whether whoever began a re-wrap may do `action` with `key` now.
     ///
     /// # Errors
     ///
     /// [`KmsError::AccessDenied`]; [`KmsError::NotFound`] when he is not there any more; by the records.
     pub(super) async fn may_still(
         &self,
-        rewrap: &Rewrap,
-        asked: &Asked,
+        RewrapLease { rewrap, asked, .. }: &RewrapLease,
         (action, key): (&'static str, &KeyArn),
         context: &EncryptionContext,
     ) -> Result<(), KmsError> {
         match asked {
             Asked::Nobody => Ok(()),
             Asked::Caller(caller) => {
-                let ask = Ask::new(action).context(context);
+                let is_same = rewrap.from == rewrap.to;
+                let ask = Ask::new(action)
+                    .context(context)
+                    .value("kms:EncryptionAlgorithm", "SYMMETRIC_DEFAULT")
+                    .value("kms:ReEncryptOnSameKey", is_same.to_string());
                 self.authorise(caller, &ask, key).await.map(drop)
             }
             Asked::Gone => Err(KmsError::NotFound(format!(
