@@ -65,13 +65,21 @@
 //! server can set it, and the chain, back to an earlier checkpoint, and make up what came after, unless somebody has noted
 //! a later head; and who can ask the HSM as the server does can make proofs of anything.
 //!
+//! A call that changes something is recorded when it has ended, also if it panics, and whether or not its caller still
+//! waits. What is left: a process that is killed between the commit of a change and its record leaves the change without
+//! one, and nothing says so; and where the record of a change is the first one that cannot be written, the change is done,
+//! its caller is told that it could not be recorded, and the chain counts a record that is missing. What the service does
+//! of itself is recorded before it is done, so that a record may tell of what did not come to its end.
+//!
 //! # What is not in it
 //!
 //! No plaintext, no ciphertext, no key material, no grant tokens, no secrets of access keys, no session tokens, no
 //! passwords. Requests that nobody could be found for (wrong signatures) are all in the log and counted, and here within
-//! bounds, so that no stranger can fill the disk. Uses of the server's internal keys (SSE-S3, secrets of access keys) name
+//! bounds, so that no stranger can fill the disk. A bucket key that is in memory is no KMS key: what it wraps and unwraps
+//! asks no HSM and leaves no record, but waits for the audit like a use of its KMS key. Uses of the server's internal keys (SSE-S3, secrets of access keys) name
 //! no KMS key and no decision, and are not recorded.
 
+mod caught;
 mod chain;
 mod event;
 mod files;
@@ -85,6 +93,7 @@ mod writer;
 #[cfg(test)]
 pub(crate) use tests::room as room_of_tests;
 
+pub(crate) use caught::{Panicked, caught};
 pub use chain::Head;
 pub use event::{
     AWS_INTERNAL, BUCKET_TYPE, Event, IAM_SOURCE, KEY_TYPE, KMS_SOURCE, OWN_SOURCE, Outcome,

@@ -9,7 +9,7 @@ use strongroom_hsm::{BoxError, HsmError};
 
 use super::dependants::Dependent;
 use super::key::KeyArn;
-use crate::audit::AuditError;
+use crate::audit::{AuditError, Panicked};
 use crate::auth::Denied;
 use crate::meta::MetaError;
 
@@ -216,6 +216,14 @@ impl KmsError {
     /// Our bug.
     pub(super) fn internal(what: &'static str) -> Self {
         Self::Internal { what, source: None }
+    }
+
+    /// Our bug, of the worst kind.
+    pub(crate) fn panicked(panic: Panicked) -> Self {
+        Self::Internal {
+            what: "a call that panicked",
+            source: Some(Box::new(panic)),
+        }
     }
 
     /// What the HSM said, seen from here.

@@ -15,9 +15,13 @@ use async_trait::async_trait;
 pub mod codec;
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod panicking;
 mod redb;
 pub mod table;
 
+#[cfg(test)]
+pub(crate) use panicking::PanickingMeta;
 pub use redb::RedbMeta;
 
 /// The most operations (preconditions, puts and deletes together) of one batch.

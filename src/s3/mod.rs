@@ -26,8 +26,10 @@ use s3s::dto::{
 };
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{S3, S3Request, S3Response, S3Result};
+use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
+use crate::audit::caught;
 use crate::auth::{AccountId, RequestContext};
 use crate::kms::Kms;
 use crate::store::Store;
@@ -59,6 +61,7 @@ pub struct Front {
     /// Served regions; the first is the default.
     regions: Vec<String>,
     owners: Owners,
+    calls: TaskTracker,
 }
 
 /// What S3 says of accounts: canonical id and display name.
@@ -72,7 +75,13 @@ impl Front {
             kms,
             regions,
             owners,
+            calls: TaskTracker::new(),
         }
+    }
+
+    /// The calls that go on without their callers.
+    pub fn calls(&self) -> &TaskTracker {
+        &self.calls
     }
 
     /// Where its objects are.
@@ -106,7 +115,7 @@ macro_rules! operations {
         impl S3 for Front {
             $(async fn $managing(&self, request: S3Request<$managing_input>) -> S3Result<S3Response<$managing_output>> {
                 let front = self.clone();
-                to_its_end(async move {
+                to_its_end(&self.calls, async move {
                     let call = audit::Call::begin(&front, &request).await?;
                     let kms = Arc::clone(&front.kms);
                     recorded(&kms, call, async move { $managing_path(&front, request).await }).await
@@ -122,19 +131,21 @@ macro_rules! operations {
 
 /// Answers a call that changes records, and that is recorded, whether or not its caller still waits.
 async fn to_its_end<T: Send + 'static>(
+    calls: &TaskTracker,
     answer: impl Future<Output = S3Result<T>> + Send + 'static,
 ) -> S3Result<T> {
-    let answered = tokio::spawn(answer.in_current_span()).await;
+    let answered = calls.spawn(answer.in_current_span()).await;
     answered.unwrap_or_else(|panic| Err(error::internal(panic)))
 }
 
 /// Records how a call went, also one that panics.
-async fn recorded<T: Send + 'static>(
+async fn recorded<T>(
     kms: &Kms,
     call: audit::Call,
-    answer: impl Future<Output = S3Result<T>> + Send + 'static,
+    answer: impl Future<Output = S3Result<T>>,
 ) -> S3Result<T> {
-    let answer = to_its_end(answer).await;
+    let answer = caught(answer).await;
+    let answer = answer.unwrap_or_else(|panic| Err(error::internal(panic)));
     call.end(kms, answer.as_ref().err()).await?;
     answer
 }

@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use s3s::service::S3Service;
 use time::OffsetDateTime;
+use tokio_util::task::TaskTracker;
 use tracing::{Instrument, error, info, info_span, warn};
 
 use super::body::TimedBody;
@@ -59,6 +60,7 @@ pub(super) struct Endpoint {
     groups: TokenGroups,
     limits: Limits,
     clock: Arc<dyn Clock>,
+    calls: TaskTracker,
 }
 
 impl Endpoint {
@@ -73,6 +75,7 @@ impl Endpoint {
         Self {
             verifier,
             store: front.store().clone(),
+            calls: front.calls().clone(),
             s3: front.into_service(),
             refusals: Arc::new(Refusals::new(Arc::clone(&kms))),
             kms,
@@ -81,6 +84,12 @@ impl Endpoint {
             limits,
             clock,
         }
+    }
+
+    /// Waits for the calls that go on without their callers; no connection is left that could begin another.
+    pub(super) async fn end_calls(&self) {
+        self.calls.close();
+        self.calls.wait().await;
     }
 
     /// The routes, for one connection.
@@ -264,7 +273,7 @@ impl Endpoint {
         let now = self.clock.now();
         let context = self.request_context(&verified, &parts.headers, request_id, peer, now);
         let (kms, target) = (Arc::clone(&self.kms), target.to_owned());
-        to_its_end(request_id, async move {
+        to_its_end(&self.calls, request_id, async move {
             kms::api::handle(&kms, &context, &target, &body).await
         })
         .await
@@ -309,7 +318,7 @@ impl Endpoint {
             body
         };
         let iam = Arc::clone(&self.iam);
-        to_its_end(request_id, async move {
+        to_its_end(&self.calls, request_id, async move {
             handle(&iam, service, &context, &form).await
         })
         .await
@@ -379,7 +388,7 @@ impl Endpoint {
             };
             refusals.tell(told, &refused, now).await;
         };
-        tokio::spawn(noted.in_current_span());
+        self.calls.spawn(noted.in_current_span());
     }
 
     async fn s3(
@@ -582,10 +591,11 @@ fn content_sha256(headers: &HeaderMap, presigned: bool) -> Option<String> {
 /// Answers a request that changes records, and that is recorded, whether or not its caller still waits: hyper drops the
 /// future of a connection that is closed.
 async fn to_its_end(
+    calls: &TaskTracker,
     request_id: &str,
     answer: impl Future<Output = http::Response<Bytes>> + Send + 'static,
 ) -> Response {
-    let answer = tokio::spawn(answer.in_current_span());
+    let answer = calls.spawn(answer.in_current_span());
     full(answer.await.unwrap_or_else(|error| {
         error!(event = "request.panicked", %error);
         let status = StatusCode::INTERNAL_SERVER_ERROR;

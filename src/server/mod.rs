@@ -13,6 +13,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::audit::{Audit, AuditSettings};
@@ -44,6 +45,8 @@ use stream::TimedStream;
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// The most headers of a request.
 const HEADERS_MAX: usize = 128;
+/// Shortest time for calls whose connections were ended.
+const CALLS_WAIT_MIN: Duration = Duration::from_secs(1);
 /// Longest wait until the last uses of keys are written.
 const LAST_USES_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Longest wait for the audit's last checkpoint.
@@ -273,7 +276,8 @@ impl Server {
         info!(event = "server.stopping", connections = connections.len());
         maintenance.abort();
         rewraps.abort();
-        if tokio::time::timeout(self.limits.shutdown, graceful.shutdown())
+        let deadline = Instant::now() + self.limits.shutdown;
+        if tokio::time::timeout_at(deadline, graceful.shutdown())
             .await
             .is_err()
         {
@@ -283,6 +287,14 @@ impl Server {
             );
         }
         connections.shutdown().await;
+        // Of callers that have gone, and of those whose connections were ended just now.
+        let deadline = deadline.max(Instant::now() + CALLS_WAIT_MIN);
+        if tokio::time::timeout_at(deadline, self.endpoint.end_calls())
+            .await
+            .is_err()
+        {
+            warn!(event = "server.shutdown_timeout", "calls are under way");
+        }
         checkpoints.abort();
         last_uses.abort();
         match tokio::time::timeout(LAST_USES_WAIT_MAX, self.parts.kms.write_last_uses()).await {

@@ -262,6 +262,7 @@ python_tests! {
         a_killed_server_leaves_a_chain_that_goes_on
         without_its_audit_no_key_is_used_and_it_heals
         without_its_audit_key_use_goes_on_if_the_configuration_says_so
+        an_orderly_stop_waits_for_calls_whose_clients_have_gone
         records_go_on_without_the_token_and_are_attested_later
         an_auditor_sees_every_key_and_what_the_token_says_of_it
         an_auditor_needs_no_more_than_the_ready_policy

@@ -10,6 +10,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 
 use super::{Iam, IamError};
+use crate::audit::caught;
 use crate::auth::RequestContext;
 use crate::auth::sigv4::{AuthError, Service};
 use crate::kms::KmsError;
@@ -184,7 +185,9 @@ async fn audited(
     let failed = |error| WireError::new(error, request_id, operation);
     let unrecorded = |error: KmsError| failed(error.into());
     call.iam.kms.check_audit().map_err(unrecorded)?;
-    let answer = dispatch(call, service, operation).await.map_err(failed);
+    let answer = caught(dispatch(call, service, operation)).await;
+    let panicked = |panic| Err(KmsError::panicked(panic).into());
+    let answer = answer.unwrap_or_else(panicked).map_err(failed);
     audit::record(call, service, operation, &answer)
         .await
         .map_err(unrecorded)?;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -10,6 +11,7 @@ use super::{ALLOW_ALL, HOME, Iam, Rig, Service, accounts, kms, root, tag};
 use crate::audit::query::{Filter, query};
 use crate::audit::{Audit, AuditSettings, Durability, OnFailure, ServerId, room_of_tests};
 use crate::auth::Principal;
+use crate::meta::PanickingMeta;
 
 impl Rig {
     fn audit_dir(&self) -> PathBuf {
@@ -17,7 +19,11 @@ impl Rig {
     }
 
     fn audited() -> Self {
-        let mut rig = Self::new();
+        Self::new().with_audit()
+    }
+
+    fn with_audit(self) -> Self {
+        let mut rig = self;
         let settings = AuditSettings {
             dir: rig.audit_dir(),
             durability: Durability::Interval(Duration::from_millis(10)),
@@ -237,4 +243,23 @@ async fn no_caller_makes_the_audit_unreadable_or_says_what_a_call_was_about() {
     );
     let verified = crate::audit::verify::verify(&rig.audit_dir(), None, &[]).expect("readable");
     assert_eq!(verified.findings, []);
+}
+
+#[tokio::test]
+async fn a_call_that_panics_is_recorded() {
+    let mut rig = Rig::new();
+    let panics = Arc::new(AtomicBool::new(false));
+    rig.meta = Arc::new(PanickingMeta {
+        inner: Arc::clone(&rig.meta),
+        panics: Arc::clone(&panics),
+    });
+    let rig = rig.with_audit();
+    rig.ok("Action=ListUsers").await;
+    panics.store(true, Ordering::SeqCst);
+    let (code, _) = rig.fails("Action=CreateUser&UserName=bob").await;
+    assert_eq!(code, "ServiceFailure");
+    let event = rig.last_event();
+    assert_eq!(event["eventName"], "CreateUser");
+    assert_eq!(event["errorCode"], "ServiceFailureException");
+    assert_eq!(event["requestParameters"]["userName"], "bob");
 }

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Map;
 
 use super::{Kms, KmsError};
+use crate::audit::caught;
 use crate::auth::RequestContext;
 
 mod aliases;
@@ -133,16 +134,20 @@ fn respond(status: StatusCode, body: Bytes, request_id: &str) -> Response<Bytes>
 
 /// Answers, and records the answer before it leaves.
 async fn audited(call: &Call<'_>, target: &str, body: &[u8]) -> Result<Bytes, WireError> {
-    let unrecorded = |error: &KmsError| WireError::new(error, &call.context.request_id, target);
-    call.kms.check_audit().map_err(|error| unrecorded(&error))?;
+    let failed = |error: &KmsError| WireError::new(error, &call.context.request_id, target);
+    call.kms.check_audit().map_err(|error| failed(&error))?;
     // What cannot be recorded of a request as it is meant is not done.
     let (parameters, answer) = match audit::parameters(body) {
-        Ok(parameters) => (parameters, dispatch(call, target, body).await),
+        Ok(parameters) => {
+            let answer = caught(dispatch(call, target, body)).await;
+            let panicked = |panic| Err(failed(&KmsError::panicked(panic)));
+            (parameters, answer.unwrap_or_else(panicked))
+        }
         Err(error) => (Map::new(), Err(error)),
     };
     audit::record(call, target, parameters, &answer)
         .await
-        .map_err(|error| unrecorded(&error))?;
+        .map_err(|error| failed(&error))?;
     answer
 }
 

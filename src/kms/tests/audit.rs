@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -17,6 +18,7 @@ use crate::audit::{Audit, AuditSettings, Checkpoint, Durability, OnFailure};
 use crate::auth::policy::{Denial, PolicyKind, Side};
 use crate::auth::{Action, Denied, Resource, authorise};
 use crate::kms::{KeyRef, KmsError, audited_chain};
+use crate::meta::PanickingMeta;
 
 impl Rig {
     fn audit_dir(&self) -> PathBuf {
@@ -25,7 +27,11 @@ impl Rig {
 
     /// A rig with an audit.
     pub(super) async fn audited() -> Self {
-        let mut rig = Self::new();
+        Self::new().with_audit().await
+    }
+
+    async fn with_audit(self) -> Self {
+        let mut rig = self;
         let settings = AuditSettings {
             dir: rig.audit_dir(),
             durability: Durability::Interval(Duration::from_millis(10)),
@@ -267,12 +273,28 @@ async fn no_plaintext_and_no_ciphertext_is_in_a_record() {
 async fn without_a_record_no_key_is_used_and_nothing_is_changed() {
     let rig = Rig::audited().await;
     let key = rig.key().await;
+    let made = rig
+        .kms
+        .generate_data_key(&may_key(GENERATE, &key), &key, &context(&[]))
+        .await;
+    let (_, encrypted) = made.expect("a data key");
     rig.fill_disk();
     let refused = rig
         .kms
         .generate_data_key(&may_key(GENERATE, &key), &key, &context(&[]))
         .await;
     assert!(matches!(refused, Err(KmsError::Audit(_))), "{refused:?}");
+    // Nor is what a key has wrapped used from memory.
+    let asked = rig
+        .kms
+        .check_generates(&may_key(GENERATE, &key), &key)
+        .await;
+    assert!(matches!(asked, Err(KmsError::Audit(_))), "{asked:?}");
+    let asked = rig
+        .kms
+        .check_decrypts(&may_key(DECRYPT, &key), &encrypted)
+        .await;
+    assert!(matches!(asked, Err(KmsError::Audit(_))), "{asked:?}");
     let before = rig.token_keys().await;
     let (code, message) = rig.api_error("CreateKey", json!({})).await;
     assert_eq!(code, "KMSInternalException");
@@ -561,4 +583,61 @@ async fn what_does_not_read_as_its_record_is_not_done() {
         rig.last_event()["requestParameters"]["granteePrincipal"],
         grantee
     );
+}
+
+#[tokio::test]
+async fn a_call_that_panics_is_recorded() {
+    let mut rig = Rig::new();
+    let panics = Arc::new(AtomicBool::new(false));
+    rig.meta = Arc::new(PanickingMeta {
+        inner: Arc::clone(&rig.meta),
+        panics: Arc::clone(&panics),
+    });
+    let rig = rig.with_audit().await;
+    let key = rig.key().await;
+    panics.store(true, Ordering::SeqCst);
+    let alias = json!({ "AliasName": "alias/a", "TargetKeyId": key.as_str() });
+    let (code, message) = rig.api_error("CreateAlias", alias).await;
+    assert_eq!(code, "KMSInternalException");
+    assert!(!message.contains("told to"), "{message}");
+    let event = rig.last_event();
+    assert_eq!(event["eventName"], "CreateAlias");
+    assert_eq!(event["errorCode"], "KMSInternalException");
+    assert_eq!(event["requestParameters"]["aliasName"], "alias/a");
+}
+
+#[tokio::test]
+async fn a_use_that_nobody_waits_for_is_recorded() {
+    let rig = Rig::audited().await;
+    let key = rig.key().await;
+    let (context, soon) = (context(&[("a", "b")]), Duration::from_millis(100));
+    let generate = may_key(GENERATE, &key);
+    let made = rig.kms.generate_data_key(&generate, &key, &context).await;
+    let (_, encrypted) = made.expect("a data key");
+    rig.faults.always(Op::Wrap, Fault::Hang(10 * soon));
+    rig.faults.always(Op::Unwrap, Fault::Hang(10 * soon));
+    let making = rig.kms.generate_data_key(&generate, &key, &context);
+    tokio::time::timeout(soon, making)
+        .await
+        .expect_err("it hangs");
+    let decrypt = may_key(DECRYPT, &key);
+    let opening = rig.kms.unwrap_data_key(&decrypt, &encrypted, &context);
+    tokio::time::timeout(soon, opening)
+        .await
+        .expect_err("it hangs");
+    rig.api_ok("ListKeys", json!({})).await;
+    let events = rig.events();
+    let [made, opened, _listed] = &events[events.len() - 3..] else {
+        panic!("{events:?}");
+    };
+    for (event, name) in [(made, "GenerateDataKey"), (opened, "Decrypt")] {
+        assert_eq!(event["eventName"], name);
+        assert_eq!(event["errorCode"], "Abandoned");
+        assert_eq!(event["requestID"], "request-1");
+        assert_eq!(event["requestParameters"]["keyId"], key.as_str());
+        assert_eq!(
+            event["requestParameters"]["encryptionContext"],
+            json!({ "a": "b" })
+        );
+    }
 }

@@ -10,10 +10,12 @@ import re
 import shutil
 import subprocess
 import threading
+import time
 import urllib.request
 
 import boto3
 import botocore.config
+import botocore.exceptions
 from support import PROGRAM, Server, eventually, main, refused
 
 A_SECOND = datetime.timedelta(seconds=1)
@@ -247,7 +249,15 @@ def refused_signatures_are_counted_and_recorded_within_bounds():
         _verify(s)
 
 
+def _not_at_the_end_of_the_day():
+    """A day has its own file; what counts lines wants them in one."""
+    left = 86400 - time.time() % 86400
+    if left < 60:
+        time.sleep(left)
+
+
 def checkpoints_are_proven_by_the_token_and_tampering_is_found_where_it_is():
+    _not_at_the_end_of_the_day()
     with Server() as s:
         kms = s.client("kms")
         key = kms.create_key()["KeyMetadata"]["KeyId"]
@@ -270,7 +280,7 @@ def checkpoints_are_proven_by_the_token_and_tampering_is_found_where_it_is():
         def tampered(change, *arguments, finds):
             shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(s.data / "audit", copy)
-            path, = copy.iterdir()
+            path = sorted(copy.iterdir())[0]
             lines = path.read_text().splitlines(keepends=True)
             change(lines)
             path.write_text("".join(lines))
@@ -314,7 +324,7 @@ def checkpoints_are_proven_by_the_token_and_tampering_is_found_where_it_is():
         hashes = {}
         shutil.rmtree(copy)
         shutil.copytree(s.data / "audit", copy)
-        path, = copy.iterdir()
+        path = sorted(copy.iterdir())[0]
         lines = path.read_text().splitlines(keepends=True)
         anew(lines)
         path.write_text("".join(lines))
@@ -387,7 +397,7 @@ def a_killed_server_leaves_a_chain_that_goes_on():
             s.start()
         eventually(lambda: _attested(s))
         report = _verify(s, "--online")
-        assert len(report["torn"]) == 3 and report["files"] == 4
+        assert len(report["torn"]) == 3 and report["files"] in (4, 5)
         recorded = {e["requestID"] for e in _events(s, "--event", "GenerateDataKey")}
         assert len(recorded) >= len(answered) >= 500 and recorded.issuperset(answered), "what was answered is recorded"
         # And what is cut off while the server is down stays missing.
@@ -434,8 +444,25 @@ def without_its_audit_no_key_is_used_and_it_heals():
         eventually(lambda: s3.get_object(Bucket="vault", Key="a")["Body"].read())
         kms.generate_data_key(KeyId=key, KeySpec="AES_256")
         report = _verify(s, "--online")
-        assert len(report["gaps"]) == 1 and report["files"] == 1, report
+        assert len(report["gaps"]) == 1 and report["files"] in (1, 2), report
         assert _metric(s, "strongroom_audit_failing") == 0
+
+
+def an_orderly_stop_waits_for_calls_whose_clients_have_gone():
+    with Server() as s:
+        kms = s.client("kms", read_timeout=0.2)
+        for _ in range(3):
+            try:
+                kms.create_key(KeyUsage="SIGN_VERIFY", KeySpec="RSA_4096")
+            except botocore.exceptions.ReadTimeoutError:
+                pass
+        s.stop()
+        made = _events(s, "--event", "CreateKey", "--outcome", "success")
+        chain = "".join(path.read_text() for path in sorted((s.data / "audit").iterdir()))
+        assert not made or chain.rindex('"eventName":"CreateKey"') < chain.rindex('"auditRecord":"Stop"')
+        s.start()
+        there = {key["KeyArn"] for key in s.client("kms").list_keys()["Keys"]}
+        assert {event["responseElements"]["keyMetadata"]["arn"] for event in made} == there, (made, there)
 
 
 def without_its_audit_key_use_goes_on_if_the_configuration_says_so():
