@@ -142,7 +142,7 @@ async fn to_its_end<T: Send + 'static>(
 async fn recorded<T>(
     kms: &Kms,
     call: audit::Call,
-    answer: impl Future<Output = S3Result<T>>,
+    answer: impl Future<Output = S3Result<T>> + Send,
 ) -> S3Result<T> {
     let answer = caught(answer).await;
     let answer = answer.unwrap_or_else(|panic| Err(error::internal(panic)));
