@@ -22,10 +22,12 @@ pub(crate) fn caught<'a, T: 'a>(
     answer: impl Future<Output = T> + Send + 'a,
 ) -> BoxFuture<'a, Result<T, Panicked>> {
     let answer = AssertUnwindSafe(answer).catch_unwind();
-    answer.map(|answer| answer.map_err(panicked)).boxed()
+    answer
+        .map(|answer| answer.map_err(|panic| panicked(&*panic)))
+        .boxed()
 }
 
-fn panicked(panic: Box<dyn Any + Send>) -> Panicked {
+fn panicked(panic: &(dyn Any + Send)) -> Panicked {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
     Panicked(text.unwrap_or_default())
