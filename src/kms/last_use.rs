@@ -263,7 +263,7 @@ impl Kms {
         }
     }
 
-    /// Writes last uses into the records every [`WRITE_INTERVAL`], for ever.
+    /// Writes last uses into the records at short intervals, for ever.
     pub async fn keep_last_uses(&self) {
         let mut is_failing = false;
         loop {
