@@ -276,7 +276,7 @@ mod tests {
     ];
 
     /// What is asked of policies under the name of an action, but is the name of a condition.
-    const CONDITIONS: [&str; 26] = [
+    const CONDITIONS: [&str; 28] = [
         "kms:BypassPolicyLockoutSafetyCheck",
         "kms:CallerAccount",
         "kms:DataKeyPairSpec",
@@ -293,6 +293,7 @@ mod tests {
         "kms:MacAlgorithm",
         "kms:MessageType",
         "kms:MultiRegion",
+        "kms:ReEncryptOnSameKey",
         "kms:RequestAlias",
         "kms:ResourceAliases",
         "kms:RetiringPrincipal",
@@ -300,6 +301,7 @@ mod tests {
         "kms:ScheduleKeyDeletionPendingWindowInDays",
         "kms:SigningAlgorithm",
         "kms:TrailingDaysWithoutKeyUsage",
+        "kms:ValidTo",
         "kms:ViaService",
         "kms:WrappingAlgorithm",
         "kms:WrappingKeySpec",
