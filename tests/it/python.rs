@@ -274,6 +274,7 @@ python_tests! {
         objects_go_across_accounts_under_a_key_of_either
         signatures_and_key_pairs_take_both_policies_too
         a_rewrap_takes_objects_to_a_key_of_another_account
+        a_buckets_policy_is_its_accounts_alone
         keys_that_were_there_before_read_on_and_the_auditor_sees_all
     }
     access {
