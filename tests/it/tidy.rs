@@ -214,7 +214,7 @@ fn each_foreign_library_has_one_door() {
 
 #[test]
 fn only_the_configuration_reads_the_environment() {
-    only("std::env::var", &["src/config.rs"]);
+    only("std::env::var", &["src/config/environment.rs"]);
 }
 
 #[test]
