@@ -18,8 +18,9 @@
 //! line   = {"seq":SEQUENCE,"hash":"HASH","record":RECORD} LF
 //! ```
 //!
-//! without any other space, and of no more than 4 MiB, of which a record has at most 2 MiB: SEQUENCE in decimal without leading zeros, HASH in 64 lower-case hex digits, RECORD a JSON
-//! object without a line feed. Sequences count from 1 and leave none out, over all files. The hash is
+//! without any other space, and of no more than 4 MiB, of which a record has at most 2 MiB: SEQUENCE in decimal without
+//! leading zeros, HASH in 64 lower-case hex digits, RECORD a JSON object without a line feed. Sequences count from 1 and
+//! leave none out, over all files. The hash is
 //!
 //! ```text
 //! SHA-256("strongroom audit v1" ‖ hash of the record before (32 bytes) ‖ SEQUENCE (8 bytes, big-endian) ‖ RECORD)
@@ -76,8 +77,8 @@
 //! No plaintext, no ciphertext, no key material, no grant tokens, no secrets of access keys, no session tokens, no
 //! passwords. Requests that nobody could be found for (wrong signatures) are all in the log and counted, and here within
 //! bounds, so that no stranger can fill the disk. A bucket key that is in memory is no KMS key: what it wraps and unwraps
-//! asks no HSM and leaves no record, but waits for the audit like a use of its KMS key. Uses of the server's internal keys (SSE-S3, secrets of access keys) name
-//! no KMS key and no decision, and are not recorded.
+//! asks no HSM and leaves no record, but waits for the audit like a use of its KMS key. Uses of the server's internal keys
+//! (SSE-S3, secrets of access keys) name no KMS key and no decision, and are not recorded.
 
 mod caught;
 mod chain;

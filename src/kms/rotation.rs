@@ -107,7 +107,8 @@ impl Kms {
     ///
     /// # Errors
     ///
-    /// [`KmsError::MaterialState`] when none waits; [`KmsError::LimitExceeded`] beyond [`ON_DEMAND_ROTATIONS_MAX`]; by the key's state; by the HSM.
+    /// [`KmsError::MaterialState`] when none waits; [`KmsError::LimitExceeded`] beyond [`ON_DEMAND_ROTATIONS_MAX`]; by the
+    /// key's state; by the HSM.
     pub async fn rotate_key_on_demand(
         &self,
         proof: &Authorised,

@@ -11,8 +11,8 @@
 //!   `bucket_key_use` knows what hangs on them.
 //! - `gc` owns the life of blobs: intent, reference, garbage.
 //! - `usage` keeps the index of what hangs on which key.
-//! - `put`, `get`, `copy`, `update`, `delete`, `list`, `bucket` (its rows in `bucket_row`), `bucket_policy`, `multipart`, `rewrap` are the use
-//!   cases.
+//! - `put`, `get`, `copy`, `update`, `delete`, `list`, `bucket` (its rows in `bucket_row`), `bucket_policy`, `multipart`,
+//!   `rewrap` are the use cases.
 //!
 //! A use case is told which bucket or object by the [`Authorised`] proof of the front end, and by nothing else: what was
 //! not authorised cannot be named.

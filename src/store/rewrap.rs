@@ -7,8 +7,8 @@
 //! one page at most, to be looked at again.
 //!
 //! One server runs one re-wrap at a time, under a lease that its progress renews; after each page, and while it rests, it
-//! is given back if one of another account waits, so that no account waits for all the objects of another. See `kms::rewrap` for the book
-//! of them.
+//! is given back if one of another account waits, so that no account waits for all the objects of another. See
+//! `kms::rewrap` for the book of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
